@@ -238,6 +238,13 @@ def open_charter(document: CharterFile) -> OpenedCharter:
     )
 
 
+_KINDS: Mapping[type[Strict], str] = {
+    Invitation: "invitation",
+    RequestFile: "request",
+    CharterFile: "charter",
+}
+
+
 def read_document(
     path: Path, model: type[DocumentT], *, limit: int = MAX_BYTES
 ) -> DocumentT:
@@ -252,7 +259,8 @@ def read_document(
         return model.decode(data, limit=limit)
     except ProtocolError as error:
         raise VerificationError(
-            f"{path} is no {model.__name__} that this release reads: {error}",
+            f"{path} is no {_KINDS[model]} that this release reads: {error}; ask for"
+            " the file again",
             code=error.code,
         ) from None
 
@@ -269,6 +277,10 @@ def read_bytes(path: Path, *, limit: int = MAX_BYTES) -> bytes:
     except OSError as error:
         raise ConfigError(
             f"cannot read {path}: {error.strerror}", code="file-unreadable"
+        ) from None
+    except VerificationError as error:
+        raise VerificationError(
+            f"{path.parent}: {error}; name the file that was sent", code=error.code
         ) from None
 
 

@@ -126,9 +126,12 @@ def write_request(
         request, keys.own, transport=keys.transport, federation=federation
     )
     certificate = terms.authority.encode("ascii")
-    durable_files.replace_file(folder / "authority.pem", certificate)
-    durable_files.replace_file(folder / f"{name}.invite", invitation.encode())
-    durable_files.replace_file(folder / f"{name}.request", document.encode())
+    for file, data in (
+        ("authority.pem", certificate),
+        (f"{name}.invite", invitation.encode()),
+        (f"{name}.request", document.encode()),
+    ):
+        durable_files.replace_file(folder / file, data)
     return document
 
 
@@ -149,7 +152,7 @@ def own_request(folder: Path, charter: OpenedCharter) -> RequestFile:
         )
     name = names[0]
     sent = read_document(folder / f"{name}.request", RequestFile)
-    if sent != charter.requests[name]:
+    if sent.request != charter.requests[name].request:
         raise RuleError(
             f"the charter has another request of {name!r} than was sent from here:"
             " the coordinator swapped or mistook it; do not accept, ask what happened",

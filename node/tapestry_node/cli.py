@@ -17,6 +17,7 @@ from tapestry.cli.exit_status import ExitStatus
 from tapestry.encoding import decode_decimal
 from tapestry.environment import direct
 from tapestry.errors import ConfigError
+from tapestry_node.founding_commands import init, join
 
 if TYPE_CHECKING:
     from tapestry_node.budget.ledger import Balance, Ledger
@@ -37,6 +38,10 @@ node_folder = click.argument(
 @click.group(cls=CommandGroup)
 def app() -> None:
     """An institution's node."""
+
+
+app.add_command(init)
+app.add_command(join)
 
 
 @app.command()

@@ -1,0 +1,187 @@
+"""An institution's part of a founding: settings from an invitation, and a request.
+
+The settings are a draft for the operator to read. Each rule is the invitation's own
+term, never a looser one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomli_w
+
+from tapestry.errors import ConfigError, ResourceError
+from tapestry.inputs.setting_values import to_toml
+from tapestry.keys import VerifyKey
+from tapestry.settings import write_new
+from tapestry.storage import durable_files
+from tapestry.workloads.base import Workload
+from tapestry_governance.founding_files import (
+    Invitation,
+    InvitationTerms,
+    RequestFile,
+    check_invitation,
+)
+from tapestry_governance.member_folder import make_keys, write_request
+from tapestry_node.settings import NodeSettings
+from tapestry_node.training.trainer import Trainer
+
+_STEPS = 100  # that a round may ask for, until the operator says otherwise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applicant:
+    """What an institution says of itself."""
+
+    name: str
+    country: str
+    data: Path
+    language: str | None  # needed where the data folder says neither
+    licence: str | None
+    root: VerifyKey | None  # None: the root key is made here
+    passphrase: str | None  # of a root key that is made here
+
+
+def init(
+    folder: Path, invitation: Invitation, applicant: Applicant, *, workload: Workload
+) -> RequestFile:
+    """Make what a node's folder lacks: keys, node.toml, and the request.
+
+    Edge cases:
+        Keys and node.toml that are there are kept; the request is made from them
+        again.
+
+    Raises:
+        VerificationError: The invitation is not signed by the keys that it names.
+        ConfigError: The base or the data are not what the invitation or the options
+            say, or node.toml is another federation's.
+        ResourceError: A file cannot be written.
+    """
+    check_invitation(invitation)
+    terms = invitation.terms
+    _check_base(terms, workload)
+    durable_files.make_folders(folder)
+    folder.chmod(0o700)
+    _describe(applicant, workload)
+    path = folder / "node.toml"
+    if not path.exists():
+        settings = _draft(terms, applicant, workload)
+        text = tomli_w.dumps(to_toml(settings.model_dump(), NodeSettings))
+        write_new(path, text)
+    settings = NodeSettings.read(path)
+    for name, said, is_there in _named(settings, terms, applicant):
+        if said != is_there:
+            raise ConfigError(
+                f"{path} has {name} {is_there!r}, here it is {said!r}; a node is in one"
+                " federation under one name: choose another folder",
+                code="setting-differs",
+            )
+    data = Trainer(folder / settings.data, workload=workload, settings=settings)
+    keys = make_keys(
+        folder, applicant.name, root=applicant.root, passphrase=applicant.passphrase
+    )
+    return write_request(
+        folder,
+        applicant.name,
+        invitation,
+        keys,
+        languages=data.manifest.languages,
+        records=data.count,
+    )
+
+
+def _named(
+    settings: NodeSettings, terms: InvitationTerms, applicant: Applicant
+) -> Iterator[tuple[str, str, str]]:
+    yield "federation", terms.federation, settings.federation
+    yield "name", applicant.name, settings.name
+
+
+def _check_base(terms: InvitationTerms, workload: Workload) -> None:
+    bases = terms.policy.bases
+    here = workload.given.manifest.digest
+    if bases != "any" and here not in {each.model for each in bases}:
+        raise ConfigError(
+            f"the base {terms.base!r} is {here} here, the invitation names"
+            f" {', '.join(each.model for each in bases)}; get the same files",
+            code="base-differs",
+        )
+
+
+def _describe(applicant: Applicant, workload: Workload) -> None:
+    """Write the data folder's manifest from the options, unless it has one.
+
+    Raises:
+        ConfigError: An option is missing.
+        ResourceError: The folder cannot be written.
+    """
+    reader = workload.reader
+    path = applicant.data / reader.manifest_file
+    if path.exists():
+        return
+    said = {
+        "licence": applicant.licence,
+        "language": applicant.language,
+        "unit": "record",
+    }
+    wanted = {name: said[name] for name in said if name in reader.manifest.model_fields}
+    missing = [f"--{name}" for name, value in wanted.items() if value is None]
+    if missing:
+        raise ConfigError(
+            f"{applicant.data} has no {path.name}; give {' and '.join(missing)}, and it"
+            " is written there",
+            code="data-manifest-missing",
+        )
+    try:
+        write_new(path, tomli_w.dumps(wanted))
+    except ResourceError as error:
+        raise ResourceError(
+            f"{error}; write it there yourself, it says how the data are licensed",
+            code=error.code,
+        ) from None
+
+
+def _draft(
+    terms: InvitationTerms, applicant: Applicant, workload: Workload
+) -> NodeSettings:
+    policy = terms.policy
+    private = {"noise": "local", "epsilon": "1", "clip_norm": "1"}
+    draft = {
+        "name": applicant.name,
+        "federation": terms.federation,
+        "country": applicant.country,
+        "workload": terms.workload,
+        "base": terms.base,
+        "data": str(applicant.data.absolute()),
+        "policy": {
+            "min_cohort": policy.min_cohort,
+            "max_colluding": policy.max_colluding,
+            "noise": policy.noise,
+            "epsilon_limit": policy.epsilon_cap,
+            "fallback_epsilon_limit": policy.epsilon_cap,
+            "target_delta": policy.max_delta,
+            "max_steps": _STEPS,
+            "bases": (workload.given.manifest.digest,),
+            "parameterizations": ("full", "low_rank"),
+            "max_checkpoint_age": policy.max_checkpoint_age,
+            "spot_checks": 2,
+        },
+        "adapter": {
+            "publish": False,
+            "licence": (*policy.adapter_licences, "Apache-2.0")[0],
+            "rank": 8,
+            "targets": (),
+            "steps": 1,
+            "batch_size": 16,
+            "learning_rate": "0.1",
+            "options": workload.least_options(),
+            **({"noise": "none"} if policy.noise == ("none",) else private),
+        },
+        "transport": {
+            "superlink": terms.address,
+            "root_certificates": "authority.pem",
+            "auth_key": "keys/transport",
+            "poll_seconds": "0.5",
+        },
+    }
+    return NodeSettings.model_validate(draft)

@@ -1,0 +1,136 @@
+"""``tapestry node init`` and ``join``: an institution joins a federation."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+import click
+
+from tapestry.cli import console
+from tapestry.cli.commands import PATH, Argument, Command, as_json
+from tapestry.cli.passphrases import new_passphrase, passphrase_file
+from tapestry_governance.cli.governance import (
+    ask_fingerprint,
+    charter_argument,
+    fingerprint_option,
+    open_charter_file,
+)
+
+if TYPE_CHECKING:
+    from tapestry.keys import VerifyKey
+
+new_folder = click.argument(
+    "folder", cls=Argument, type=PATH, metavar="FOLDER", help="The node's folder."
+)
+
+
+class _InitOptions(TypedDict):
+    invite: Path
+    data: Path
+    name: str | None
+    country: str | None
+    language: str | None
+    licence: str | None
+    root: Path | None
+    passphrase_file: Path | None
+    as_json: bool
+
+
+@click.command(cls=Command)
+@new_folder
+@click.option(
+    "--invite", type=PATH, metavar="FILE", required=True, help="The invitation."
+)
+@click.option(
+    "--data", type=PATH, metavar="DIR", required=True, help="The folder of the records."
+)
+@click.option("--name", metavar="NAME", help="The institution; default: the folder's.")
+@click.option("--country", metavar="TEXT", help="For cards; default: the name.")
+@click.option("--language", metavar="CODE", help="Of the records, such as de.")
+@click.option("--licence", metavar="SPDX", help="Of the records, such as CC0-1.0.")
+@click.option(
+    "--root",
+    type=PATH,
+    metavar="FILE",
+    help="The public half of a root key that tapestry governance key made elsewhere.",
+)
+@passphrase_file
+@as_json
+def init(folder: Path, **given: Unpack[_InitOptions]) -> None:
+    """Make keys, settings and a request to join, from an invitation.
+
+    The root key asks for a passphrase, unless it was made on another machine. What is
+    there is kept. The request tells a number of records, rounded down, and no text.
+    """
+    from tapestry.workloads.workload_registry import open_workload
+    from tapestry_governance.founding_files import Invitation, read_document
+    from tapestry_governance.member_folder import has_root
+    from tapestry_node import founding
+
+    invitation = read_document(given["invite"], Invitation)
+    name = given["name"] or folder.absolute().name
+    root = None if given["root"] is None else _read_root(given["root"])
+    passphrase = None
+    if root is None and not has_root(folder):
+        key = folder / "keys" / "root.key"
+        passphrase = new_passphrase(key, given["passphrase_file"])
+    applicant = founding.Applicant(
+        name=name,
+        country=given["country"] or name,
+        data=given["data"],
+        language=given["language"],
+        licence=given["licence"],
+        root=root,
+        passphrase=passphrase,
+    )
+    workload = open_workload(invitation.terms.workload, invitation.terms.base)
+    made = founding.init(folder, invitation, applicant, workload=workload).request
+    path = folder / f"{name}.request"
+    if given["as_json"]:
+        console.say_json({"request": str(path), **made.model_dump(mode="json")})
+        return
+    root_key = "no root.key" if root else "root.key is locked: later, into a safe"
+    console.say(f"keys      {folder / 'keys'}; {root_key}")
+    console.say(f"settings  {folder / 'node.toml'}: your rules, to read and tighten")
+    said = ", ".join([f"{made.records} records or more", *made.languages])
+    console.say(f"request   {path}: send it to the coordinator; it says {said}")
+    console.say(f"next      tapestry node check {folder}")
+
+
+@click.command(cls=Command)
+@new_folder
+@charter_argument
+@fingerprint_option
+@as_json
+def join(folder: Path, charter: Path, fingerprint: str | None, as_json: bool) -> None:
+    """Trust the log of a charter that was accepted with a root key kept elsewhere."""
+    from tapestry_governance import member_folder
+
+    found = open_charter_file(charter)
+    own = member_folder.own_request(folder, found)
+    member_folder.check_fingerprint(found, ask_fingerprint(fingerprint))
+    member_folder.join(folder, found)
+    if as_json:
+        console.say_json({"name": own.request.name, "genesis": found.genesis})
+        return
+    console.say(f"joined  {folder}: genesis and trust-policy.txt are written")
+
+
+def _read_root(path: Path) -> "VerifyKey":
+    """Read a public root key.
+
+    Raises:
+        ConfigError: The file is none.
+    """
+    from tapestry.errors import ConfigError, TapestryError
+    from tapestry.keys import VerifyKey
+    from tapestry_governance.founding_files import read_bytes
+
+    try:
+        return VerifyKey.parse(read_bytes(path).decode("ascii").strip())
+    except (TapestryError, UnicodeDecodeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"{path} is no public key; name the .pub of tapestry governance key",
+            code="key-malformed",
+        ) from None
