@@ -51,6 +51,7 @@ from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry.workloads.ratio_score import RatioScore
 from tapestry_coordinator import run as driver
 from tapestry_coordinator.grid import LocalGrid
+from tapestry_coordinator.run_folders import run_folder
 from tapestry_demo import local_federation, scenario
 from tapestry_governance.events.federation_events import GivenBase
 from tapestry_node.data import records
@@ -135,11 +136,12 @@ def federated(bench: Bench, recipe: Recipe, label: str) -> Result:
     shutil.rmtree(out, ignore_errors=True)
     model = bench.model(recipe)
     local_federation.found(out, bench.founding(recipe))
-    gate = out / "coordinator" / "held-out"
+    folder = run_folder(out / "coordinator", scenario.RUN)
+    gate = folder / "held-out"
     gate.mkdir()
     for language, texts in bench.gate.items():
         write_lines(gate / f"{language}.jsonl", texts)
-    witness = UpdateProbe(coordinator=out / "coordinator", nodes=len(LANGUAGES))
+    witness = UpdateProbe(folder=folder, nodes=len(LANGUAGES))
     nodes = [
         Node(folder, workload=model, replica=bench.given)
         for folder in sorted((out / "nodes").iterdir())

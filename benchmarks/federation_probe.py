@@ -35,7 +35,7 @@ Scores = dict[str, float]
 class UpdateProbe:
     """A probe that sums the nodes' own updates, which no party of a run sees."""
 
-    coordinator: Path
+    folder: Path  # of the run
     nodes: int
     total: FloatVector | None = None
     drawn: int = 0
@@ -54,7 +54,7 @@ class UpdateProbe:
         if event.get("round_stage") != "close" or self.total is None:
             return
         self.scores.append(event["scores"])
-        journal = Journal(self.coordinator)
+        journal = Journal(self.folder)
         rows = {row.number: row for row in journal.rounds()}
         masked = _mean_of(rows[event["round"]], journal)
         journal.close()

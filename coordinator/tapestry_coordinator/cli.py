@@ -28,51 +28,18 @@ app.add_command(open_command)
 @folder_argument
 @as_json
 def status(folder: Path, as_json: bool) -> None:
-    """Show the rounds of the run and their events in the log; also while it runs."""
-    from tapestry.keys import SigningKey
-    from tapestry.protocol.round_manifest import RoundManifest
-    from tapestry_coordinator.journal import Journal
-    from tapestry_coordinator.log_publisher import event_of
-    from tapestry_coordinator.refusals import by_round, in_words
-    from tapestry_coordinator.settings import RunSettings
-    from tapestry_governance.events.round_events import RoundClosed
-    from tapestry_governance.log.writer import Log
+    """Show the runs, their rounds and what the log says of them; also at work."""
+    from tapestry_coordinator.run_status import read_status
 
-    settings = RunSettings.read(folder / "run.toml")
-    key = SigningKey.load(folder / "keys" / "log.key")
-    entries = Log.read(folder / "log", key=key)
-    size = len(entries)
-    bodies = [event_of(entry) for entry in entries]
-    refused = by_round(entries, run_id=settings.run_id)
-    closed = {
-        body.round_number: body
-        for body in bodies
-        if isinstance(body, RoundClosed) and body.run_id == settings.run_id
-    }
-    journal = Journal(folder, readonly=True)
-    rows = journal.rounds()
-    journal.close()
-    included = {number: list(body.included) for number, body in closed.items()}
+    found = read_status(folder)
     if as_json:
-        found = [
-            {
-                "round": row.number,
-                "status": row.status,
-                "outcome": closed[row.number].outcome if row.number in closed else None,
-                "included": included.get(row.number, []),
-                "refused": {n: r.value for n, r in refused.get(row.number, {}).items()},
-            }
-            for row in rows
-        ]
-        console.say_json({"run": settings.run_id, "entries": size, "rounds": found})
+        runs = [run.to_json() for run in found.runs]
+        waiting = list(found.waiting)
+        console.say_json({"entries": found.entries, "runs": runs, "waiting": waiting})
         return
-    console.say(
-        f"run {settings.run_id}: {len(closed)} of {settings.rounds} rounds closed"
-    )
-    for row in rows:
-        names = ", ".join(included.get(row.number, []))
-        console.say(f"round {row.number:<4}{row.status:<10}{names}".rstrip())
-        if row.number in refused:
-            asked = len(RoundManifest.decode(row.manifest).participants)
-            console.say(f"          {in_words(refused[row.number], asked=asked)}")
-    console.say(f"the log has {size} entries")
+    for run in found.runs:
+        for line in run.lines():
+            console.say(line)
+    for name in found.waiting:
+        console.say(f"run {name}: waits")
+    console.say(f"the log has {found.entries} entries")

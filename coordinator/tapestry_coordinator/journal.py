@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tapestry.encoding import canonical_json, decode_json
-from tapestry.errors import ConfigError, IncompleteError
-from tapestry.protocol.messages import BODY_LIMIT
+from tapestry.errors import IncompleteError
 from tapestry.storage import durable_files
 from tapestry.storage.sqlite_database import Schema, open_database
 from tapestry.vectors import RingVector
@@ -41,14 +40,14 @@ class JournaledRound:
 
 
 class Journal:
-    """The coordinator's memory, in ``journal.db`` and ``sums/`` of its folder.
+    """The coordinator's memory of a run, in ``journal.db`` and ``sums/``.
 
     Raises:
         ResourceError: The disk is full or failing; any method may raise it.
     """
 
     def __init__(self, directory: Path, *, readonly: bool = False) -> None:
-        """Open the journal of a coordinator's folder, or create it.
+        """Open the journal of a run's folder, or create it.
 
         With ``readonly`` nothing is changed, and ``journal.db`` must be there.
 
@@ -60,21 +59,6 @@ class Journal:
         if not readonly:
             durable_files.make_folders(self._sums)
         self.database = open_database(self._file, _SCHEMA, readonly=readonly)
-
-    def claim(self, run_id: str) -> None:
-        """Check that the journal's rounds are of this run.
-
-        Raises:
-            ConfigError: The rounds are of another run.
-        """
-        for row in self.rounds()[:1]:
-            known = decode_json(row.manifest, limit=BODY_LIMIT)["run_id"]
-            if known != run_id:
-                raise ConfigError(
-                    f"{self._file} belongs to run {known!r}; start run {run_id!r} in"
-                    " another coordinator's folder",
-                    code="run-differs",
-                )
 
     def open_round(self, number: int, manifest: bytes) -> None:
         """Record a round before it is announced."""

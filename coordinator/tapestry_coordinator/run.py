@@ -9,7 +9,6 @@ uploaded joins no second attempt.
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -52,6 +51,13 @@ from tapestry_coordinator.refusals import end_the_run, in_words
 from tapestry_coordinator.round import Notify, RoundContext, RoundOutcome
 from tapestry_coordinator.round_plan import StartingPoint, check_run, plan_round
 from tapestry_coordinator.run_context import RunContext
+from tapestry_coordinator.run_folders import (
+    HELD_OUT,
+    PLAN,
+    PROGRESS,
+    current,
+    run_folder,
+)
 from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_coordinator.spot_check_responder import SpotCheckResponder
 from tapestry_coordinator.uploads import Uploads
@@ -65,8 +71,6 @@ from tapestry_governance.log.writer import Log
 from tapestry_governance.rules.federation_state import FederationState
 
 _logger = logging.getLogger(__name__)
-PROGRESS = "progress.jsonl"
-HELD_OUT = "held-out"  # the folder of public data
 _FAILURES = 5  # aborted rounds in a row after which the run stops
 
 
@@ -89,11 +93,11 @@ def main(
     notify: Notify | None = None,
     known_scores: KnownScores | None = None,
 ) -> None:
-    """Finish the run of a coordinator's folder.
+    """Finish the run of a coordinator that has not ended.
 
     Args:
-        directory: Holds ``coordinator.toml``, ``run.toml``, ``trust-policy.txt``,
-            ``keys/``, ``log/`` and ``held-out/``.
+        directory: Holds ``coordinator.toml``, ``trust-policy.txt``, ``keys/``, ``log/``
+            and ``runs/``.
         grid: The nodes; its names are those of the transport's connections.
         workload: The given base, loaded; opened from settings if absent.
         replica: The given base, if it was read already.
@@ -107,9 +111,14 @@ def main(
         QuorumError: Too few nodes took part in several rounds in a row.
         PolicyError: So many nodes refuse for good that no cohort is left.
     """
-    settings = RunSettings.read(directory / "run.toml")
-    with closing(Journal(directory)) as journal:
-        journal.claim(settings.run_id)
+    folder = run_folder(directory, current(directory))
+    settings = RunSettings.read(folder / PLAN)
+    if settings.run_id != folder.name:
+        raise ConfigError(
+            f"{folder / PLAN} has run_id {settings.run_id!r}, its folder another name;"
+            " a run has one name",
+            code="run-differs",
+        )
     if workload is None:
         workload = open_workload(settings.training.workload, settings.base)
     run = Run(
@@ -117,7 +126,7 @@ def main(
         grid,
         settings=settings,
         workload=workload,
-        notify=notify or partial(write_progress, directory / PROGRESS),
+        notify=notify or partial(write_progress, folder / PROGRESS),
         known_scores=known_scores,
     )
     try:
@@ -167,8 +176,9 @@ class Run:
         trust = read_small(directory / "trust-policy.txt")
         log_key = _log_key(directory)
         evaluation = workload.evaluation(settings.training.options)
-        held_out = read_held_out(directory / HELD_OUT, evaluation)
-        log, journal = Log.open(directory / "log", key=log_key), Journal(directory)
+        folder = run_folder(directory, settings.run_id)
+        held_out = read_held_out(folder / HELD_OUT, evaluation)
+        log, journal = Log.open(directory / "log", key=log_key), Journal(folder)
         nodes = _members_of(log, grid, state=lambda: publisher.state)
         publisher = LogPublisher(
             log,
@@ -182,7 +192,7 @@ class Run:
             grid=nodes,
             publisher=publisher,
             journal=journal,
-            held_out=directory / HELD_OUT,
+            held_out=folder / HELD_OUT,
             gate=gate_inputs(evaluation, held_out),
         )
         self.context = RunContext(
@@ -201,7 +211,7 @@ class Run:
         if known_scores is not None:
             scorer = replace(scorer, known=known_scores)
         self.gate = AcceptanceGate(scorer=scorer, journal=journal)
-        self.uploads = Uploads(directory)
+        self.uploads = Uploads(folder)
         self.responder = SpotCheckResponder(
             directory, tracker=tracker, journal=journal, uploads=self.uploads
         )
@@ -226,7 +236,7 @@ class Run:
                 self.context.publisher.state,
                 start=self._start,
             )
-            self.gate.check(self.replica, folder=self.context.directory / HELD_OUT)
+            self.gate.check(self.replica, folder=self.context.tracker.held_out)
         while self._closed() < self.context.settings.rounds:
             self._try_round()
             self._release_if_due()

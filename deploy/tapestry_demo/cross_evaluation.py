@@ -20,6 +20,7 @@ from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry.workloads.ratio_score import RatioScore
 from tapestry_coordinator.acceptance_gate import logged_evaluations
 from tapestry_coordinator.journal import Journal
+from tapestry_coordinator.run_folders import HELD_OUT
 from tapestry_demo import corpora, scenario
 from tapestry_demo.central_baseline import Reference, train_centrally
 from tapestry_demo.demo_run import DemoRun
@@ -57,7 +58,7 @@ def fill(
     """
     options = LanguageOptions(sequence_length=demo.scale.sequence_length)
     evaluation = workload.evaluation(options.to_options())
-    held_out = read_held_out(demo.out / "coordinator" / "held-out", evaluation)
+    held_out = read_held_out(demo.run_folder / HELD_OUT, evaluation)
     matrix = _logged(demo, given, evaluation=evaluation, held_out=held_out)
     samples = choose_samples(held_out.sets)
 
@@ -95,7 +96,7 @@ def _logged(
     names = {"given": given.digest}
     for folder in sorted((demo.out / "releases").glob("base-*"), key=_number):
         names[folder.name] = read_base(folder).digest
-    journal = Journal(demo.out / "coordinator")
+    journal = Journal(demo.run_folder)
     rows = {
         name: logged_evaluations(journal, key, evaluation=evaluation, held_out=held_out)
         for name, key in names.items()

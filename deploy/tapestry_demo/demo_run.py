@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tapestry.cli.progress import Progress
+from tapestry_coordinator.run_folders import PLAN, run_folder
 from tapestry_coordinator.settings import RunSettings
 from tapestry_demo import scenario
 from tapestry_demo.demo_folder import Record
@@ -39,7 +40,12 @@ class DemoRun:
     @property
     def settings(self) -> RunSettings:
         """The run's plan."""
-        return RunSettings.read(self.out / "coordinator" / "run.toml")
+        return RunSettings.read(self.run_folder / PLAN)
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder of the demo's one run."""
+        return run_folder(self.out / "coordinator", scenario.RUN)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

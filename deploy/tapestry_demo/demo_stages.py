@@ -13,6 +13,8 @@ from tapestry.workloads.language.base_models import open_base
 from tapestry.workloads.language.dialogue import Dialogue
 from tapestry.workloads.language.public_text import FILE as HELD_OUT
 from tapestry.workloads.language.workload import LanguageWorkload
+from tapestry_coordinator.run_folders import HELD_OUT as GATE_DATA
+from tapestry_coordinator.run_folders import run_folder
 from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_demo import corpora, local_federation, scenario
 from tapestry_demo.cross_evaluation import fill
@@ -131,7 +133,7 @@ def _turns(dialogues: Mapping[str, Sequence[Dialogue]]) -> Iterator[str]:
 
 def _spread_held_out(out: Path, names: Sequence[str]) -> None:
     """Give coordinator and nodes some public text; delete the folder of all text."""
-    gate = out / "coordinator" / "held-out"
+    gate = run_folder(out / "coordinator", scenario.RUN) / GATE_DATA
     gate.mkdir()
     for name in names:
         source = out / "text" / name / "held-out.jsonl"

@@ -4,7 +4,7 @@ In a real federation each institution does its part on its own machine, and its 
 compare the charter's fingerprint. ``tapestry demo`` does it for all of them; its keys
 lie open, as nobody is there to type a passphrase::
 
-    coordinator/   coordinator.toml policy.toml run.toml keys/ tls/ log/ held-out/
+    coordinator/   coordinator.toml policy.toml keys/ tls/ log/ runs/
     nodes/<name>/  node.toml trust-policy.txt keys/ data/
 """
 
@@ -22,6 +22,7 @@ from tapestry.inputs.setting_values import to_toml
 from tapestry.settings import write_new
 from tapestry.storage import durable_files
 from tapestry_coordinator.founding import init, open_log, write_charter
+from tapestry_coordinator.run_folders import PLAN, run_folder
 from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_governance.events.federation_events import Policy
 from tapestry_governance.founding import accept_charter
@@ -86,7 +87,9 @@ def _found(directory: Path, founding: Founding) -> str:
         passphrase=None,
     )
     plan = tomli_w.dumps(to_toml(run.model_dump(), RunSettings))
-    write_new(coordinator / "run.toml", plan)
+    place = run_folder(coordinator, run.run_id)
+    durable_files.make_folders(place)
+    write_new(place / PLAN, plan)
     invited, folders = read_document(invitation, Invitation), dict[str, Path]()
     for each in founding.institutions:
         folders[each.name] = directory / "nodes" / each.name

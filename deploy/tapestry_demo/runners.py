@@ -15,7 +15,9 @@ from tapestry.model.replica import Replica
 from tapestry.workloads.base import Workload
 from tapestry_coordinator import run
 from tapestry_coordinator.grid import LocalGrid
+from tapestry_coordinator.run_folders import PROGRESS, run_folder
 from tapestry_demo.local_federation import ENGINE_FOLDER
+from tapestry_demo.scenario import RUN
 from tapestry_demo.wire_tap import WireTap
 from tapestry_node.node import Node
 
@@ -99,7 +101,7 @@ def run_flower(
     from tapestry_coordinator.superlink.supervisor import Engine
 
     clock = StageTimer(notify, seconds)
-    tail = EventTail(out / "coordinator" / run.PROGRESS, clock)
+    tail = EventTail(run_folder(out / "coordinator", RUN) / PROGRESS, clock)
     with Engine(out / ENGINE_FOLDER, tls=out / "coordinator" / "tls") as engine:
         for folder in sorted((out / "nodes").iterdir()):
             site = engine.enroll(folder.name, folder / "keys" / "transport")

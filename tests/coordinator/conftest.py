@@ -18,7 +18,7 @@ def opened_run(federation: Federation) -> Iterator[driver.Run]:
     run = driver.Run(
         folder,
         federation.wire,
-        settings=RunSettings.read(folder / "run.toml"),
+        settings=RunSettings.read(federation.run_folder / "run.toml"),
         workload=federation.base.workload,
         notify=federation.events.append,
     )

@@ -1,6 +1,7 @@
 """``tapestry coordinator status``: the rounds of a run, from journal and log."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import tomli_w
 from tapestry.inputs.setting_values import to_toml
 from tapestry.protocol.messages import Reason
 from tapestry_coordinator.journal import Journal
+from tapestry_coordinator.run_folders import current, run_folder
 from tapestry_coordinator.settings import RunSettings
+from tapestry_coordinator.superlink.outcome import Outcome, write_outcome
 from tapestry_governance.events.round_events import ContributionRefused, RoundOpened
 from tapestry_governance.log.writer import Log
 from tests.support.commands import tapestry
@@ -38,8 +41,10 @@ def coordinator(tmp_path: Path) -> Path:
         log.append(world.entries)
     settings = demo_settings(run_id=first.run_id, rounds=3)
     text = tomli_w.dumps(to_toml(settings.model_dump(), RunSettings))
-    (folder / "run.toml").write_text(text)
-    journal = Journal(folder)
+    place = run_folder(folder, first.run_id)
+    place.mkdir(parents=True)
+    (place / "run.toml").write_text(text)
+    journal = Journal(place)
     journal.open_round(1, first.encode())
     journal.settle(1, "closed")
     journal.open_round(2, second.encode())
@@ -67,7 +72,9 @@ def test_status_as_json_has_the_same_rounds(coordinator: Path) -> None:
     told = json.loads(said.stdout)
     key = World().log_key
     assert told["entries"] == len(Log.read(coordinator / "log", key=key)) > 8
-    assert told["rounds"] == [
+    (run,) = told["runs"]
+    assert (run["of"], run["end"], told["waiting"]) == (3, "", [])
+    assert run["rounds"] == [
         {
             "round": 1,
             "status": "closed",
@@ -92,17 +99,41 @@ def test_status_changes_no_file_and_waits_for_no_lock(coordinator: Path) -> None
         return {path: path.read_bytes() for path in kept}
 
     before = files()
-    journal = Journal(coordinator)  # a coordinator is at work
+    journal = Journal(run_folder(coordinator, current(coordinator)))  # at work
     said = tapestry("coordinator", "status", coordinator)
     journal.close()
     assert said.exit_code == 0, said.stderr
     assert files() == before
 
 
-@pytest.mark.parametrize("missing", ["run.toml", "keys/log.key", "journal.db"], ids=str)
+@pytest.mark.parametrize("missing", ["keys/log.key", "journal.db"])
 def test_status_names_a_file_that_is_missing(coordinator: Path, missing: str) -> None:
-    (coordinator / missing).unlink()
+    (path,) = coordinator.rglob(missing)
+    path.unlink()
     said = tapestry("coordinator", "status", coordinator)
     assert said.exit_code in (3, 64)
     assert missing in said.stderr
     assert said.stdout == ""
+
+
+def test_status_shows_runs_that_ended_and_those_that_wait(coordinator: Path) -> None:
+    run_id = current(coordinator)
+    place = run_folder(coordinator, run_id)
+    waits = coordinator / "queue" / "run-9"
+    waits.mkdir(parents=True)
+    (waits / "run.toml").write_bytes((place / "run.toml").read_bytes())
+    for outcome, said in (
+        (Outcome(), "; done"),
+        (Outcome(kind="PolicyError", code="plan-refused", message="no cohort"), "; no"),
+    ):
+        write_outcome(place, outcome)
+        lines = tapestry("coordinator", "status", coordinator).stdout.splitlines()
+        assert lines[0].startswith(f"run {run_id}: 1 of 3 rounds closed{said}")
+        assert "run run-9: waits" in lines
+
+
+def test_a_federation_without_a_run_has_a_status(coordinator: Path) -> None:
+    shutil.rmtree(coordinator / "runs")
+    said = tapestry("coordinator", "status", coordinator)
+    assert said.exit_code == 0
+    assert said.stdout.startswith("the log has ")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tapestry.errors import ConfigError, IncompleteError, ResourceError
+from tapestry.errors import IncompleteError, ResourceError
 from tapestry_coordinator.journal import Journal
 from tests.node.test_node_state import spoil
 from tests.support.file_limits import file_limit
@@ -119,15 +119,4 @@ def test_a_node_that_is_left_out_stays_left_out_after_a_restart(tmp_path: Path) 
     journal.close()
     journal = Journal(tmp_path)
     assert journal.left_out() == {"fr"}
-    journal.close()
-
-
-def test_a_journal_belongs_to_the_run_of_its_rounds(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    journal.claim("one")
-    journal.claim("two")
-    journal.open_round(1, b'{"run_id":"two"}')
-    journal.claim("two")
-    with refused(ConfigError, "run-differs", match="'two'.*'one'"):
-        journal.claim("one")
     journal.close()

@@ -131,7 +131,7 @@ BOUNDED = settings(
 
 def _rounds(federation: Federation, count: int) -> None:
     """Let the next run of the coordinator go on to so many rounds."""
-    path = federation.coordinator / "run.toml"
+    path = federation.run_folder / "run.toml"
     change_settings(path, RunSettings, {"rounds": count})
 
 
@@ -260,7 +260,7 @@ def test_no_shape_of_a_publication_ends_the_run(found: Found) -> None:
     run = driver.Run(
         federation.coordinator,
         federation.wire,
-        settings=RunSettings.read(federation.coordinator / "run.toml"),
+        settings=RunSettings.read(federation.run_folder / "run.toml"),
         workload=federation.base.workload,
         notify=federation.events.append,
     )

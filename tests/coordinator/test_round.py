@@ -162,7 +162,7 @@ def _has_closed(federation: Federation) -> bool:
 
 
 def _left_out(federation: Federation) -> set[str]:
-    journal = Journal(federation.coordinator)
+    journal = Journal(federation.run_folder)
     names = journal.left_out()
     journal.close()
     return names

@@ -20,6 +20,7 @@ from tapestry.workloads.ratio_score import RatioScore
 from tapestry_coordinator import run
 from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_coordinator.spot_check_responder import EVIDENCE
+from tapestry_coordinator.superlink.outcome import clear_outcome
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.round_events import RoundOpened
 from tests.coordinator.conftest import Found
@@ -107,10 +108,10 @@ def test_the_settings_name_the_origin_of_the_log(found: Found) -> None:
 def test_a_folder_belongs_to_one_run(found: Found) -> None:
     federation = found()
     federation.run()
-    path = federation.coordinator / "run.toml"
+    path = federation.run_folder / "run.toml"
     change_settings(path, RunSettings, {"run_id": "second"})
     before, asked = federation.entries(), len(federation.wire.log)
-    with refused(ConfigError, "run-differs", match=r"'run'.*'second'") as caught:
+    with refused(ConfigError, "run-differs", match=r"runs/run.*'second'") as caught:
         federation.run()
     assert "\n" not in str(caught.value)
     assert federation.entries() == before
@@ -151,8 +152,7 @@ def test_a_second_run_waits_for_the_end_of_the_first_ones_round(found: Found) ->
     with refused(ConfigError, "run-unfinished", match="round 1 of run 'run'"):
         federation.run()
     assert federation.entries() == before
-    shutil.rmtree(federation.coordinator)
-    first.rename(federation.coordinator)
+    clear_outcome(first)
     federation.run()
     (aborted,) = federation.aborted()
     assert (aborted.run_id, aborted.survivors) == ("run", NAMES)
@@ -170,10 +170,11 @@ FULL: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("place", list(FULL))
 def test_a_place_that_cannot_be_written_is_named(found: Found, place: str) -> None:
     federation = found()
-    FULL[place](federation.coordinator)
+    root = federation.coordinator if place == "evidence" else federation.run_folder
+    FULL[place](root)
     with refused(ResourceError, "file-unwritable", match=rf"^[^\n]*{place}[^\n]*$"):
         federation.run()
-    shutil.rmtree(federation.coordinator / place, ignore_errors=True)
+    shutil.rmtree(root / place, ignore_errors=True)
 
 
 def test_a_full_disk_under_the_progress_is_named() -> None:

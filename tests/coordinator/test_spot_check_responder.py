@@ -45,7 +45,7 @@ def _takers(federation: Federation) -> list[str]:
 
 
 def _uploads(federation: Federation) -> Path:
-    return federation.coordinator / "uploads" / "1"
+    return federation.run_folder / "uploads" / "1"
 
 
 def test_each_node_gets_its_chunk_and_then_the_uploads_are_erased(

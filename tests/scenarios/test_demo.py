@@ -247,7 +247,7 @@ def test_every_command_of_the_report_works_as_it_is_pasted(
 
 def _wait_for(out: Path, demo: subprocess.Popen[str], stage: str) -> None:
     """Wait until the coordinator says that it is at a stage of a round."""
-    progress = out / "coordinator" / "progress.jsonl"
+    progress = out / "coordinator" / "runs" / "run-1" / "progress.jsonl"
     end = time.monotonic() + _SECONDS
     while demo.poll() is None and time.monotonic() < end:
         if progress.exists() and f'"round_stage": "{stage}"' in progress.read_text():

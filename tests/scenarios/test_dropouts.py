@@ -225,4 +225,4 @@ def test_the_folder_of_a_run_is_all_it_needs(found: Found, tmp_path: Path) -> No
     """What the coordinator leaves names no other place on the disk."""
     federation = found()
     federation.run()
-    assert str(tmp_path) not in (federation.coordinator / "run.toml").read_text()
+    assert str(tmp_path) not in (federation.run_folder / "run.toml").read_text()

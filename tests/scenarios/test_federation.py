@@ -71,7 +71,7 @@ def test_rounds_run_with_every_node_in_every_sum(federation: Federation) -> None
 def test_the_unmasked_mean_is_the_mean_of_what_was_trained(
     federation: Federation,
 ) -> None:
-    journal = Journal(federation.coordinator)
+    journal = Journal(federation.run_folder)
     for manifest in _manifests(federation):
         encoding = Encoding.of(manifest)
         total = journal.load_sum(manifest.round_number)
@@ -187,7 +187,7 @@ def test_every_message_that_left_has_a_receipt(federation: Federation) -> None:
 def test_every_node_can_check_the_sum_that_was_published(
     federation: Federation,
 ) -> None:
-    journal = Journal(federation.coordinator)
+    journal = Journal(federation.run_folder)
     rows = journal.rounds()
     journal.close()
     assert [row.status for row in rows] == ["closed", "closed"]

@@ -213,7 +213,7 @@ def test_a_coordinator_goes_on_after_mutated_replies(found: Found) -> None:
         policy={"epsilon_cap": "1000"},
         institution={"policy": {"epsilon_limit": "1000"}, "adapter": {"epsilon": "4"}},
     )
-    path = federation.coordinator / "run.toml"
+    path = federation.run_folder / "run.toml"
     sizes, peaks = [_size(federation.coordinator)], []
     tracemalloc.start()
     for number in range(rounds):

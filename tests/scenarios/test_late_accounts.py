@@ -77,7 +77,7 @@ def another_run(federation: Federation) -> None:
 
 BETWEEN: dict[str, Callable[[Federation], Any]] = {
     "round": lambda federation: change_settings(
-        federation.coordinator / "run.toml", RunSettings, {"rounds": 2}
+        federation.run_folder / "run.toml", RunSettings, {"rounds": 2}
     ),
     "run": another_run,
 }

@@ -42,7 +42,7 @@ def noise_in_sum(federation: Federation, number_: int, names: tuple[str, ...]) -
     share = NoiseShare.of(opened)
     assert share is not None
     encoding = Encoding.of(opened)
-    journal = Journal(federation.coordinator)
+    journal = Journal(federation.run_folder)
     total = journal.load_sum(number_)
     journal.close()
     found = mean(total, encoding=encoding, survivors=len(names)) * len(names)

@@ -41,7 +41,7 @@ def shown(federation: Federation) -> list[tuple[str, int, int]]:
 
 
 def uploads(federation: Federation) -> list[str]:
-    folder = federation.coordinator / "uploads"
+    folder = federation.run_folder / "uploads"
     return sorted(path.name for path in folder.glob("*")) if folder.exists() else []
 
 

@@ -131,7 +131,7 @@ def test_the_outer_step_is_not_changed_in_the_middle_of_a_run(
     federation = found(coordinator={"rounds": 2})
     federation.run_until_killed(nth(Kind.ADVERTISE_KEYS, 5))
     assert len(federation.closed()) == 1
-    path = federation.coordinator / "run.toml"
+    path = federation.run_folder / "run.toml"
     change_settings(path, RunSettings, {"outer": change})
     with pytest.raises(QuorumError):
         federation.run()

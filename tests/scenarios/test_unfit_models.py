@@ -238,7 +238,7 @@ def test_held_out_text_that_the_base_cannot_read_opens_no_round(
     federation = Federation(tmp_path / "federation", base, train=True)
     roles = ("user", "assistant") * 2
     turns = [{"role": role, "content": "a"} for role in roles]
-    path = federation.coordinator / "held-out" / "fi.jsonl"
+    path = federation.run_folder / "held-out" / "fi.jsonl"
     with path.open("a") as file:
         file.write(json.dumps({"messages": turns}) + "\n")
     line = len(path.read_text().splitlines())

@@ -64,8 +64,10 @@ from tapestry.tlog.checkpoint import read_claim
 from tapestry.vectors import FloatVector, IntegerVector
 from tapestry.workloads.base import Workload
 from tapestry_coordinator import run as driver
+from tapestry_coordinator import run_folders
 from tapestry_coordinator.settings import RunSettings
 from tapestry_coordinator.spot_check_responder import EVIDENCE
+from tapestry_coordinator.superlink.outcome import Outcome, write_outcome
 from tapestry_demo import local_federation
 from tapestry_governance.audit.bundle import add_sums, write_bundle
 from tapestry_governance.audit.verify import Audit, verify
@@ -97,7 +99,6 @@ Data = Callable[[Path, str], Path]
 
 NAMES = ("fi", "fr", "id", "sw")
 RECORDS = 24
-OF_ONE_RUN = ("journal.db*", "sums", "uploads", "progress.jsonl")
 _TEXT = {
     "fi": "talvi joki lumi metsä valo ranta kesä yö tuuli saari",
     "fr": "mer été forêt neige rivière lumière nuit pluie île vent",
@@ -295,7 +296,7 @@ class Federation:
                 ],
             ),
         )
-        (directory / "held-out").rename(self.coordinator / "held-out")
+        (directory / "held-out").rename(self.run_folder / "held-out")
         for name in NAMES:
             self.start(name)
 
@@ -352,17 +353,28 @@ class Federation:
         self.wire.before = lambda _name, _message: None
 
     def begin_another_run(self, run_id: str, **changes: object) -> Path:
-        """Leave an ended run as the coordinator's handbook says, for another one.
+        """End a run, and begin another one.
 
         Returns:
-            The folder that the coordinator of the ended run had.
+            The folder of the ended run.
         """
-        here = self.coordinator
-        ended = here.rename(here.with_name(f"coordinator-before-{run_id}"))
-        shutil.copytree(ended, here, ignore=shutil.ignore_patterns(*OF_ONE_RUN))
+        ended = self.run_folder
+        write_outcome(ended, Outcome())
+        following = run_folders.run_folder(self.coordinator, run_id)
+        for name in (run_folders.HELD_OUT, run_folders.PLAN):
+            place = following / name
+            place.parent.mkdir(exist_ok=True)
+            copy = shutil.copytree if (ended / name).is_dir() else shutil.copy
+            copy(ended / name, place)
         plan = {"run_id": run_id, **changes}
-        change_settings(here / "run.toml", RunSettings, plan)
+        change_settings(following / run_folders.PLAN, RunSettings, plan)
         return ended
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder of the run that has not ended."""
+        run_id = run_folders.current(self.coordinator)
+        return run_folders.run_folder(self.coordinator, run_id)
 
     def close(self) -> None:
         """End all nodes."""

@@ -48,7 +48,7 @@ class NodeUnderLog:
             place, base, policy={"max_attempt": 1000, "min_cohort": 3}
         )
         self._base = base
-        settings = RunSettings.read(federation.coordinator / "run.toml")
+        settings = RunSettings.read(federation.run_folder / "run.toml")
         self._settings = settings
         founding = federation.entries()
         founded = apply_all(None, founding)
@@ -56,7 +56,7 @@ class NodeUnderLog:
         self._founded = founded
         self._number = 0
         evaluation = base.workload.evaluation(settings.training.options)
-        public = federation.coordinator / "held-out"
+        public = federation.run_folder / "held-out"
         self._gate = gate_inputs(evaluation, read_held_out(public, evaluation))
         shutil.copytree(public, federation.nodes[NAMES[0]].directory / "held-out")
         template = self._plan(1)

@@ -18,6 +18,7 @@ from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry.workloads.ratio_score import RatioScore
 from tapestry_coordinator.acceptance_gate import AcceptanceGate
 from tapestry_coordinator.journal import Journal
+from tapestry_coordinator.run_folders import run_folder
 from tapestry_demo.cross_evaluation import errors, fill, scores
 from tapestry_demo.demo_run import DemoRun
 from tests.support.demo_folders import demo_founding, demo_members, demo_run
@@ -66,7 +67,7 @@ def demo(base: Base, tmp_path: Path) -> DemoRun:
     """A demo after its rounds: two releases, one adapter, and what the gate found."""
     events: list[ProgressEvent] = []
     found = demo_run(tmp_path, events=events)
-    held_out = tmp_path / "coordinator" / "held-out"
+    held_out = found.run_folder / "held-out"
     held_out.mkdir(parents=True)
     for name, word in (("italy", "ciao"), ("spain", "hola")):
         rows = [
@@ -75,7 +76,7 @@ def demo(base: Base, tmp_path: Path) -> DemoRun:
             for n in range(1, 5)
         ]
         (held_out / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
-    journal = Journal(tmp_path / "coordinator")
+    journal = Journal(found.run_folder)
     evaluation = base.workload.evaluation(
         {"sequence_length": found.scale.sequence_length}
     )
@@ -126,7 +127,7 @@ def test_every_base_and_adapter_is_tried_on_every_countrys_text(
 
 
 def test_what_the_gate_never_tried_has_no_row(base: Base, demo: DemoRun) -> None:
-    (demo.out / "coordinator" / "journal.db").unlink()
+    (demo.run_folder / "journal.db").unlink()
     matrix, _ = fill(demo, workload=language(base), given=base.replica)
     base.workload.load(base.replica.parameters)
     assert list(matrix) == ["adapter-italy"]
@@ -142,9 +143,9 @@ def test_references_are_trained_and_tried_where_they_are_wanted(
     demo.record.references = True
     demo.members = demo_members(tmp_path / "members")
     found(tmp_path / "federation", demo_founding(demo.members))
-    (tmp_path / "federation" / "coordinator" / "run.toml").rename(
-        demo.out / "coordinator" / "run.toml"
-    )
+    coordinator = tmp_path / "federation" / "coordinator"
+    plan = run_folder(coordinator, demo.run_folder.name) / "run.toml"
+    plan.rename(demo.run_folder / "run.toml")
     matrix, _ = fill(demo, workload=language(base), given=base.replica)
     base.workload.load(base.replica.parameters)
     assert list(matrix)[-2:] == ["central", "central-dp"]

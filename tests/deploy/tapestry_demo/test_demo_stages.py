@@ -90,7 +90,7 @@ def test_the_gate_and_each_node_get_a_dozen_lines_of_public_text(
     prepared: DemoRun,
 ) -> None:
     for member in prepared.members:
-        gate = prepared.out / "coordinator" / "held-out" / f"{member.name}.jsonl"
+        gate = prepared.run_folder / "held-out" / f"{member.name}.jsonl"
         own = prepared.out / "nodes" / member.name / HELD_OUT
         assert gate.read_text() == own.read_text()
         rows = gate.read_text().splitlines()

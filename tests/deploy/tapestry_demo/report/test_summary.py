@@ -23,7 +23,7 @@ from tapestry_demo.report.summary import (
     summarize,
     upload_test,
 )
-from tapestry_demo.scenario import DemoMember
+from tapestry_demo.scenario import RUN, DemoMember
 from tapestry_demo.wire_tap import WireTap
 from tapestry_governance.audit.verify import Audit, verify
 from tapestry_governance.events.envelope import Event, open_entry
@@ -130,7 +130,7 @@ def finished(
 ) -> tuple[DemoRun, Audit]:
     """A demo whose rounds a simulated federation ran, with made-up updates."""
     tmp_path = tmp_path_factory.mktemp("finished")
-    federation = Federation(tmp_path / "federation", base)
+    federation = Federation(tmp_path / "federation", base, coordinator={"run_id": RUN})
     federation.run()
     federation.close()
     federation.bundle()

@@ -1,0 +1,90 @@
+"""The runs of a coordinator: those that wait, and those that began.
+
+::
+
+    queue/RUN/   run.toml held-out/                     waits; by the name's order
+    runs/RUN/    run.toml held-out/                     began
+                 journal.db sums/ uploads/ progress.jsonl
+                 outcome.json                           ended, for good
+
+One federation has one log and many runs on it, one after the other.
+"""
+
+from pathlib import Path
+
+from tapestry.errors import ConfigError
+from tapestry.storage import durable_files
+from tapestry_coordinator.superlink.outcome import read_outcome
+
+RUNS, QUEUE = "runs", "queue"
+PLAN = "run.toml"
+HELD_OUT = "held-out"  # the folder of public data
+PROGRESS = "progress.jsonl"
+
+
+def run_folder(directory: Path, run_id: str) -> Path:
+    """Return the folder of a run that began."""
+    return directory / RUNS / run_id
+
+
+def begun(directory: Path) -> list[str]:
+    """List the runs that began, by name."""
+    return _names(directory / RUNS)
+
+
+def waiting(directory: Path) -> list[str]:
+    """List the runs that wait, in the order in which they will begin."""
+    return _names(directory / QUEUE)
+
+
+def unfinished(directory: Path) -> str | None:
+    """Return the run that began and has not ended, if there is one."""
+    for run_id in begun(directory):
+        if read_outcome(run_folder(directory, run_id)) is None:
+            return run_id
+    return None
+
+
+def begin_next(directory: Path) -> str | None:
+    """Begin the first run that waits, in one step; return its name.
+
+    Raises:
+        ConfigError: A run of this name began before.
+        ResourceError: The folder cannot be written.
+    """
+    names = waiting(directory)
+    if not names:
+        return None
+    run_id = names[0]
+    if run_folder(directory, run_id).exists():
+        raise ConfigError(
+            f"{directory / QUEUE / run_id}: a run of this name began before; choose"
+            " another name",
+            code="run-exists",
+        )
+    durable_files.make_folders(directory / RUNS)
+    durable_files.publish_folder(
+        directory / QUEUE / run_id, run_folder(directory, run_id)
+    )
+    return run_id
+
+
+def current(directory: Path) -> str:
+    """Return the run to work on: the one that has not ended, or else the last.
+
+    Raises:
+        ConfigError: No run began.
+    """
+    names = begun(directory)
+    if not names:
+        raise ConfigError(
+            f"{directory} has no run; plan one with tapestry coordinator plan",
+            code="run-missing",
+        )
+    return unfinished(directory) or names[-1]
+
+
+def _names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(path.parent.name for path in folder.glob(f"*/{PLAN}"))

@@ -1,0 +1,133 @@
+"""The state of a federation's runs, read from files while a coordinator works."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tapestry.keys import SigningKey
+from tapestry.protocol.round_manifest import RoundManifest
+from tapestry_coordinator.journal import Journal
+from tapestry_coordinator.log_publisher import event_of
+from tapestry_coordinator.refusals import by_round, in_words
+from tapestry_coordinator.run_folders import PLAN, begun, run_folder, waiting
+from tapestry_coordinator.settings import RunSettings
+from tapestry_coordinator.superlink.outcome import read_outcome
+from tapestry_governance.events.round_events import RoundClosed
+from tapestry_governance.log.writer import Log
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundStatus:
+    """A round by the journal, and what the log says of it."""
+
+    number: int
+    status: str
+    outcome: str | None  # of a closed round
+    included: tuple[str, ...]
+    refused: dict[str, str]  # reasons, by node
+    refused_in_words: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {
+            "round": self.number,
+            "status": self.status,
+            "outcome": self.outcome,
+            "included": list(self.included),
+            "refused": self.refused,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus:
+    """A run that began."""
+
+    run_id: str
+    planned: int  # rounds
+    end: str  # empty while it goes on; ``done``, or why it ended early
+    rounds: tuple[RoundStatus, ...]
+
+    @property
+    def closed(self) -> int:
+        """The number of closed rounds."""
+        return sum(each.status == "closed" for each in self.rounds)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {
+            "run": self.run_id,
+            "of": self.planned,
+            "end": self.end,
+            "rounds": [each.to_json() for each in self.rounds],
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Yield it as lines of text."""
+        end = f"; {self.end}" if self.end else ""
+        yield f"run {self.run_id}: {self.closed} of {self.planned} rounds closed{end}"
+        for each in self.rounds:
+            names = ", ".join(each.included)
+            yield f"round {each.number:<4}{each.status:<10}{names}".rstrip()
+            if each.refused:
+                yield f"          {each.refused_in_words}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorStatus:
+    """All runs of a coordinator, and the size of its log."""
+
+    entries: int
+    runs: tuple[RunStatus, ...]
+    waiting: tuple[str, ...]
+
+
+def read_status(directory: Path) -> CoordinatorStatus:
+    """Read the state of all runs.
+
+    Guarantees:
+        No file is changed and no lock is waited for.
+
+    Raises:
+        ConfigError: A file is missing or invalid.
+        ResourceError: A file cannot be read.
+    """
+    key = SigningKey.load(directory / "keys" / "log.key")
+    entries = Log.read(directory / "log", key=key)
+    return CoordinatorStatus(
+        entries=len(entries),
+        runs=tuple(_run(directory, name, entries) for name in begun(directory)),
+        waiting=tuple(waiting(directory)),
+    )
+
+
+def _run(directory: Path, name: str, entries: Sequence[bytes]) -> RunStatus:
+    folder = run_folder(directory, name)
+    settings = RunSettings.read(folder / PLAN)
+    closed = {
+        body.round_number: body
+        for body in map(event_of, entries)
+        if isinstance(body, RoundClosed) and body.run_id == name
+    }
+    refused = by_round(entries, run_id=name)
+    journal = Journal(folder, readonly=True)
+    rows = journal.rounds()
+    journal.close()
+    rounds = []
+    for row in rows:
+        end, reasons = closed.get(row.number), refused.get(row.number, {})
+        asked = len(RoundManifest.decode(row.manifest).participants)
+        status = RoundStatus(
+            number=row.number,
+            status=row.status,
+            outcome=end.outcome if end else None,
+            included=tuple(end.included) if end else (),
+            refused={node: reason.value for node, reason in reasons.items()},
+            refused_in_words=in_words(reasons, asked=asked),
+        )
+        rounds.append(status)
+    outcome = read_outcome(folder)
+    end_words = "" if outcome is None else outcome.message or "done"
+    return RunStatus(
+        run_id=name, planned=settings.rounds, end=end_words, rounds=tuple(rounds)
+    )
