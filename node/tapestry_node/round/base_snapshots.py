@@ -78,9 +78,13 @@ class BaseSnapshots:
 
     def held(self) -> list[int]:
         """List the log indexes of the snapshots, the newest first."""
-        names = (each for each in self._folder.glob("*") if not each.is_dir())
-        found = [_NAME.fullmatch(path.name) for path in names]
-        return sorted((int(each[1]) for each in found if each), reverse=True)
+        found: list[int] = []
+        with suppress(OSError):  # without a folder that can be read there is none
+            for path in self._folder.iterdir():
+                name = _NAME.fullmatch(path.name)
+                if name and not path.is_dir():
+                    found.append(int(name[1]))
+        return sorted(found, reverse=True)
 
     def keep(self, index: int, replica: Replica) -> None:
         """Write the base after the round that ended at an index of the log.
