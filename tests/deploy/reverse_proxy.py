@@ -105,7 +105,8 @@ def ask(
     context = ssl.create_default_context(cafile=authority)
     connection = http.client.HTTPSConnection(address, context=context, timeout=10)
     try:
-        connection.request(method, path, body=body)
+        kind = {"Content-Type": "application/protobuf"}
+        connection.request(method, path, body=body, headers=kind)
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:
