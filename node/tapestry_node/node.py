@@ -68,6 +68,7 @@ from tapestry_node.node_state import DATABASE, NodeState
 from tapestry_node.readiness import Standing, check_keys, objections
 from tapestry_node.refusal import Objection, Refused, reason_of
 from tapestry_node.round.admission import Facts, check_offer, first_round
+from tapestry_node.round.base_snapshots import BaseSnapshots
 from tapestry_node.round.gate_check import GateCheck
 from tapestry_node.round.result import ResultApplier
 from tapestry_node.round.session import NodeContext, Notify, Session
@@ -136,7 +137,9 @@ class Node:
         )
         self._gate = GateCheck(workload, folder=directory, dispute=self._dispute_gate)
         self._base = ResultApplier(
-            replica or Replica.start(workload.given),
+            BaseSnapshots(
+                directory=directory, given=replica or Replica.start(workload.given)
+            ),
             mirror=self.mirror,
             store=self._store,
             spots=self.spots,
@@ -186,7 +189,7 @@ class Node:
             keys={name: key.verify_key for name, key in self.keys.items()},
             trust=read_trust(self.directory),
             state=self._state,
-            given_base=self.replica.digest,
+            given_base=self._base.snapshots.given.digest,
             ledger=self._ledger,
             trainer=self.trainer,
             load=self._load,
@@ -373,6 +376,7 @@ class Node:
         manifest = current.manifest
         self._base.check_sums(manifest.run_id, until=manifest.round_number)
         self._base.check_followed(manifest.run_id)
+        self._base.enter(manifest.run_id)
         self._gate.require(manifest)
         self.context.check_failed(manifest.run_id)
         with refusing(Reason.PLAN_UNSUPPORTED):

@@ -154,22 +154,22 @@ class Replica:
             for name, inner in self.hashes.items()
             if parameters[name] is self.parameters[name]
         }
-        return self._with(parameters, kept, optimizer)
+        return self.moved(parameters, known=kept, optimizer=optimizer)
 
-    def _with(
-        self, parameters: Parameters, known: Mapping[str, str], optimizer: OuterState
+    def moved(
+        self, parameters: Parameters, *, known: Mapping[str, str], optimizer: OuterState
     ) -> "Replica":
-        """Return a replica that moved; hashes of tensors that did not are known."""
+        """Return the replica with other tensors; ``known`` hashes are not computed."""
         hashes = tensor_digests(parameters, known)
-        moved = replace(self, parameters=parameters, hashes=hashes, optimizer=optimizer)
+        after = replace(self, parameters=parameters, hashes=hashes, optimizer=optimizer)
         manifest = self._named(parameters, hashes)
         same = {
             n: h for n, h in hashes.items() if type_name(parameters[n]) == self.types[n]
         }
         released = manifest
         if len(same) < len(hashes):
-            released = self._named(moved.rounded(), same)
-        return replace(moved, manifest=manifest, released=released)
+            released = self._named(after.rounded(), same)
+        return replace(after, manifest=manifest, released=released)
 
     def _named(self, parameters: Parameters, known: Mapping[str, str]) -> ModelManifest:
         found = parameters_digest(parameters, known)

@@ -70,7 +70,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 def build_wheel(folder: Path) -> Path:
     """Build what would be published."""
-    _uv("build", "--quiet", "--wheel", "--out-dir", folder, ROOT)
+    run_uv("build", "--quiet", "--wheel", "--out-dir", folder, ROOT)
     (wheel,) = folder.glob("*.whl")
     return wheel
 
@@ -78,7 +78,7 @@ def build_wheel(folder: Path) -> Path:
 def build(source: Path, folder: Path, *, env: Mapping[str, str]) -> None:
     """Build wheel and source archive of a source folder in a given environment."""
     for kind in ("--wheel", "--sdist"):
-        _uv("build", "--quiet", kind, "--out-dir", folder, source, env=env)
+        run_uv("build", "--quiet", kind, "--out-dir", folder, source, env=env)
 
 
 def find_python(version: str) -> str | None:
@@ -99,7 +99,7 @@ def install(plan: Plan, wheel: Path, folder: Path) -> Installed:
     """Install a wheel as a user does, without our constraints."""
     python = find_python(plan.python) if plan.python else sys.executable
     assert python is not None, f"no Python {plan.python}"
-    _uv("venv", "--quiet", "--python", python, folder)
+    run_uv("venv", "--quiet", "--python", python, folder)
     wanted: list[str] = [f"{wheel}[{plan.extra}]" if plan.extra else str(wheel)]
     if plan.extra:
         wanted.append(TORCH)
@@ -111,8 +111,8 @@ def install(plan: Plan, wheel: Path, folder: Path) -> Installed:
         "--resolution",
         resolution,
     ]
-    _uv("pip", "install", *options, *wanted)
-    _uv("pip", "check", "--quiet", "--python", folder)
+    run_uv("pip", "install", *options, *wanted)
+    run_uv("pip", "check", "--quiet", "--python", folder)
     return Installed(folder=folder, plan=plan)
 
 
@@ -121,7 +121,8 @@ def remove(installed: Installed) -> None:
     shutil.rmtree(installed.folder, ignore_errors=True)
 
 
-def _uv(*words: str | Path, env: Mapping[str, str] | None = None) -> None:
+def run_uv(*words: str | Path, env: Mapping[str, str] | None = None) -> None:
+    """Run uv with the package index that this machine's pip uses."""
     ours = {**_as_pip(), "UV_INDEX_STRATEGY": "unsafe-best-match"}
     done = subprocess.run(
         [UV, *words],

@@ -2,7 +2,8 @@
 
 After a round its sum travels, not the base. The node compares the sum with the log and
 the plan of the round, takes the step itself, and compares the outcome. The outcome of
-each round is kept on the disk, and with it what this node disputes.
+each round is kept on the disk, and with it what this node disputes. So is the base, and
+a restart goes on from there (``base_snapshots``).
 
 A node cosigns a log with a *new* release only if it has rebuilt all of the release and
 found the same: parameters, settings files and card (``model.release_draft``), and if it
@@ -23,13 +24,14 @@ a checkpoint of the others, and that may be an older one. While more nodes lack 
 result than the quorum can do without, the release waits for them.
 """
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from tapestry.errors import VerificationError
+from tapestry.errors import IncompleteError, ResourceError, VerificationError
 from tapestry.model.release_draft import ReleaseDraft
-from tapestry.model.replica import Replica, measure
+from tapestry.model.replica import measure
 from tapestry.protocol.messages import ChunkRequest, Reason
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import Result
@@ -46,10 +48,12 @@ from tapestry_governance.log.mirror import LogMirror
 from tapestry_governance.rules.round_records import ReleaseRecord, RoundKey
 from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
+from tapestry_node.round.base_snapshots import BaseSnapshots, check_base
 from tapestry_node.round.gate_check import GateCheck, Step
 from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
 from tapestry_node.round.survivor_marks import ConsentMark
 
+_logger = logging.getLogger(__name__)
 Chunks = Sequence[bytes | memoryview]
 
 
@@ -67,7 +71,7 @@ class ResultApplier:
 
     def __init__(
         self,
-        replica: Replica,
+        snapshots: BaseSnapshots,
         *,
         mirror: LogMirror,
         store: NodeState,
@@ -75,18 +79,106 @@ class ResultApplier:
         gate: GateCheck,
         workload: Workload,
     ) -> None:
-        """Start from the given base; results are taken again after a restart."""
-        self.replica, self.applied = replica, 0
-        self._run: str | None = None  # of the round that was applied last
+        """Go on from the newest snapshot that fits, or start from the given base.
+
+        Guarantees:
+            After a restart the node owes what it owed before. Of a round that a
+            snapshot spares it
+
+            * the draw was made, and its chunks were seen or are asked for no more: a
+              round with a chunk that is still wanted is taken again, since its result
+              is needed to ask;
+            * the step was this node's own and is in its state, with the same outcome;
+            * the gate was checked: the snapshot was written after that. A dispute is
+              in the state;
+            * a release is rebuilt, here at the latest, or its round is taken again;
+            * consents, disputes and releases are compared again, all of them.
+
+        Edge cases:
+            A policy that asks for spot checks only since this start has none of the
+            rounds that a snapshot spares: they were taken without a draw.
+        """
+        self.snapshots = snapshots
+        self.replica, self.applied = snapshots.given, 0
+        self.run_id: str | None = None  # of the round that was applied last
         self.taken = -1  # log index of the end of that round
         self.mirror, self._store, self._workload = mirror, store, workload
         self.spots, self._gate = spots, gate
         self._ended = 0  # consents whose round has ended as it must
         self._compared = 0  # how much of the log's releases was compared
         self._uncompared: list[tuple[str, int]] = []  # rounds taken since, likewise
+        snapshots.sweep()
         if mirror.size:
+            self._resume()
             with suppress(VerificationError):  # found again when it matters
+                self._rebuild()
                 self._compare_releases()
+
+    def _resume(self) -> None:
+        """Go on from the newest snapshot that fits; without one stay where it is."""
+        for index in self.snapshots.held():
+            try:
+                if self._take_up(index):
+                    return
+            except (IncompleteError, ResourceError, VerificationError) as error:
+                _logger.warning(
+                    "%s is not used: %s [%s]; an older snapshot or the given base is",
+                    *(self.snapshots.path(index), error, error.code),
+                )
+
+    def _take_up(self, index: int) -> bool:
+        """Go on from a snapshot; False if its round has to be taken again.
+
+        Raises:
+            VerificationError: The round is none of the log's newest run, this node has
+                not taken it, or the snapshot is not of the base that it gave.
+        """
+        state = self.mirror.state
+        run_id = state.last[0] if state.last else ""
+        ends = state.closed.while_newest(lambda each: each.run_id == run_id)
+        if all(each.index != index for each in ends):
+            raise VerificationError(
+                f"no round of the log's newest run, {run_id!r}, ended at entry {index}",
+                code="snapshot-run-differs",
+            )
+        closed = self.mirror.body(index, RoundClosed)
+        number = closed.round_number
+        if self._store.base(run_id, number) != closed.release_digest:
+            raise VerificationError(
+                f"this node's state does not say that round {number} gave"
+                f" {closed.release_digest}",
+                code="snapshot-not-taken",
+            )
+        if self._owes(run_id, number):
+            return False
+        self.replica, self.applied = self.snapshots.read(index, closed), number
+        self.run_id, self.taken = run_id, index
+        return True
+
+    def _owes(self, run_id: str, number: int) -> bool:
+        """Say whether something is left to do of a round up to this one.
+
+        A chunk that was drawn and not seen needs the result of its round, and a release
+        that was not rebuilt the base of its own.
+        """
+        state, accepted = self.mirror.state, self._accepted_size()
+        since = state.released_round(run_id, within=accepted)
+        drawn = self._store.pending_rounds(run_id)
+        return any(since < each <= number for each in drawn) or any(
+            release.round_number < number
+            and self._store.rebuilt(run_id, release.round_number) is None
+            for release in state.releases_since(accepted)
+            if release.run_id == run_id
+        )
+
+    def enter(self, run_id: str) -> None:
+        """Go back to the given base where another run begins.
+
+        Base and outer optimizer of a run start from what is given, also where the last
+        one ended with an equal base.
+        """
+        if self.run_id not in (None, run_id):
+            self.replica, self.applied, self.run_id = self.snapshots.given, 0, None
 
     def ended(self, number: int, *, within: int) -> EndedRound:
         """Find the end of a round within the first entries of the log.
@@ -126,6 +218,7 @@ class ResultApplier:
                 or from what this node did itself; the base stays as it is.
         """
         manifest, closed = ended.manifest, ended.closed
+        self.enter(manifest.run_id)
         if manifest.model_digest != self.replica.digest:
             raise VerificationError(
                 f"round {manifest.round_number} starts from {manifest.model_digest}, "
@@ -142,27 +235,18 @@ class ResultApplier:
         released = after.release_digest
         self._store.keep_base(closed.run_id, closed.round_number, gives=released)
         self._uncompared.append((closed.run_id, closed.round_number))
-        for here, said in (
-            (after.digest, closed.base_after),
-            (released, closed.release_digest),
-            (after.optimizer.digest, closed.outer_digest),
-        ):
-            if here != said:
-                raise VerificationError(
-                    f"round {closed.round_number} gives {here} here, the log says "
-                    f"{said}",
-                    code="replica-differs",
-                )
+        check_base(after, closed)
         self._gate.check(manifest, closed, step)
         self.replica, self.applied = after, closed.round_number
-        self._run, self.taken = closed.run_id, ended.index
+        self.run_id, self.taken = closed.run_id, ended.index
+        self.snapshots.keep(ended.index, after)
         self._rebuild()
 
     @property
     def applied_in_newest_run(self) -> int:
         """The last round that was applied of the run that was opened last, or 0."""
         last = self.mirror.state.last if self.mirror.size else None
-        return self.applied if last is not None and last[0] == self._run else 0
+        return self.applied if last is not None and last[0] == self.run_id else 0
 
     def check_followed(self, run_id: str) -> None:
         """Refuse to go on in a run of which a round's end was not taken here.
@@ -272,12 +356,13 @@ class ResultApplier:
         Raises:
             VerificationError: The log names other parameters than the release has.
         """
-        if self._run is None or not self.mirror.size:
+        if self.run_id is None or not self.mirror.size:
             return
-        release = self.mirror.state.release_of(self._run, self.applied)
-        if release is None or self._store.rebuilt(self._run, self.applied) is not None:
+        key = self.run_id, self.applied
+        release = self.mirror.state.release_of(*key)
+        if release is None or self._store.rebuilt(*key) is not None:
             return
-        first = self.mirror.body(self.mirror.state.runs[self._run], RoundOpened)
+        first = self.mirror.body(self.mirror.state.runs[self.run_id], RoundOpened)
         draft = ReleaseDraft(
             name=release.name,
             round_number=self.applied,
@@ -294,7 +379,7 @@ class ResultApplier:
                 code="release-parameters-differ",
             )
         self._store.keep_rebuilt(
-            self._run, self.applied, manifest=draft.manifest.digest
+            self.run_id, self.applied, manifest=draft.manifest.digest
         )
 
     def check_sums(self, run_id: str, *, until: int) -> None:

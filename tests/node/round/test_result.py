@@ -26,6 +26,7 @@ from tapestry_governance.events.round_events import (
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
+from tapestry_node.round.base_snapshots import FOLDER, BaseSnapshots
 from tapestry_node.round.result import EndedRound, ResultApplier
 from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
 from tapestry_node.round.survivor_marks import ConsentMark
@@ -141,7 +142,7 @@ def applier(tmp_path: Path, store: NodeState) -> Iterator[Applier]:
         if world is not None:
             mirror.extend(0, world.entries, world.note())
         return ResultApplier(
-            replica or given(),
+            BaseSnapshots(directory=tmp_path, given=replica or given()),
             mirror=mirror,
             store=store,
             spots=SpotChecks(store=store, wanted=wanted, folder=tmp_path),
@@ -444,3 +445,121 @@ def test_a_release_with_a_quorum_ends_the_questions_about_its_rounds(
     base.mirror.accept_checkpoint(world.note(), world.now)
     assert base.asks() == []
     base.check_releases()
+
+
+def unread(world: World, tmp_path: Path) -> int:
+    """Put a file in the place of the snapshot of the newest round; reading it fails."""
+    last = world.state.closed.last if world.state else None
+    assert last is not None
+    path = BaseSnapshots(directory=tmp_path, given=given()).path(last.index)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"no tensors")
+    return last.round_number
+
+
+def tried(caplog: pytest.LogCaptureFixture) -> bool:
+    """Say whether a snapshot was read."""
+    said, records = caplog.text, len(caplog.records)
+    caplog.clear()
+    assert records <= 1
+    return "[tensor-header-invalid]" in said
+
+
+def test_a_snapshot_of_a_round_that_this_node_did_not_take_is_not_read(
+    applier: Applier,
+    store: NodeState,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World().found()
+    world.run_round(1)
+    number = unread(world, tmp_path)
+    for gives in (None, world.base(2)):
+        if gives is not None:
+            store.keep_base("run", number, gives=gives)
+        assert applier(world).taken == -1
+        assert "[snapshot-not-taken]" in caplog.text
+        assert not tried(caplog)
+    store.keep_base("run", number, gives=world.base(1))
+    assert applier(world).taken == -1
+    assert tried(caplog)
+
+
+def test_a_round_with_a_chunk_that_is_wanted_is_taken_again(
+    applier: Applier,
+    store: NodeState,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = released()
+    keep(store, world)
+    unread(world, tmp_path)
+    store.keep_spots("run", 1, chunks=[3, 4])
+    store.mark_verified("run", 1, chunk=3)
+    applier(world)
+    assert not tried(caplog)
+    store.mark_verified("run", 1, chunk=4)
+    applier(world)
+    assert tried(caplog)
+
+
+def test_a_round_whose_release_was_not_rebuilt_is_taken_again(
+    applier: Applier,
+    store: NodeState,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Later rounds are spared only once it was; its own base is what it needs."""
+    world = released()
+    store.keep_base("run", 1, gives=world.base(1))
+    unread(world, tmp_path)
+    (first,) = (tmp_path / FOLDER).iterdir()
+    applier(world)
+    assert tried(caplog)
+    world.run_round(2)
+    store.keep_base("run", unread(world, tmp_path), gives=world.base(2))
+    caplog.clear()
+    applier(world)  # which tries that of the first round
+    assert tried(caplog)
+    first.unlink()
+    applier(world)
+    assert not tried(caplog)
+    keep(store, world)
+    applier(world)
+    assert tried(caplog)
+
+
+def test_a_round_of_another_run_starts_from_the_given_base(
+    applier: Applier, finished: Finished
+) -> None:
+    base = applier()
+    base.take(finished.ended(), finished.result, finished.total.chunks(), done=None)
+    base.enter(RUN)
+    assert (base.replica.digest, base.applied) == (finished.after.digest, 1)
+    base.enter("another-run")
+    assert (base.replica.digest, base.applied) == (given().digest, 0)
+    assert base.replica.optimizer.step == 0
+    base.enter("another-run")
+    assert base.taken == 9
+
+
+def test_a_round_is_taken_where_no_snapshot_can_be_written(
+    applier: Applier,
+    finished: Finished,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / FOLDER).write_bytes(b"a file")
+    base = applier()
+    base.take(finished.ended(), finished.result, finished.total.chunks(), done=None)
+    assert (base.replica.digest, base.taken) == (finished.after.digest, 9)
+    assert "[file-unwritable]" in caplog.text
+
+
+def test_the_snapshot_of_a_round_waits_for_the_gate(
+    applier: Applier, finished: Finished
+) -> None:
+    base = applier(slope=-1000.0)
+    with refused(VerificationError, "gate-outcome-differs"):
+        base.take(finished.ended(), finished.result, finished.total.chunks(), done=None)
+    assert base.snapshots.held() == []
