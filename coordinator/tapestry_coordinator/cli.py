@@ -12,6 +12,7 @@ from tapestry_coordinator.founding_commands import (
     init,
     open_command,
 )
+from tapestry_coordinator.run_commands import plan, run
 
 
 @click.group(cls=CommandGroup)
@@ -22,6 +23,8 @@ def app() -> None:
 app.add_command(init)
 app.add_command(charter)
 app.add_command(open_command)
+app.add_command(plan)
+app.add_command(run)
 
 
 @app.command()
@@ -33,12 +36,12 @@ def status(folder: Path, as_json: bool) -> None:
 
     found = read_status(folder)
     if as_json:
-        runs = [run.to_json() for run in found.runs]
+        runs = [each.to_json() for each in found.runs]
         waiting = list(found.waiting)
         console.say_json({"entries": found.entries, "runs": runs, "waiting": waiting})
         return
-    for run in found.runs:
-        for line in run.lines():
+    for each in found.runs:
+        for line in each.lines():
             console.say(line)
     for name in found.waiting:
         console.say(f"run {name}: waits")

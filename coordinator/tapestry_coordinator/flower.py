@@ -21,7 +21,6 @@ import queue
 import threading
 import time
 import tomllib
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,8 +37,7 @@ from flwr.supercore.run import RunNotRunningException
 from flwr.superlink.cli.flwr_serverapp import flwr_serverapp
 from flwr.superlink.grid import http_grid
 
-from tapestry import errors
-from tapestry.errors import ConfigError, PolicyError, ProtocolError, TapestryError
+from tapestry.errors import ConfigError, PolicyError, ProtocolError
 from tapestry.inputs.faults import unforeseen
 from tapestry.installed_files import require_installed_files
 from tapestry.protocol.framing import pack, unpack
@@ -245,7 +243,7 @@ def server_app(main: Main) -> ServerApp:
             except _ENGINE_ERRORS:
                 raise  # no outcome: another run can go on from here
             except Exception as error:
-                write_outcome(directory, _failure(error))
+                write_outcome(directory, Outcome.of(error))
                 raise
             write_outcome(directory, Outcome())
 
@@ -297,18 +295,6 @@ def _check_directory(directory: Path) -> None:
                 f" {allowed}",
                 code="directory-not-allowed",
             )
-
-
-def _failure(error: Exception) -> Outcome:
-    """Describe an error for the supervisor, by a kind of ``tapestry.errors``."""
-    if isinstance(error, TapestryError):
-        kinds = (each.__name__ for each in type(error).__mro__)
-        kind, code = next(k for k in kinds if k in errors.__all__), error.code
-        message = str(error)
-    else:
-        kind, code, message = type(error).__name__, "", unforeseen(error)
-    text = unicodedata.normalize("NFC", message).encode("ascii", "replace").decode()
-    return Outcome(kind=kind, code=code, message=text)
 
 
 def pull_promptly() -> None:
@@ -365,4 +351,9 @@ def _drive(directory: Path, grid: Grid) -> None:
     importlib.import_module("tapestry_coordinator.run").main(directory, grid)
 
 
+def _serve(directory: Path, grid: Grid) -> None:
+    importlib.import_module("tapestry_coordinator.service").main(directory, grid)
+
+
 app = server_app(_drive)
+service = server_app(_serve)

@@ -159,14 +159,20 @@ def _settings(
     """
     from pydantic import ValidationError
 
+    from tapestry.environment import is_loopback
     from tapestry.errors import ConfigError
     from tapestry.inputs.setting_faults import explain
-    from tapestry_coordinator.settings import CoordinatorSettings
+    from tapestry_coordinator.settings import CoordinatorSettings, Listen
 
-    host = address.rsplit(":", 1)[0].strip("[]")
+    host, _, port = address.rpartition(":")
+    here = is_loopback(host.strip("[]"))
+    listen = Listen(superlink=f"127.0.0.1:{port}") if here else Listen()
     try:
         return CoordinatorSettings(
-            federation=federation, address=address, origin=origin or f"{host}/log"
+            federation=federation,
+            address=address,
+            origin=origin or f"{host.strip('[]')}/log",
+            listen=listen,
         )
     except ValidationError as error:
         said = "; ".join(explain(error, CoordinatorSettings))

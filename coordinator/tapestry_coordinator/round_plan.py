@@ -90,7 +90,7 @@ def check_run(
     state: FederationState,
     *,
     start: StartingPoint,
-) -> None:
+) -> RoundManifest:
     """Plan a first round with all members: if that fails, every round would.
 
     Raises:
@@ -106,7 +106,7 @@ def check_run(
             f" {count} members; lower these settings",
             code="members-too-few",
         )
-    plan_round(
+    return plan_round(
         settings,
         state,
         present=list(state.members),

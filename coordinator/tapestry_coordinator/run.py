@@ -8,13 +8,12 @@ uploaded joins no second attempt.
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tapestry.encoding import digest
 from tapestry.errors import (
     ConfigError,
     InconsistentLog,
@@ -27,25 +26,23 @@ from tapestry.errors import (
 )
 from tapestry.evaluation.held_out import read_held_out
 from tapestry.evaluation.scorer import KnownScores, Scorer, gate_inputs
-from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import Result
 from tapestry.protocol.stages import RoundStage
 from tapestry.secagg.server import Unmasked
 from tapestry.storage import durable_files
-from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry.workloads.base import Workload
 from tapestry.workloads.workload_registry import open_workload
 from tapestry_coordinator import release_publisher
 from tapestry_coordinator import round as rounds
 from tapestry_coordinator.acceptance_gate import AcceptanceGate
 from tapestry_coordinator.adapter_collector import collect_adapters
-from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
 from tapestry_coordinator.closing_event import closing_of, reason_of
-from tapestry_coordinator.grid import Grid, ValidatingGrid
+from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.journal import Journal
-from tapestry_coordinator.log_publisher import LogPublisher, event_of
+from tapestry_coordinator.led_log import open_led_log
+from tapestry_coordinator.log_publisher import event_of
 from tapestry_coordinator.node_tracker import NodeTracker
 from tapestry_coordinator.refusals import end_the_run, in_words
 from tapestry_coordinator.round import Notify, RoundContext, RoundOutcome
@@ -58,17 +55,14 @@ from tapestry_coordinator.run_folders import (
     current,
     run_folder,
 )
-from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
+from tapestry_coordinator.settings import RunSettings
 from tapestry_coordinator.spot_check_responder import SpotCheckResponder
 from tapestry_coordinator.uploads import Uploads
-from tapestry_governance.audit.bundle import read_small
 from tapestry_governance.events.round_events import (
     RoundAborted,
     RoundClosed,
     RoundOpened,
 )
-from tapestry_governance.log.writer import Log
-from tapestry_governance.rules.federation_state import FederationState
 
 _logger = logging.getLogger(__name__)
 _FAILURES = 5  # aborted rounds in a row after which the run stops
@@ -135,31 +129,6 @@ def main(
         run.close()
 
 
-def _log_key(directory: Path) -> SigningKey:
-    """Load the key of the log that the settings name."""
-    settings = CoordinatorSettings.read(directory / "coordinator.toml")
-    log_key = SigningKey.load(directory / "keys" / "log.key")
-    if log_key.name != settings.origin:
-        raise ConfigError(
-            f"origin is {settings.origin!r} in coordinator.toml, keys/log.key signs"
-            f" for {log_key.name!r}; name the origin of the log",
-            code="log-origin-differs",
-        )
-    return log_key
-
-
-def _members_of(
-    log: Log, grid: Grid, *, state: Callable[[], FederationState]
-) -> AuthenticatedGrid:
-    """Put names, by the keys in the log, over a grid of connections."""
-    genesis = digest(next(log.stream(), b""))  # an empty log is refused by the caller
-    return AuthenticatedGrid(
-        ValidatingGrid(grid),
-        genesis=genesis,
-        keys=lambda: state().roster.node_keys,
-    )
-
-
 class Run:
     """One run of one coordinator."""
 
@@ -173,20 +142,12 @@ class Run:
         notify: Notify,
         known_scores: KnownScores | None = None,
     ) -> None:
-        trust = read_small(directory / "trust-policy.txt")
-        log_key = _log_key(directory)
         evaluation = workload.evaluation(settings.training.options)
         folder = run_folder(directory, settings.run_id)
         held_out = read_held_out(folder / HELD_OUT, evaluation)
-        log, journal = Log.open(directory / "log", key=log_key), Journal(folder)
-        nodes = _members_of(log, grid, state=lambda: publisher.state)
-        publisher = LogPublisher(
-            log,
-            trust=TrustPolicy.parse(trust),
-            key=SigningKey.load(directory / "keys" / "author.key"),
-            grid=nodes,
-            deadline=settings.deadlines.cosign,
-        )
+        journal = Journal(folder)
+        log = open_led_log(directory, grid, deadline=settings.deadlines.cosign)
+        nodes, publisher = log.members, log.publisher
         tracker = NodeTracker(
             settings=settings,
             grid=nodes,
@@ -200,8 +161,8 @@ class Run:
             settings=settings,
             workload=workload,
             grid=nodes,
-            trust=trust,
-            log=log,
+            trust=log.trust,
+            log=publisher.log,
             journal=journal,
             publisher=publisher,
             tracker=tracker,

@@ -84,6 +84,13 @@ Address = Annotated[
 ]
 
 
+class Listen(Strict):
+    """Where the SuperLink listens; a proxy stands in front of all but a loopback."""
+
+    superlink: Address = "127.0.0.1:9092"
+    proxied: bool = False
+
+
 class CoordinatorSettings(Settings):
     """``coordinator.toml``: who leads which federation, and where it is reached.
 
@@ -96,6 +103,8 @@ class CoordinatorSettings(Settings):
     ]
     # What institutions dial, as the charter says it.
     address: Address
+    cosign_every: Count = 3600  # seconds, between runs
+    listen: Listen = Listen()
 
 
 class RunSettings(Settings):

@@ -7,12 +7,16 @@ has ended for good. No lock and no outcome means that the process was killed and
 another can go on.
 """
 
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tapestry import errors
 from tapestry.encoding import canonical_json, decode_json
+from tapestry.errors import TapestryError
+from tapestry.inputs.faults import unforeseen
 from tapestry.storage import durable_files
 from tapestry.storage.file_lock import is_locked, lock_file
 
@@ -27,6 +31,18 @@ class Outcome:
     kind: str = ""  # the class of the error; empty: the work is done
     code: str = ""  # the rule that was broken
     message: str = ""
+
+    @classmethod
+    def of(cls, error: Exception) -> "Outcome":
+        """Describe an error by a kind of ``tapestry.errors``, in ASCII."""
+        if isinstance(error, TapestryError):
+            kinds = (each.__name__ for each in type(error).__mro__)
+            kind, code = next(k for k in kinds if k in errors.__all__), error.code
+            message = str(error)
+        else:
+            kind, code, message = type(error).__name__, "", unforeseen(error)
+        text = unicodedata.normalize("NFC", message).encode("ascii", "replace")
+        return cls(kind=kind, code=code, message=text.decode())
 
 
 @contextmanager

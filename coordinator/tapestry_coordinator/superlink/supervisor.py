@@ -15,6 +15,7 @@ no state is lost.
 """
 
 import http.client
+import itertools
 import logging
 import os
 import socket
@@ -48,7 +49,12 @@ from tapestry_coordinator.superlink.outcome import (
     read_outcome,
 )
 from tapestry_coordinator.superlink.processes import Child
-from tapestry_coordinator.superlink.tls import AUTHORITY, make_server_certificate
+from tapestry_coordinator.superlink.tls import (
+    AUTHORITY,
+    ServerFiles,
+    make_server_certificate,
+    require_valid,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -61,6 +67,7 @@ _RELEASE_SECONDS = 15.0
 _TICK = 0.2
 _LIST_SECONDS = 5.0
 _MOST_RUNS = 12
+_LONGEST_PAUSE = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +104,11 @@ class Engine:
     ) -> None:
         """Take a folder, and a port unless any free one will do.
 
-        ``tls`` has the certificate, or gets one; ``proxied`` declares a proxy in front
-        of another address than a loopback one.
+        ``tls`` has the certificate, which is made otherwise; ``proxied`` declares a
+        proxy in front of another address than a loopback one.
         """
         self.home = home.absolute()
+        self._given_tls = tls is not None
         self._tls = self.home / "tls" if tls is None else tls.absolute()
         self.port, self._host, self._proxied = port, host, proxied
         self._extra = dict(environment or {})
@@ -148,8 +156,9 @@ class Engine:
         """Start the SuperLink and wait until it answers.
 
         Raises:
-            ConfigError: The name of the folder cannot stand on a search path, or
-                others than a proxy would reach the control paths.
+            ConfigError: The name of the folder cannot stand on a search path, others
+                than a proxy would reach the control paths, or the certificate is not
+                valid now.
             ResourceError: The port is in use, Flower is not installed, or the
                 SuperLink ends or does not answer within a minute.
         """
@@ -159,7 +168,11 @@ class Engine:
         self.home.chmod(0o700)
         self.port = _usable_port(self._host, self.port or 0)
         hosts = tuple(dict.fromkeys([self._host, _LOOPBACK, "localhost"]))
-        files = make_server_certificate(self._tls, hosts)
+        files = ServerFiles.of(self._tls)
+        if self._given_tls:
+            require_valid(files)
+        else:
+            make_server_certificate(self._tls, hosts)
         write_connection(self.home / "flwr", self.address, authority=files.authority)
         write_programs(self.home / "programs")
         self._spawn(
@@ -209,9 +222,17 @@ class Engine:
         if not auth_key.exists():
             auth_key.parent.mkdir(parents=True, exist_ok=True)
             make_transport_key(auth_key)
+        self.admit(name, public)
+        return self.site(auth_key)
+
+    def admit(self, name: str, public: Path) -> None:
+        """Register a node's public key under its name, now and at each restart.
+
+        Raises:
+            ResourceError: The SuperLink refuses the key, for instance a known one.
+        """
         self._register(name, public)
         self._enrolled[name] = public
-        return self.site(auth_key)
 
     def start_node(self, name: str, command: Sequence[str]) -> None:
         """Start the process of a node; it is started again when it ends.
@@ -243,6 +264,7 @@ class Engine:
         *,
         app: str = COORDINATOR,
         tick: Callable[[], None] | None = None,
+        for_ever: bool = False,
     ) -> None:
         """Run the coordinator on a directory until it is done; tend all processes.
 
@@ -250,6 +272,8 @@ class Engine:
         the same directory, where the journal says how to go on.
 
         ``app`` is what the bundle refers to; ``tick`` is called a few times a second.
+        With ``for_ever`` it is started again however often it ends, after a pause that
+        grows to a minute.
 
         Raises:
             TapestryError: The coordinator ended for good with this error.
@@ -258,7 +282,9 @@ class Engine:
         """
         directory = directory.absolute()
         clear_outcome(directory)
-        for _ in range(_MOST_RUNS):
+        for number in itertools.count():
+            if number >= _MOST_RUNS and not for_ever:
+                break
             run_id = self._submit(app, directory)
             if run_id is None:
                 continue
@@ -269,6 +295,8 @@ class Engine:
             _LOG.warning("run %s ended without an outcome; submitting another", run_id)
             self._forget(run_id)
             _await_release(directory)
+            if for_ever:
+                self._pause(min(2.0**number, _LONGEST_PAUSE), tick or _nothing)
         raise ResourceError(
             f"{_MOST_RUNS} runs ended without an outcome;"
             f" see {self.home}/superlink.log",
@@ -293,6 +321,13 @@ class Engine:
                 if self.status_of(run_id).startswith("finished"):
                     return read_outcome(directory)
                 look = time.monotonic() + _LIST_SECONDS
+            time.sleep(_TICK)
+
+    def _pause(self, seconds: float, tick: Callable[[], None]) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            tick()
+            self.tend()
             time.sleep(_TICK)
 
     def _submit(self, app: str, directory: Path) -> str | None:

@@ -125,6 +125,24 @@ def issue_certificate(
     return files
 
 
+def require_valid(files: ServerFiles) -> None:
+    """Require that both certificates are there, and valid now and for another day.
+
+    Raises:
+        ConfigError: One is missing, expired or not valid yet by this machine's clock.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    for path in (files.authority, files.certificate):
+        found = _read_certificate(path)
+        first, last = found.not_valid_before_utc, found.not_valid_after_utc - _DAY
+        if not first <= now < last:
+            raise ConfigError(
+                f"{path} is valid from {first:%Y-%m-%d} to {last:%Y-%m-%d}, today is"
+                f" {now:%Y-%m-%d}; set the clock, or run tapestry coordinator renew",
+                code="certificate-expired",
+            )
+
+
 def _authority_key(key: SigningKey) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(key.seed)
 

@@ -1,0 +1,74 @@
+"""The log as its coordinator opens it: keys, members behind connections, publisher."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tapestry.encoding import digest
+from tapestry.errors import ConfigError
+from tapestry.keys import SigningKey
+from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
+from tapestry_coordinator.grid import Grid, ValidatingGrid
+from tapestry_coordinator.log_publisher import LogPublisher
+from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_governance.audit.bundle import read_small
+from tapestry_governance.log.writer import Log
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedLog:
+    """An open log and the members that cosign it."""
+
+    trust: bytes  # the trust policy's file
+    members: AuthenticatedGrid
+    publisher: LogPublisher
+
+    def close(self) -> None:
+        """Close the log."""
+        self.publisher.log.close()
+
+
+def open_led_log(directory: Path, grid: Grid, *, deadline: float) -> LedLog:
+    """Open the log of a coordinator's folder over a grid of connections.
+
+    Args:
+        directory: Holds ``coordinator.toml``, ``trust-policy.txt``, ``keys/`` and
+            ``log/``.
+        grid: The connections.
+        deadline: Seconds that a cosignature may take.
+
+    Raises:
+        ConfigError: A file is missing, or the key signs for another log than
+            coordinator.toml names.
+        ResourceError: Another process has the log open.
+        RuleError, ProtocolError: The log breaks its rules, or is empty.
+    """
+    trust, key = read_small(directory / "trust-policy.txt"), _log_key(directory)
+    log = Log.open(directory / "log", key=key)
+    genesis = digest(next(log.stream(), b""))  # an empty log is refused below
+    members = AuthenticatedGrid(
+        ValidatingGrid(grid),
+        genesis=genesis,
+        keys=lambda: publisher.state.roster.node_keys,
+    )
+    publisher = LogPublisher(
+        log,
+        trust=TrustPolicy.parse(trust),
+        key=SigningKey.load(directory / "keys" / "author.key"),
+        grid=members,
+        deadline=deadline,
+    )
+    return LedLog(trust=trust, members=members, publisher=publisher)
+
+
+def _log_key(directory: Path) -> SigningKey:
+    """Load the key of the log that the settings name."""
+    settings = CoordinatorSettings.read(directory / "coordinator.toml")
+    log_key = SigningKey.load(directory / "keys" / "log.key")
+    if log_key.name != settings.origin:
+        raise ConfigError(
+            f"origin is {settings.origin!r} in coordinator.toml, keys/log.key signs"
+            f" for {log_key.name!r}; name the origin of the log",
+            code="log-origin-differs",
+        )
+    return log_key

@@ -1,0 +1,144 @@
+"""``tapestry coordinator plan`` and ``run``: plan runs, and lead them."""
+
+import logging
+import signal
+import threading
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+import click
+
+from tapestry.cli import console
+from tapestry.cli.commands import PATH, Argument, Command, as_json
+from tapestry_coordinator.founding_commands import folder_argument
+
+
+class _PlanOptions(TypedDict):
+    base: str
+    held_out: Path
+    rounds: int
+    epsilon: float
+    steps: int
+    batch_size: int
+    learning_rate: float
+    clip_norm: float
+    rank: int
+    target: tuple[str, ...]
+    option: tuple[str, ...]
+    as_json: bool
+
+
+@click.command(cls=Command)
+@folder_argument
+@click.argument("name", cls=Argument, metavar="RUN", help="The run's name.")
+@click.option("--base", metavar="BASE", required=True, help="The model to start from.")
+@click.option(
+    "--held-out",
+    type=PATH,
+    metavar="DIR",
+    required=True,
+    help="Public data, a file for each language, by which each round is judged.",
+)
+@click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option(
+    "--epsilon",
+    type=click.FloatRange(min=0.01, max=1000),
+    default=4.0,
+    show_default=True,
+    help="Of the whole run, for the institution with the fewest records.",
+)
+@click.option("--steps", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option("--learning-rate", type=float, default=0.5, show_default=True)
+@click.option(
+    "--clip-norm", type=float, default=0.5, show_default=True, help="Of a gradient."
+)
+@click.option(
+    "--rank",
+    type=click.IntRange(0, 1024),
+    default=8,
+    show_default=True,
+    help="Of the low-rank update; 0 trains all parameters.",
+)
+@click.option(
+    "--target",
+    multiple=True,
+    metavar="NAME",
+    help="A module that the update moves; default: chosen from the model.",
+)
+@click.option(
+    "--option",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of the workload, such as sequence_length=96.",
+)
+@as_json
+def plan(folder: Path, name: str, **given: Unpack[_PlanOptions]) -> None:
+    """Plan a run, say what it costs, and put it into the queue.
+
+    Nothing is queued that a member could not afford by the log.
+    """
+    from tapestry_coordinator.run_planner import Wish, plan_run
+
+    wish = Wish(
+        name=name,
+        base=given["base"],
+        held_out=given["held_out"],
+        rounds=given["rounds"],
+        epsilon=given["epsilon"],
+        steps=given["steps"],
+        batch_size=given["batch_size"],
+        learning_rate=given["learning_rate"],
+        clip_norm=given["clip_norm"],
+        rank=given["rank"],
+        targets=given["target"],
+        options=dict(_option(text) for text in given["option"]),
+    )
+    found = plan_run(folder, wish)
+    if given["as_json"]:
+        console.say_json(found.to_json())
+        return
+    for line in found.lines():
+        console.say(line)
+
+
+@click.command(cls=Command)
+@folder_argument
+def run(folder: Path) -> None:
+    """Lead the federation until stopped: SuperLink, cosigning, queued runs.
+
+    Stop it with Ctrl-C or SIGTERM at any time; the next start goes on from there.
+    """
+    from tapestry_coordinator.superlink.service_process import serve
+
+    console.start_logging()
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    stop = threading.Event()
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda *_: stop.set())
+
+    def tick() -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+
+    try:
+        serve(folder, tick=tick)
+    except KeyboardInterrupt:
+        console.note("stopped")
+
+
+def _option(text: str) -> tuple[str, int | str]:
+    """Read an option of a workload.
+
+    Raises:
+        ConfigError: The text is not KEY=VALUE.
+    """
+    from tapestry.errors import ConfigError
+
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ConfigError(
+            f"--option {text!r} is not KEY=VALUE; for example sequence_length=96",
+            code="usage",
+        )
+    return key, int(value) if value.isdecimal() else value

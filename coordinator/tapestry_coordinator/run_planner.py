@@ -1,0 +1,291 @@
+"""Planning of a run: its settings from a few wishes, and what it costs each member.
+
+The noise is the least that keeps the promise of the institution with the fewest
+records, by what members declared, or else by their requests, which round down.
+
+Guarantees:
+    A run is queued only if it keeps every member within the policy's epsilon over the
+    whole log, and if a first round of it can be planned. The folder of a run that waits
+    is whole.
+"""
+
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from tapestry.encoding import decode_decimal, encode_decimal
+from tapestry.errors import ConfigError, RuleError
+from tapestry.evaluation.held_out import read_held_out
+from tapestry.evaluation.scorer import gate_inputs
+from tapestry.inputs.setting_faults import explain
+from tapestry.inputs.setting_values import to_toml
+from tapestry.keys import SigningKey
+from tapestry.model.replica import Replica
+from tapestry.privacy import accounting
+from tapestry.protocol.round_manifest import Options, RoundManifest
+from tapestry.settings import write_new
+from tapestry.storage import durable_files
+from tapestry.workloads.base import Workload
+from tapestry.workloads.workload_registry import open_workload
+from tapestry_coordinator.log_publisher import event_of
+from tapestry_coordinator.round_plan import StartingPoint, check_run
+from tapestry_coordinator.run_folders import HELD_OUT, PLAN, QUEUE, run_folder
+from tapestry_coordinator.settings import RunSettings
+from tapestry_governance.audit.privacy_accounts import steps_of
+from tapestry_governance.events.member_events import CharterAccepted
+from tapestry_governance.log.writer import Log
+from tapestry_governance.rules.federation_state import FederationState
+from tapestry_governance.rules.replay import apply_all
+
+WORKLOAD = "language"
+_UPDATE_NORM = 128.0  # of a node's update, L2
+_DEADLINES = {
+    "cosign": 60,
+    "advertise_keys": 120,
+    "share_keys": 60,
+    "collect_masked_inputs": 1800,
+    "check_consistency": 60,
+    "unmask": 60,
+    "apply_result": 300,
+    "publish_adapter": 1800,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a coordinator decides about a run."""
+
+    name: str
+    base: str
+    held_out: Path
+    rounds: int
+    epsilon: float  # of the run, for the member with the fewest records
+    steps: int  # a round
+    batch_size: int  # records, on average
+    learning_rate: float
+    clip_norm: float  # of a record's gradient, L2
+    rank: int  # 0: all parameters
+    targets: tuple[str, ...]  # empty: chosen from the model
+    options: Options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun:
+    """A run in the queue, and its price."""
+
+    folder: Path
+    noise_multiplier: float
+    epsilon: Mapping[str, float]  # of the run, by member
+    epsilon_after: Mapping[str, float]  # with all that the log has of the member
+    cap: float
+    upload: int  # bytes a node sends in a round
+    disk: int  # bytes the coordinator keeps of a round until it is released
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {
+            "folder": str(self.folder),
+            "noise_multiplier": self.noise_multiplier,
+            "epsilon": dict(self.epsilon),
+            "epsilon_after": dict(self.epsilon_after),
+            "upload_bytes": self.upload,
+            "disk_bytes": self.disk,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Yield it as lines of text."""
+        yield f"noise    multiplier {self.noise_multiplier:.4g}"
+        for name, epsilon in self.epsilon.items():
+            after = self.epsilon_after[name]
+            yield (
+                f"epsilon  {name}: {epsilon:.3f}; with what is spent {after:.3f} of"
+                f" {self.cap:g}"
+            )
+        yield f"upload   {self.upload / 1e6:.1f} MB from each node in a round"
+        yield f"disk     {self.disk / 1e6:.1f} MB here for each round until its release"
+        yield f"queued   {self.folder}"
+
+
+def plan_run(directory: Path, wish: Wish) -> PlannedRun:
+    """Plan a run and put it into the queue.
+
+    Raises:
+        ConfigError: A setting is invalid, the model or the held-out data do not fit,
+            or a run of this name is there.
+        RuleError: A member would spend more than the policy allows.
+    """
+    place = directory / QUEUE / wish.name
+    if place.exists() or run_folder(directory, wish.name).exists():
+        raise ConfigError(
+            f"{directory} has a run {wish.name!r} already; choose another name",
+            code="run-exists",
+        )
+    key = SigningKey.load(directory / "keys" / "log.key")
+    entries = Log.read(directory / "log", key=key)
+    state = apply_all(None, entries)
+    if state is None or not state.is_founded:
+        raise ConfigError(
+            f"{directory} has no founded federation; run tapestry coordinator open",
+            code="charter-missing",
+        )
+    records = _records(state, entries)
+    noise = _noise(wish, records, state)
+    settings = _settings(wish, state, noise)
+    workload = open_workload(WORKLOAD, wish.base)
+    first = _first_round(settings, state, workload, wish)
+    epsilon, after = _prices(settings, state, records, noise=noise)
+    cap = decode_decimal(state.policy.epsilon_cap)
+    if over := sorted(name for name, value in after.items() if value > cap):
+        raise RuleError(
+            f"after this run {', '.join(over)} would have spent more than epsilon"
+            f" {cap:g}, which the policy allows; plan fewer rounds or steps, or less"
+            " --epsilon",
+            code="epsilon-above-cap",
+        )
+    _queue(place, settings, wish)
+    return PlannedRun(
+        folder=place,
+        noise_multiplier=noise,
+        epsilon=epsilon,
+        epsilon_after=after,
+        cap=cap,
+        upload=4 * first.length,
+        disk=4 * first.length * (len(records) + 1),
+    )
+
+
+def _records(state: FederationState, entries: Sequence[bytes]) -> dict[str, int]:
+    """Return how many records each member has at least."""
+    asked = {
+        body.request.name: body.request.records
+        for body in map(event_of, entries)
+        if isinstance(body, CharterAccepted)
+    }
+    return {
+        name: known.records if (known := state.data.get(name)) else asked[name]
+        for name in sorted(state.members)
+    }
+
+
+def _noise(wish: Wish, records: Mapping[str, int], state: FederationState) -> float:
+    """Find the least noise multiplier, rounded up to six digits."""
+    fewest = min(records.values())
+    noise = accounting.calibrate(
+        target_epsilon=wish.epsilon,
+        target_delta=decode_decimal(state.policy.max_delta),
+        sampling_rate=accounting.sampling_rate(wish.batch_size, records=fewest),
+        steps=wish.rounds * wish.steps,
+    )
+    return math.ceil(noise * 1e6) / 1e6
+
+
+def _settings(wish: Wish, state: FederationState, noise: float) -> RunSettings:
+    policy, shape = state.policy, {"parameterization": "full"}
+    low_rank = {
+        "parameterization": "low_rank",
+        "rank": wish.rank,
+        "targets": wish.targets,
+    }
+    norm = encode_decimal(_UPDATE_NORM)
+    draft = {
+        "run_id": wish.name,
+        "rounds": wish.rounds,
+        "release_every": wish.rounds,
+        "base": wish.base,
+        "adapters": False,
+        "training": {
+            "workload": WORKLOAD,
+            **(low_rank if wish.rank else shape),
+            "steps": wish.steps,
+            "batch_size": wish.batch_size,
+            "optimizer": "sgd",
+            "learning_rate": encode_decimal(wish.learning_rate),
+            "weight_decay": "0",
+            "options": wish.options,
+        },
+        "privacy": {
+            "noise": "local",
+            "unit": "record",
+            "adjacency": "add-remove",
+            "clip_norm": encode_decimal(wish.clip_norm),
+            "noise_multiplier": encode_decimal(noise),
+            "target_delta": policy.max_delta,
+        },
+        "secagg": {
+            "max_colluding": policy.max_colluding,
+            "min_cohort": policy.min_cohort,
+            "clip_norm": norm,
+            "clip_value": "64",
+            "scale_bits": 20,
+        },
+        "outer": {
+            "optimizer": "mean",
+            "learning_rate": "1",
+            "max_norm": norm,
+            "max_loss_increase": "0.05",
+        },
+        "deadlines": _DEADLINES,
+    }
+    try:
+        return RunSettings.model_validate(draft)
+    except ValidationError as error:
+        said = "; ".join(explain(error, RunSettings))
+        raise ConfigError(
+            f"such a run is not possible: {said}", code="setting-invalid"
+        ) from None
+
+
+def _first_round(
+    settings: RunSettings, state: FederationState, workload: Workload, wish: Wish
+) -> RoundManifest:
+    """Plan a first round, with the gate on the held-out data."""
+    evaluation = workload.evaluation(settings.training.options)
+    held_out = read_held_out(wish.held_out, evaluation)
+    start = StartingPoint(
+        model_digest=Replica.start(workload.given).digest,
+        workload=workload,
+        gate=gate_inputs(evaluation, held_out),
+    )
+    return check_run(settings, state, start=start)
+
+
+def _prices(
+    settings: RunSettings,
+    state: FederationState,
+    records: Mapping[str, int],
+    *,
+    noise: float,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return epsilon of the run, and after it, by member."""
+    delta = decode_decimal(state.policy.max_delta)
+    once, after = dict[str, float](), dict[str, float]()
+    for name, count in records.items():
+        steps = accounting.Steps(
+            noise_multiplier=noise,
+            sampling_rate=accounting.sampling_rate(
+                settings.training.batch_size, records=count
+            ),
+            steps=settings.rounds * settings.training.steps,
+        )
+        spent = [
+            steps_of(account.steps, account.promise)
+            for account in state.spending.get(name, ())
+            if account.promise is not None
+        ]
+        once[name] = accounting.epsilon([steps], target_delta=delta)
+        after[name] = accounting.epsilon([*spent, steps], target_delta=delta)
+    return once, after
+
+
+def _queue(place: Path, settings: RunSettings, wish: Wish) -> None:
+    text = tomli_w.dumps(to_toml(settings.model_dump(), RunSettings))
+    with durable_files.replace_folder(place) as draft:
+        draft.mkdir()
+        write_new(draft / PLAN, text)
+        shutil.copytree(wish.held_out, draft / HELD_OUT)

@@ -1,0 +1,64 @@
+"""The long-lived service of a founded federation: a SuperLink and its coordinator."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tapestry.cli import console
+from tapestry.errors import ResourceError
+from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.superlink.supervisor import Engine
+
+_logger = logging.getLogger(__name__)
+SERVICE = "tapestry_coordinator.flower:service"
+HOME = "superlink"  # the folder of Flower's files
+ENROLLED = "enrolled"
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+
+
+def serve(folder: Path, *, tick: Callable[[], None]) -> None:
+    """Serve a coordinator's folder; whatever of the machine fails is tried again.
+
+    ``tick`` is called a few times a second, and ends the service by raising.
+
+    Raises:
+        ConfigError: A file of the folder is invalid, or the certificate is not valid
+            now.
+        VerificationError, RuleError: The log breaks its rules.
+        InconsistentLog: A member holds a cosigned log that this one does not lead to.
+    """
+    pause = _FIRST_PAUSE
+    while True:
+        began = time.monotonic()
+        try:
+            _serve_once(folder, tick)
+        except ResourceError as error:
+            if time.monotonic() - began > _LONGEST_PAUSE:
+                pause = _FIRST_PAUSE
+            _logger.warning("starting again in %.0f s: %s", pause, error)
+            _wait(pause, tick)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _serve_once(folder: Path, tick: Callable[[], None]) -> None:
+    settings = CoordinatorSettings.read(folder / "coordinator.toml")
+    host, _, port = settings.listen.superlink.rpartition(":")
+    with Engine(
+        folder / HOME,
+        host=host.strip("[]"),
+        port=int(port),
+        proxied=settings.listen.proxied,
+        tls=folder / "tls",
+    ) as engine:
+        for public in sorted((folder / ENROLLED).glob("*.pub")):
+            engine.admit(public.stem, public)
+        console.note(f"listening on {settings.listen.superlink}")
+        engine.run(folder, app=SERVICE, tick=tick, for_ever=True)
+
+
+def _wait(seconds: float, tick: Callable[[], None]) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        tick()
+        time.sleep(0.2)
