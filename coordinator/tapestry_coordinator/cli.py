@@ -11,8 +11,9 @@ from tapestry_coordinator.founding_commands import (
     folder_argument,
     init,
     open_command,
+    renew,
 )
-from tapestry_coordinator.run_commands import plan, run
+from tapestry_coordinator.run_commands import bundle, plan, run
 
 
 @click.group(cls=CommandGroup)
@@ -25,6 +26,8 @@ app.add_command(charter)
 app.add_command(open_command)
 app.add_command(plan)
 app.add_command(run)
+app.add_command(bundle)
+app.add_command(renew)
 
 
 @app.command()

@@ -162,6 +162,18 @@ def certify(
         issue_certificate(place, hosts_of(settings), key=key)
 
 
+def renew(folder: Path, *, passphrase: str | None) -> None:
+    """Issue a new certificate for the SuperLink, by the authority of the charter.
+
+    Raises:
+        ConfigError: The passphrase does not open the authority's key, or the key is
+            another one than that of authority.pem.
+    """
+    settings = CoordinatorSettings.read(folder / "coordinator.toml")
+    key = load_key(folder / "keys" / "authority.key", passphrase=passphrase)
+    issue_certificate(folder / "tls", hosts_of(settings), key=key)
+
+
 def is_certified(folder: Path) -> bool:
     """Return whether a folder has a certificate, so that no passphrase is needed."""
     files = ServerFiles.of(folder / "tls")

@@ -149,6 +149,21 @@ def open_command(folder: Path, acceptances: tuple[Path, ...], as_json: bool) -> 
     console.say(f"genesis     {found.genesis}")
 
 
+@click.command(cls=Command)
+@folder_argument
+@passphrase_file
+def renew(folder: Path, passphrase_file: Path | None) -> None:
+    """Issue a new certificate for the SuperLink; institutions need no new file.
+
+    The service takes it at its next start.
+    """
+    from tapestry_coordinator import founding
+
+    key = folder / "keys" / "authority.key"
+    founding.renew(folder, passphrase=known_passphrase(key, passphrase_file))
+    console.say(f"certificate  {folder / 'tls' / 'superlink.pem'}: new; start again")
+
+
 def _settings(
     federation: str, address: str, origin: str | None
 ) -> "CoordinatorSettings":

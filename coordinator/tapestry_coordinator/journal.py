@@ -25,6 +25,7 @@ CREATE TABLE round (
 CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
 _SCHEMA = Schema(application="TpCj", version=1, tables=_TABLES)
+_FILE = "journal.db"
 _LEFT_OUT = "left out "  # begins the name of such a fact
 _SURVIVORS = "survivors "  # likewise
 
@@ -55,10 +56,15 @@ class Journal:
             ResourceError: The folder cannot be written, or the file not read.
         """
         self._sums = directory / "sums"
-        self._file = directory / "journal.db"
+        self._file = directory / _FILE
         if not readonly:
             durable_files.make_folders(self._sums)
         self.database = open_database(self._file, _SCHEMA, readonly=readonly)
+
+    @staticmethod
+    def is_there(directory: Path) -> bool:
+        """Return whether a run's folder has a journal."""
+        return (directory / _FILE).exists()
 
     def open_round(self, number: int, manifest: bytes) -> None:
         """Record a round before it is announced."""

@@ -55,6 +55,7 @@ class NodeTracker:
     # Chunks to show, by node; a node is missing while its wishes are unknown.
     asks: dict[str, set[ChunkRequest]] = field(default_factory=dict)
     away: set[str] = field(default_factory=set)  # did not come when last waited for
+    software: dict[str, str] = field(default_factory=dict)  # its digest, by node
 
     def wait_for_nodes(self, *, members: Collection[str] = ()) -> list[str]:
         """Wait for nodes and exchange hellos; returns those that answered.
@@ -115,6 +116,7 @@ class NodeTracker:
             return False
         if said.software != software_digest():  # the round's own terms decide
             _logger.warning("node %s runs other software, %s", name, said.software)
+        self.software[name] = said.software
         self.applied[name], self.asks[name] = said.applied, set(said.asks)
         self.has_held_out.discard(name)
         if said.held_out == self.gate.held_out:

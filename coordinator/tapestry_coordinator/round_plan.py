@@ -62,7 +62,8 @@ def plan_round(
     least = _floor(settings, len(names))
     if least > len(names):
         raise QuorumError(
-            f"{len(names)} members are online, a round takes {least}; start more nodes",
+            f"{len(names)} members are online with the software of this round, it takes"
+            f" {least}; start more nodes, or install the same release",
             code="nodes-too-few",
         )
     manifest = _make_manifest(
@@ -133,7 +134,7 @@ def _plan_training(
     return training.plan(factor_seed=seed)
 
 
-def _software(state: FederationState) -> tuple[str, ...]:
+def software_of(state: FederationState) -> tuple[str, ...]:
     """Return what the policy lists, or what runs here if it allows any."""
     allowed = state.policy.software
     return (software_digest(),) if allowed == "any" else allowed
@@ -169,7 +170,7 @@ def _make_manifest(
             attempt=1,
             model_digest=model_digest,
             layout_digest=layout.digest,
-            software=_software(state),
+            software=software_of(state),
             policy_digest=state.policy.digest,
             roster_digest=state.roster.digest,
             participants=tuple(

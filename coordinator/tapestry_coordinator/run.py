@@ -46,7 +46,12 @@ from tapestry_coordinator.log_publisher import event_of
 from tapestry_coordinator.node_tracker import NodeTracker
 from tapestry_coordinator.refusals import end_the_run, in_words
 from tapestry_coordinator.round import Notify, RoundContext, RoundOutcome
-from tapestry_coordinator.round_plan import StartingPoint, check_run, plan_round
+from tapestry_coordinator.round_plan import (
+    StartingPoint,
+    check_run,
+    plan_round,
+    software_of,
+)
 from tapestry_coordinator.run_context import RunContext
 from tapestry_coordinator.run_folders import (
     HELD_OUT,
@@ -344,11 +349,10 @@ class Run:
 
     def _round(self, outcome: RoundOutcome) -> None:
         present = self._bring_up_to_date()
-        left_out = self.context.journal.left_out()
         manifest = plan_round(
             self.context.settings,
             self.context.publisher.state,
-            present=[name for name in present if name not in left_out],
+            present=self._able(present),
             round_number=self._next_number(),
             start=self._start,
         )
@@ -374,6 +378,17 @@ class Run:
         self.context.publisher.publish(present)
         self.context.tracker.send_result(manifest.round_number, present)
         self.responder.respond(present)
+
+    def _able(self, present: Sequence[str]) -> list[str]:
+        """Return the nodes that may take part; one with other software waits."""
+        left_out = self.context.journal.left_out()
+        allowed = software_of(self.context.publisher.state)
+        runs = self.context.tracker.software
+        return [
+            name
+            for name in present
+            if name not in left_out and runs.get(name) in allowed
+        ]
 
     @property
     def _start(self) -> StartingPoint:

@@ -127,6 +127,23 @@ def run(folder: Path) -> None:
         console.note("stopped")
 
 
+@click.command(cls=Command)
+@folder_argument
+@click.option(
+    "--output", "-o", type=PATH, metavar="DIR", required=True, help="The new bundle."
+)
+@as_json
+def bundle(folder: Path, output: Path, as_json: bool) -> None:
+    """Write what an auditor verifies: log, evidence, adapters, releases by digest."""
+    from tapestry_coordinator.audit_bundle import collect_bundle
+
+    collect_bundle(folder, output)
+    if as_json:
+        console.say_json({"bundle": str(output)})
+        return
+    console.say(f"bundle  {output}: check it with tapestry audit verify {output}")
+
+
 def _option(text: str) -> tuple[str, int | str]:
     """Read an option of a workload.
 

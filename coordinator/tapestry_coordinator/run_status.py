@@ -7,7 +7,7 @@ from typing import Any
 
 from tapestry.keys import SigningKey
 from tapestry.protocol.round_manifest import RoundManifest
-from tapestry_coordinator.journal import Journal
+from tapestry_coordinator.journal import Journal, JournaledRound
 from tapestry_coordinator.log_publisher import event_of
 from tapestry_coordinator.refusals import by_round, in_words
 from tapestry_coordinator.run_folders import PLAN, begun, run_folder, waiting
@@ -104,15 +104,14 @@ def read_status(directory: Path) -> CoordinatorStatus:
 def _run(directory: Path, name: str, entries: Sequence[bytes]) -> RunStatus:
     folder = run_folder(directory, name)
     settings = RunSettings.read(folder / PLAN)
-    closed = {
-        body.round_number: body
-        for body in map(event_of, entries)
-        if isinstance(body, RoundClosed) and body.run_id == name
-    }
+    own = [b for b in map(event_of, entries) if getattr(b, "run_id", None) == name]
+    closed = {body.round_number: body for body in own if isinstance(body, RoundClosed)}
     refused = by_round(entries, run_id=name)
-    journal = Journal(folder, readonly=True)
-    rows = journal.rounds()
-    journal.close()
+    rows: list[JournaledRound] = []
+    if own or Journal.is_there(folder):  # a run that has just begun has none
+        journal = Journal(folder, readonly=True)
+        rows = journal.rounds()
+        journal.close()
     rounds = []
     for row in rows:
         end, reasons = closed.get(row.number), refused.get(row.number, {})

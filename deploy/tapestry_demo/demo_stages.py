@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -13,21 +12,19 @@ from tapestry.workloads.language.base_models import open_base
 from tapestry.workloads.language.dialogue import Dialogue
 from tapestry.workloads.language.public_text import FILE as HELD_OUT
 from tapestry.workloads.language.workload import LanguageWorkload
+from tapestry_coordinator.audit_bundle import collect_bundle
 from tapestry_coordinator.run_folders import HELD_OUT as GATE_DATA
 from tapestry_coordinator.run_folders import run_folder
-from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_demo import corpora, local_federation, scenario
 from tapestry_demo.cross_evaluation import fill
 from tapestry_demo.demo_run import FLOWER, DemoRun
 from tapestry_demo.report.data import RunFigures
 from tapestry_demo.report.summary import summarize
 from tapestry_demo.runners import run_flower, run_in_process
-from tapestry_governance.audit.bundle import add_sums, write_bundle
 from tapestry_governance.audit.privacy_statement import write_statements
 from tapestry_governance.cli.folder_checks import audited
 from tapestry_governance.events.federation_events import GivenBase
 
-_SLIM = ".slim"  # releases on their way into the bundle
 _CANARIES = 20  # pieces of private text of each country to look for on the wire
 _HELD_OUT = 12  # dialogues of each country, about
 
@@ -146,40 +143,14 @@ def _spread_held_out(out: Path, names: Sequence[str]) -> None:
 
 def _collect(demo: DemoRun) -> None:
     """Copy the public artifacts to the demo's folder, and write the audit bundle."""
-    _remove(demo.out, "releases", "adapters", "bundle", _SLIM)
+    _remove(demo.out, "releases", "adapters", "bundle")
     coordinator = demo.out / "coordinator"
     for name in ("releases", "adapters"):
         if (coordinator / name).exists():
             shutil.copytree(
                 coordinator / name, demo.out / name, copy_function=link_or_copy
             )
-    artifacts = {
-        f"{path.name}": path for path in sorted((demo.out / "adapters").glob("*"))
-    }
-    with slim_releases(demo.out) as releases:
-        write_bundle(
-            demo.out / "bundle",
-            public=coordinator / "log" / "public",
-            trust=(coordinator / "trust-policy.txt").read_bytes(),
-            genesis=demo.record.genesis,
-            artifacts=artifacts | releases,
-        )
-    evidence = sorted((coordinator / EVIDENCE).glob("*"))
-    add_sums(demo.out / "bundle", {int(path.name): path for path in evidence})
-
-
-@contextmanager
-def slim_releases(out: Path) -> Iterator[dict[str, Path]]:
-    """Copy releases without their weights, which the bundle names by digest."""
-    draft = out / _SLIM
-    found: dict[str, Path] = {}
-    for path in sorted((out / "releases").glob("*")):
-        shutil.copytree(path / "tapestry", draft / path.name / "tapestry")
-        found[path.name] = draft / path.name
-    try:
-        yield found
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    collect_bundle(coordinator, demo.out / "bundle")
 
 
 def link_or_copy(source: str, target: str) -> None:

@@ -10,15 +10,28 @@ import pytest
 
 from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import PolicyError, QuorumError
-from tapestry.protocol.messages import Kind, Message, encode_message
+from tapestry.protocol.messages import (
+    Identity,
+    Kind,
+    Message,
+    encode_message,
+    expect_body,
+)
 from tapestry.protocol.stages import RoundStage
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry_coordinator import round_plan
 from tapestry_governance.events.envelope import open_entry
-from tapestry_governance.events.round_events import ContributionRefused
+from tapestry_governance.events.round_events import ContributionRefused, RoundOpened
 from tapestry_governance.log.writer import Log
 from tests.scenarios.conftest import Found
-from tests.support.federation import NAMES, Base, Federation, changed, lost
+from tests.support.federation import (
+    NAMES,
+    Base,
+    Deliver,
+    Federation,
+    changed,
+    lost,
+)
 from tests.support.message_samples import sample_bodies
 from tests.support.refusals import refused
 from tests.support.replicas import replica_of
@@ -127,16 +140,38 @@ def test_the_budget_ends_a_run_and_not_a_step_later(found: Found) -> None:
         assert [row.state for row in node.ledger.rows()] == ["spent"] * fit
 
 
-def test_other_software_is_refused(
+def test_nodes_with_other_software_wait_for_their_upgrade(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(round_plan, "software_digest", lambda: "sha256:" + "1" * 64)
+    """No round is opened without enough nodes that run what it names."""
+    other = "sha256:" + "1" * 64
     federation = found()
-    with refused(PolicyError, "plan-refused"):
-        federation.run()
-    assert set(federation.refusals().items()) == {
-        (name, "software_unapproved") for name in NAMES
-    }
+    with monkeypatch.context() as patch:
+        patch.setattr(round_plan, "software_digest", lambda: other)
+        with refused(QuorumError, "rounds-failed", match="install the same release"):
+            federation.run()
+    assert federation.said(RoundOpened) == []
+    federation.run()
+    (closed,) = federation.closed()
+    assert closed.included == NAMES
+
+
+def test_a_round_is_not_offered_to_a_node_with_other_software(found: Found) -> None:
+    federation = found()
+
+    def earlier(_name: str, request: Message, deliver: Deliver) -> Message | None:
+        reply = deliver(request)
+        body = expect_body(reply, Identity).model_copy(
+            update={"software": "sha256:" + "1" * 64}
+        )
+        return encode_message(body)
+
+    federation.wire.on("fr", Kind.HELLO, earlier, times=20)
+    federation.run()
+    (closed,) = federation.closed()
+    assert closed.included == tuple(name for name in NAMES if name != "fr")
+    assert closed.dropped == ()
+    assert federation.refusals() == {}
 
 
 def test_chosen_low_rank_factors_are_refused(

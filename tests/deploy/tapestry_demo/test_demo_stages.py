@@ -101,29 +101,6 @@ def test_the_gate_and_each_node_get_a_dozen_lines_of_public_text(
             assert {m["content"] for m in json.loads(row)["messages"]} <= known
 
 
-def test_a_bundle_gets_releases_without_their_weights_and_no_draft_stays(
-    tmp_path: Path,
-) -> None:
-    for name in ("base-1", "base-2"):
-        (tmp_path / "releases" / name / "tapestry").mkdir(parents=True)
-        (tmp_path / "releases" / name / "tapestry" / "manifest.json").write_text(name)
-        (tmp_path / "releases" / name / "model.safetensors").write_bytes(bytes(9))
-    with demo_stages.slim_releases(tmp_path) as found:
-        assert sorted(found) == ["base-1", "base-2"]
-        for name, folder in found.items():
-            files = [p for p in folder.rglob("*") if p.is_file()]
-            assert [path.read_text() for path in files] == [name]
-    assert [path.name for path in tmp_path.iterdir()] == ["releases"]
-
-    def fail() -> None:
-        with demo_stages.slim_releases(tmp_path):
-            raise ConfigError("no", code="some-rule")
-
-    with refused(ConfigError, "some-rule"):
-        fail()
-    assert [path.name for path in tmp_path.iterdir()] == ["releases"]
-
-
 def test_a_file_is_linked_or_copied_where_links_cannot_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,36 @@
+"""A coordinator writes its bundle from its folder, and an auditor verifies it."""
+
+from pathlib import Path
+
+import pytest
+
+from tapestry.errors import ConfigError, TapestryError
+from tapestry_coordinator.audit_bundle import collect_bundle
+from tests.support.commands import tapestry
+from tests.support.federation_fixtures import Found
+from tests.support.refusals import refused
+
+
+def test_a_bundle_verifies_and_has_no_weights(found: Found, tmp_path: Path) -> None:
+    federation = found()
+    federation.run()
+    coordinator, bundle = federation.coordinator, tmp_path / "bundle"
+    said = tapestry("coordinator", "bundle", coordinator, "-o", bundle)
+    assert said.exit_code == 0, said.stderr
+    assert [path.name for path in tmp_path.glob("bundle*")] == ["bundle"]
+    assert list(coordinator.rglob("releases/*/*.safetensors"))
+    assert not list(bundle.rglob("*.safetensors"))
+    genesis = (bundle / "genesis.sha256").read_text().strip()
+    assert genesis == federation.genesis
+    audit = tapestry("audit", "verify", bundle)
+    assert audit.exit_code == 0, audit.stdout + audit.stderr
+    with refused(ConfigError, "file-exists", match=str(bundle)):
+        collect_bundle(coordinator, bundle)
+
+
+def test_a_log_that_nobody_cosigned_gives_no_bundle(
+    found: Found, tmp_path: Path
+) -> None:
+    with pytest.raises(TapestryError, match="checkpoint"):
+        collect_bundle(found().coordinator, tmp_path / "bundle")
+    assert list(tmp_path.glob("bundle*")) == []

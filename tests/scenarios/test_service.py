@@ -1,0 +1,231 @@
+"""A federation that was founded by commands is led by one: runs, restarts, an end.
+
+Each party is a process of its own, in a folder of its own, over TLS.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tapestry_governance.founding import fingerprint
+from tapestry_governance.founding_files import (
+    MAX_CHARTER_BYTES,
+    CharterFile,
+    open_charter,
+    read_document,
+)
+from tests.support.commands import tapestry
+
+NAMES = ("nordland", "ostrava", "sueden")
+ROWS = 60
+SECONDS = 300.0
+PLAN = ("--base", "tiny", "--batch-size", "8", "--target", "q_proj", "--rounds", "2")
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(slots=True)
+class Site:
+    """The folders of all parties, and the processes that were started for them."""
+
+    place: Path
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def coordinator(self) -> Path:
+        return self.place / "rivers"
+
+    def start(self, name: str, *words: str) -> None:
+        """Start a party, as its operator would."""
+        log = (self.place / f"{name}.log").open("ab")
+        self.processes[name] = subprocess.Popen(
+            [sys.executable, "-m", "tapestry", *words, str(self.place / name)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        log.close()
+
+    def lead(self) -> None:
+        self.start("rivers", "coordinator", "run")
+
+    def stop(self, name: str) -> int:
+        """Ask a party to end, and return its status."""
+        process = self.processes.pop(name)
+        process.send_signal(signal.SIGTERM)
+        return process.wait(60)
+
+    def status(self) -> dict[str, Any]:
+        said = tapestry("coordinator", "status", self.coordinator, "--json")
+        assert said.exit_code == 0, said.stderr
+        found: dict[str, Any] = json.loads(said.stdout)
+        return found
+
+    def closed(self, run_id: str) -> int:
+        """Count the closed rounds of a run."""
+        for run in self.status()["runs"]:
+            if run["run"] == run_id:
+                return sum(each["status"] == "closed" for each in run["rounds"])
+        return 0
+
+    def ended(self, run_id: str) -> bool:
+        return any(r["run"] == run_id and r["end"] for r in self.status()["runs"])
+
+    def wait(self, is_so: Callable[[], bool]) -> None:
+        end = time.monotonic() + SECONDS
+        while not is_so():
+            for name, process in self.processes.items():
+                log = self.place / f"{name}.log"
+                assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, (self.place / "rivers.log").read_text()
+            time.sleep(1.0)
+
+    def plan(self, run_id: str, *more: str) -> None:
+        words = ("--held-out", str(self.place / "public"), "--epsilon", "1")
+        options = ("--option", "sequence_length=32")
+        done = tapestry(
+            *("coordinator", "plan", self.coordinator, run_id),
+            *(*PLAN, *words, *options, *more),
+        )
+        assert done.exit_code == 0, done.stderr
+
+
+def run(*words: object) -> None:
+    done = tapestry(*words)
+    assert done.exit_code == 0, done.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def found_by_commands(place: Path) -> Site:
+    """Found a federation of three institutions on this machine."""
+    secrets = place / "secrets"
+    secrets.mkdir()
+    phrase = secrets / "passphrase"
+    phrase.write_text("correct horse battery staple\n")
+    phrase.chmod(0o600)
+    by_phrase = ("--passphrase-file", phrase)
+    site = Site(place)
+    public = place / "public"
+    public.mkdir()
+    text = [f'{{"text": "public line {n} on bridges and boats"}}' for n in range(6)]
+    (public / "de.jsonl").write_text("\n".join(text) + "\n")
+    address = f"localhost:{free_port()}"
+    run(
+        *("coordinator", "init", site.coordinator, "--federation", "rivers"),
+        *("--address", address, "--base", "tiny", *by_phrase),
+    )
+    for name in NAMES:
+        data = place / f"records of {name}"
+        data.mkdir()
+        rows = [f'{{"text": "record {n} of {name} on water"}}' for n in range(ROWS)]
+        (data / "a.jsonl").write_text("\n".join(rows) + "\n")
+        run(
+            *("node", "init", place / name, "--data", data, "--language", "de"),
+            *("--invite", site.coordinator / "rivers.invite"),
+            *("--licence", "CC0-1.0", *by_phrase),
+        )
+    requests = [place / name / f"{name}.request" for name in NAMES]
+    run("coordinator", "charter", site.coordinator, *requests)
+    charter = site.coordinator / "rivers.charter"
+    document = read_document(charter, CharterFile, limit=MAX_CHARTER_BYTES)
+    heard = fingerprint(open_charter(document).genesis)
+    for name in NAMES:
+        others = [word for o in NAMES if o != name for word in ("--heard", o)]
+        run(
+            *("governance", "accept", charter, "--node", place / name),
+            *("--fingerprint", heard, *others, *by_phrase),
+        )
+    acceptances = [place / name / f"{name}.acceptance" for name in NAMES]
+    run("coordinator", "open", site.coordinator, *acceptances)
+    return site
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    site = found_by_commands(tmp_path_factory.mktemp("site"))
+    try:
+        yield site
+    finally:
+        for name in list(site.processes):
+            site.stop(name)
+
+
+def superlinks(site: Site) -> list[psutil.Process]:
+    children = psutil.Process(site.processes["rivers"].pid).children(recursive=True)
+    return [p for p in children if "flower-superlink" in " ".join(p.cmdline())]
+
+
+def test_two_runs_follow_one_another_on_one_log(site: Site) -> None:
+    site.plan("run-1")
+    site.lead()
+    for name in NAMES:
+        site.start(name, "node", "run")
+    site.wait(lambda: site.ended("run-1"))
+    site.plan("run-2")
+    site.wait(lambda: site.ended("run-2"))
+    assert [site.closed(run_id) for run_id in ("run-1", "run-2")] == [2, 2]
+    assert site.status()["waiting"] == []
+
+
+def test_a_run_survives_the_death_of_the_superlink(site: Site) -> None:
+    site.plan("run-3", "--rounds", "4")
+    site.wait(lambda: site.closed("run-3") >= 1)
+    (superlink,) = superlinks(site)
+    superlink.kill()
+    site.wait(lambda: site.ended("run-3"))
+    assert site.closed("run-3") == 4
+
+
+def test_a_service_that_is_stopped_goes_on_at_its_next_start(site: Site) -> None:
+    site.plan("run-4", "--rounds", "4")
+    site.wait(lambda: site.closed("run-4") >= 1)
+    assert site.stop("rivers") == 0
+    children = [p for p in psutil.process_iter() if "rivers" in p.name()]
+    assert children == []
+    site.lead()
+    site.wait(lambda: site.ended("run-4"))
+    assert site.closed("run-4") == 4
+
+
+def test_a_member_that_is_stopped_and_started_takes_part_again(site: Site) -> None:
+    assert site.stop("sueden") == 0
+    site.start("sueden", "node", "run")
+    site.plan("run-5")
+    site.wait(lambda: site.ended("run-5"))
+    rounds = site.status()["runs"][-1]["rounds"]
+    assert rounds[-1]["included"] == sorted(NAMES)
+
+
+def test_an_auditor_verifies_all_runs_from_the_coordinators_bundle(
+    site: Site, tmp_path: Path
+) -> None:
+    run("coordinator", "bundle", site.coordinator, "-o", tmp_path / "bundle")
+    run("audit", "verify", tmp_path / "bundle")
+
+
+def test_a_run_that_a_member_could_not_afford_is_not_queued(site: Site) -> None:
+    done = tapestry(
+        *("coordinator", "plan", site.coordinator, "run-9", *PLAN),
+        *("--held-out", site.place / "public", "--epsilon", "7.9"),
+        *("--option", "sequence_length=32"),
+    )
+    assert done.exit_code == 2
+    assert "nordland, ostrava, sueden would have spent more" in done.stderr
+    assert site.status()["waiting"] == []
