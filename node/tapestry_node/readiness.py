@@ -59,8 +59,8 @@ class Standing:
 
     folder: Path
     settings: NodeSettings
-    keys: Mapping[str, VerifyKey]  # by purpose
-    trust: TrustPolicy
+    keys: Mapping[str, VerifyKey]  # by purpose; those that can be read
+    trust: TrustPolicy | None  # None: it cannot be read
     state: FederationState | None  # None: the mirror of the log is empty
     given_base: str  # its digest
     ledger: Ledger
@@ -276,7 +276,8 @@ def _keys(standing: Standing) -> Iterator[Objection]:
         if owner != name:
             yield Objection.of(_of_another(purpose, name=name, owner=owner))
             return
-    if standing.keys["witness"] not in {w.key for w in standing.trust.witnesses}:
+    witness, trust = standing.keys.get("witness"), standing.trust
+    if witness and trust and witness not in {w.key for w in trust.witnesses}:
         said = "keys/witness.key is no witness of trust-policy.txt; name it there"
         yield Objection.of(ConfigError(said, code="witness-not-trusted"))
 

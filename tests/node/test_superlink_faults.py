@@ -22,7 +22,7 @@ from tapestry_coordinator.superlink import tls
 from tapestry_coordinator.superlink.tls import make_node_key, make_server_certificate
 from tapestry_node.flower import serve, try_connection
 from tapestry_node.superlink_faults import Dialled, explain
-from tests.support.superlink import SuperLink, superlink
+from tests.support.superlink import SuperLink
 
 NOW = datetime.datetime.now(datetime.UTC)
 
@@ -49,21 +49,13 @@ class Site:
         return caught.value
 
     def node(self) -> int:
-        return self.link.register(self.key.with_name("transport.pub"))
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("engine")
-    files = make_server_certificate(folder)
-    with superlink(files) as link:
-        yield Site(link, files.authority, folder / "none")
+        return self.link.register(self.key)
 
 
 @pytest.fixture
-def site(engine: Site, tmp_path: Path) -> Site:
+def site(engine: SuperLink, tmp_path: Path) -> Site:
     make_node_key(tmp_path / "transport")
-    return replace(engine, key=tmp_path / "transport")
+    return Site(engine, engine.authority, tmp_path / "transport")
 
 
 @contextmanager
@@ -93,7 +85,7 @@ def server(
         thread = threading.Thread(target=listening.serve_forever)
         thread.start()
         try:
-            link = SuperLink(f"127.0.0.1:{listening.server_port}", None)
+            link = SuperLink(f"127.0.0.1:{listening.server_port}", files.authority, 0)
             yield Site(link, files.authority, folder / "transport")
         finally:
             listening.shutdown()

@@ -381,7 +381,6 @@ def test_an_operator_learns_what_a_node_would_do_with_her_texts(
 
 def test_an_operator_mends_what_check_says_is_missing(sessions: Sessions) -> None:
     said = sessions.check("node")
-    assert "data was changed" in said
     assert f"data      {TEXTS + 1} records in 102 files" in said
     assert re.search(r"^\S+  masked_input +\d+  sha256:", said, re.MULTILINE)
 
