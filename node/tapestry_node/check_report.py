@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from tapestry.environment import direct
 from tapestry.errors import TapestryError
 from tapestry.installed_files import require_installed_files
+from tapestry.model.replica import Replica
 from tapestry.software_digest import software_manifest
 from tapestry.workloads.workload_registry import open_reader, open_workload
 from tapestry_node.budget.ledger import Balance, Ledger
@@ -30,7 +31,6 @@ from tapestry_node.folder_check import Findings, FolderCheck
 from tapestry_node.settings import NodeSettings
 
 if TYPE_CHECKING:
-    from tapestry.workloads.base import Workload
     from tapestry_node.inspection import Inspection, Price
     from tapestry_node.training.trainer import Trainer
 
@@ -102,6 +102,7 @@ class CheckReport:
         """Open the base and the records; without a base, the records alone."""
         settings = self.settings
         folder = self._checked.folder / settings.data
+        self._compare_keys()
         try:
             workload = open_workload(settings.workload, settings.base)
         except TapestryError as error:
@@ -113,44 +114,54 @@ class CheckReport:
                 with self.findings.noting():
                     check_data(folder, reader)
             return
+        from tapestry_node.readiness import base_objections
         from tapestry_node.training.trainer import Trainer
 
+        replica = Replica.start(workload.given)
+        for found in base_objections(settings, given_base=replica.digest):
+            self.findings.add(found)
         with self.findings.noting():
             trainer = Trainer(folder, workload=workload, settings=settings)
-            self._judge(workload, trainer)
+            self._judge(replica, trainer)
         yield from self._model_lines()
 
-    def _judge(self, workload: "Workload", trainer: "Trainer") -> None:
+    def _compare_keys(self) -> None:
+        """Compare keys with the members of the log, or else with name and trust."""
+        from tapestry_node.readiness import check_keys, key_objections
+
+        checked, settings = self._checked, self.settings
+        if checked.log is None:
+            keys = checked.public_keys
+            for found in key_objections(settings, keys=keys, trust=checked.trust):
+                self.findings.add(found)
+            return
+        with self.findings.noting():
+            members = checked.log.members
+            check_keys(members, keys=checked.keys, name=settings.name)
+
+    def _judge(self, replica: Replica, trainer: "Trainer") -> None:
         """Compare records, ledger and policy, and price the known trainings.
 
         Raises:
             ConfigError: The policy promises these records nothing.
         """
-        from tapestry.model.replica import Replica
         from tapestry_node.inspection import inspect
-        from tapestry_node.readiness import Standing, check_keys, objections
+        from tapestry_node.readiness import Standing, objections
 
-        checked = self._checked
-        log = checked.log
-        keys = {purpose: key.verify_key for purpose, key in checked.keys.items()}
-        if log is not None:
-            with self.findings.noting():
-                check_keys(log.members, keys=checked.keys, name=self.settings.name)
-        ledger = None
+        checked, ledger = self._checked, None
         with self.findings.noting():
             ledger = self._ledger(trainer)
         self._balance = ledger.balance() if ledger else None
-        replica = Replica.start(workload.given)
         standing = Standing(
             folder=checked.folder,
             settings=self.settings,
-            keys=keys,
+            keys=checked.public_keys,
             trust=checked.trust,
-            state=log,
+            state=checked.log,
             given_base=replica.digest,
             ledger=ledger or Ledger.view(checked.scratch(), trainer.terms),
             trainer=trainer,
-            load=lambda: workload.load(replica.parameters),
+            load=lambda: trainer.workload.load(replica.parameters),
         )
         self._seen = inspect(standing)
         for found in objections(standing):

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from tapestry.cli.exit_status import ExitStatus, status_of
 from tapestry.errors import ConfigError, IncompleteError, TapestryError
 from tapestry.inputs.faults import ManyFaults
-from tapestry.keys import SigningKey
+from tapestry.keys import SigningKey, VerifyKey
 from tapestry.storage.file_lock import lock_file
 from tapestry.storage.sqlite_database import ReadOnly
 from tapestry.tlog.trust_policy import TrustPolicy
@@ -112,6 +112,11 @@ class FolderCheck:
     def close(self) -> None:
         """Close what was opened."""
         self._open.close()
+
+    @property
+    def public_keys(self) -> dict[str, VerifyKey]:
+        """The public halves of the keys that could be read."""
+        return {purpose: key.verify_key for purpose, key in self.keys.items()}
 
     def modes(self) -> dict[str, str]:
         """Return the mode of each private file of ``keys/``, in octal digits."""

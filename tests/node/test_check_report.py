@@ -101,8 +101,8 @@ def test_all_faults_come_at_once_without_a_network(used: Path) -> None:
     assert codes["refused"] == [
         "key-file-invalid",
         "file-unreadable",
-        "setting-invalid",
         "base-not-allowed",
+        "setting-invalid",
     ]
     assert found["budget"] is None
     assert codes["failed"] == ["state-head-differs"]
@@ -120,6 +120,15 @@ def test_a_base_that_is_missing_hides_no_fault_of_the_data(
     assert done.exit_code == 2
     assert "refused   no base 'gone'" in done.stdout
     assert "text.jsonl, line 1: " in done.stdout
+
+
+def test_missing_data_hide_no_fault_of_base_and_keys(idle: Path) -> None:
+    without_state(idle)
+    (idle / "data").rename(idle / "elsewhere")
+    change(idle, {"policy": {"bases": ["sha256:" + "0" * 64]}, "name": "other"})
+    said = run("check", idle).stdout
+    codes = ("folder-missing", "base-not-allowed", "key-of-another-node")
+    assert [said.count(f"[{code}]\n") for code in codes] == [1, 1, 1]
 
 
 def test_a_log_of_another_genesis_is_a_failed_proof(

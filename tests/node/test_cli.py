@@ -143,7 +143,7 @@ def test_check_names_the_code_of_each_broken_rule_in_both_forms(idle: Path) -> N
     assert done.exit_code == 2
     found = json.loads(done.stdout)
     assert found["ready"] is False
-    codes = ["key-file-not-private", "setting-invalid", "base-not-allowed"]
+    codes = ["key-file-not-private", "base-not-allowed", "setting-invalid"]
     assert [each["code"] for each in found["refused"]] == codes
     assert [each["code"] for each in found["missing"]] == ["file-missing"]
     said = run("check", idle).stdout.splitlines()
