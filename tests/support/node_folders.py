@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tapestry.model.replica import Replica
 from tapestry.workloads.base import Workload
 from tapestry.workloads.language import base_models
 from tapestry_node import readiness
@@ -107,7 +108,7 @@ def standing_of(node: Node) -> Standing:
         keys={name: key.verify_key for name, key in node.keys.items()},
         trust=read_trust(node.directory),
         state=node.mirror.state if node.mirror.size else None,
-        given_base=node.replica.digest,
+        given_base=Replica.start(node.trainer.workload.given).digest,
         ledger=node.ledger,
         trainer=node.trainer,
         load=lambda: node.trainer.workload.load(node.replica.parameters),
