@@ -3,11 +3,12 @@
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,8 +21,7 @@ from tapestry.errors import ConfigError
 from tapestry_node.founding_commands import init, join
 
 if TYPE_CHECKING:
-    from tapestry_node.budget.ledger import Balance, Ledger
-    from tapestry_node.inspection import Inspection, Price
+    from tapestry_node.budget.ledger import Ledger
     from tapestry_node.node_state import NodeState
     from tapestry_node.settings import NodePolicy, NodeSettings, Transport
 
@@ -110,35 +110,24 @@ def run(
 @node_folder
 @as_json
 def check(folder: Path, as_json: bool) -> ExitStatus:
-    """Check settings, keys, data and budget before joining; nothing leaves.
+    """Check all that a node needs before it joins; nothing is written.
 
-    It counts the records and prices the known trainings in epsilon. A node is not
-    ready if it would refuse every round or lacks what `tapestry node run` needs; each
-    reason ends with the code of its rule.
+    It reads settings, keys, log, data and base, dials the SuperLink, and prices the
+    known trainings in epsilon. Each line comes as soon as it is known, each fault ends
+    with the code of its rule, and the check goes on after it.
     """
-    from tapestry.installed_files import require_installed_files
-    from tapestry.software_digest import software_manifest
-    from tapestry.workloads.workload_registry import open_workload
-    from tapestry_node.node import Node
+    from tapestry_node.check_report import CheckReport
     from tapestry_node.settings import NodeSettings
 
     settings = NodeSettings.read(folder / "node.toml")
-    require_installed_files(software_manifest().packages)
-    node = Node(folder, workload=open_workload(settings.workload, settings.base))
-    seen, balance, refused = node.inspect(), node.ledger.balance(), node.objections()
-    node.close()
-    for each in seen.refused:
-        if not any(each.detail in known.detail for known in refused):
-            refused.append(each)
-    seen = replace(seen, refused=tuple(refused))
-    if as_json:
-        console.say_json(_check_as_json(settings, seen, balance))
-    else:
-        for line in _check_as_lines(settings, seen, balance):
+    report = CheckReport(folder, settings, now=datetime.now(UTC))
+    for line in report.lines():
+        if not as_json:
             console.say(line)
-    if seen.refused:
-        return ExitStatus.RULE_BROKEN
-    return ExitStatus.INCOMPLETE if seen.missing else ExitStatus.HOLDS
+            console.finish()
+    if as_json:
+        console.say_json(report.as_json())
+    return report.findings.status
 
 
 @app.command()
@@ -204,75 +193,6 @@ def egress(folder: Path, as_json: bool) -> None:
     if not as_json:
         console.say(f"{total} bytes left this node")
     state.close()
-
-
-def _check_as_json(
-    settings: "NodeSettings", seen: "Inspection", balance: "Balance"
-) -> dict[str, Any]:
-    return {
-        "ready": not seen.refused and not seen.missing,
-        "name": settings.name,
-        "federation": settings.federation,
-        "base": settings.base,
-        "min_cohort": settings.policy.min_cohort,
-        "budget": asdict(balance),
-        **seen.data.model_dump(include={"licence"}),
-        "languages": list(seen.data.languages),
-        "records": seen.records,
-        "census": seen.summary.to_json() if seen.summary else None,
-        "coverage": [each.to_json() for each in seen.coverage],
-        "prices": [asdict(price) for price in seen.prices],
-        "keys": seen.keys,
-        "superlink": seen.superlink,
-        "missing": [asdict(each) for each in seen.missing],
-        "refused": [asdict(each) for each in seen.refused],
-    }
-
-
-def _check_as_lines(
-    settings: "NodeSettings", seen: "Inspection", balance: "Balance"
-) -> Iterator[str]:
-    yield f"node      {settings.name} of federation {settings.federation}"
-    yield f"base      {settings.base}"
-    yield f"policy    cohorts of {settings.policy.min_cohort} and more"
-    yield from _records(seen)
-    yield f"budget    epsilon {balance.spent:.4f} of {balance.limit:g} is spent"
-    for price in seen.prices:
-        yield f"price     {_price(price, limit=balance.limit)}"
-    modes = ", ".join(f"{name} {mode}" for name, mode in seen.keys.items())
-    yield f"keys      {modes}"
-    yield f"transport {seen.superlink or 'none'}"
-    for line in seen.refused:
-        yield f"refused   {line}"
-    for line in seen.missing:
-        yield f"missing   {line}"
-    yield "not ready" if seen.refused or seen.missing else "ready"
-
-
-def _records(seen: "Inspection") -> Iterator[str]:
-    described = f"licence {seen.data.licence}"
-    if seen.data.languages:
-        described = f"language {', '.join(seen.data.languages)}, {described}"
-    if seen.summary is None:
-        yield f"data      {_count(seen.records, 'record')}; {described}"
-    for summary in filter(None, (seen.summary, *seen.coverage)):
-        for label, text in summary.lines():
-            rest = f"; {described}" if label == "data" else ""
-            yield f"{label:<9} {text}{rest}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _price(price: "Price", *, limit: float) -> str:
-    fits = "" if price.fits else ", which does not fit"
-    return (
-        f"{price.title}: epsilon {price.epsilon:.4f} ({_count(price.steps, 'step')},"
-        f" sampling rate {price.sampling_rate:.4f}, noise multiplier"
-        f" {price.noise_multiplier:g}); with what is spent {price.epsilon_after:.4f} of"
-        f" {limit:g}{fits}"
-    )
 
 
 def _transport(

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from tapestry.errors import ConfigError, ProtocolError, VerificationError
 from tapestry.keys import SigningKey
+from tapestry.storage.sqlite_database import ReadOnly
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance.audit.bundle import read_small
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_node.settings import NodeSettings
 
-_PURPOSES = ("node", "witness", "community")
+PURPOSES = ("node", "witness", "community")
 
 
 def read_keys(directory: Path) -> dict[str, SigningKey]:
@@ -24,8 +25,16 @@ def read_keys(directory: Path) -> dict[str, SigningKey]:
     Raises:
         ConfigError: A key file is missing, open to others, or no key.
     """
-    folder = directory / "keys"
-    return {name: SigningKey.load(folder / f"{name}.key") for name in _PURPOSES}
+    return {purpose: read_key(directory, purpose) for purpose in PURPOSES}
+
+
+def read_key(directory: Path, purpose: str) -> SigningKey:
+    """Read one of them.
+
+    Raises:
+        ConfigError: The key file is missing, open to others, or no key.
+    """
+    return SigningKey.load(directory / "keys" / f"{purpose}.key")
 
 
 def read_trust(directory: Path) -> TrustPolicy:
@@ -42,7 +51,10 @@ def read_trust(directory: Path) -> TrustPolicy:
 
 
 def open_mirror(
-    directory: Path, settings: NodeSettings, *, readonly: bool = False
+    directory: Path,
+    settings: NodeSettings,
+    *,
+    readonly: ReadOnly = False,
 ) -> LogMirror:
     """Open the mirror of the log; with ``readonly`` it must be there.
 

@@ -11,18 +11,22 @@
 The process opens no port and never asks for an app bundle. Flower's own connection
 helper, ``http_request_response``, ends the process when the SuperLink is away and
 sends it SIGINT on status 401; the plain client underneath, used here, only
-raises. A contract test names every part of Flower that this relies on.
+raises. What a request met instead of a SuperLink is ``superlink_faults``'s to say. A
+contract test names every part of Flower that this relies on.
 """
 
 import contextlib
 import logging
 import os
 import secrets
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -37,7 +41,7 @@ from flwr.proto.fleet_pb2 import (
     PushMessagesRequest,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PushObjectRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
@@ -78,6 +82,7 @@ from tapestry_node.superlink_credentials import (
     load_auth_key,
     read_certificates,
 )
+from tapestry_node.superlink_faults import Dialled, explain
 
 _LOG = logging.getLogger(__name__)
 
@@ -87,6 +92,7 @@ _LONGEST_BACKOFF = 10.0
 _STEADY_SECONDS = 30.0  # a connection that lasted so long was a good one
 _LAZINESS = 10  # an idle node polls this many times more slowly
 _ID_BYTES = 64
+_LARGEST_PIECE = 1 << 20  # bytes of a message's part, as Flower cuts it
 _TRANSPORT_ERRORS = (httpx.HTTPError, ValueError)
 Handler = Callable[[Message, str], Message]  # a request, and its connection
 
@@ -106,14 +112,16 @@ def serve(
         All that leaves is the reply of ``handle``, which has receipted it. Where it
         raises instead, or was not asked since the request is no message, nothing
         leaves: to the coordinator, this node is silent. Nothing that the SuperLink or
-        the network does ends or signals this process. A request that
-        comes twice in a row (its reply was lost, or the coordinator started again)
-        gets the same bytes again, without another call of ``handle``; unless it is a
-        ``hello`` or was refused, then ``handle`` is asked again.
+        the network does ends or signals this process: whoever is in between could end
+        every node otherwise. What it waits for is logged once, until that changes. A
+        request that comes twice in a row (its reply was lost, or the coordinator
+        started again) gets the same bytes again, without another call of ``handle``;
+        unless it is a ``hello`` or was refused, then ``handle`` is asked again.
 
     Edge cases:
         After a restart of this process, ``handle`` can see a request that it has
-        answered before. It is called for one request at a time.
+        answered before. It is called for one request at a time. The certificate's file
+        is read at each connection, so that a new one needs no restart.
 
     Args:
         handle: Turns a request, and the SuperLink's id of this node's connection, into
@@ -130,30 +138,48 @@ def serve(
         ConfigError: The key or the certificate cannot be read, the address is not
             a host and a port, or a proxy that the environment names cannot be used.
     """
-    check_address(superlink)
-    _check_proxies()
-    site = _Site(
-        superlink=superlink,
-        certificates=read_certificates(root_certificates),
-        key=load_auth_key(auth_key),
-        id_file=auth_key.with_name(auth_key.name + ".node-id"),
-        stop=stop,
-    )
+    site = _site(superlink, root_certificates, auth_key)
     worker = FleetWorker(handle, poll_seconds=poll_seconds)
-    failures, start = 0, time.monotonic()
+    failures, start, told = 0, time.monotonic(), ""
     while not stop.is_set():
         try:
             start = time.monotonic()
-            with _connect(site) as link:
-                _LOG.info("connected to %s as node %d", superlink, link.node.node_id)
+            with _connect(site) as client, _activated(client, site, stop) as link:
+                _LOG.info("connected to %s as node %s", superlink, link.connection)
+                told = ""
                 worker.run(link)
         except Exception as error:  # noqa: BLE001 - outlives whatever comes from outside
             steady = time.monotonic() - start > _STEADY_SECONDS
             failures = 1 if steady else failures + 1
-            wait = backoff(failures)
-            said = "no SuperLink at %s (%s); connecting again in %.1f s"
-            _LOG.warning(said, superlink, _name(error), wait)
-            stop.wait(wait)
+            cause = explain(error, site.dialled)
+            if cause.code != told:
+                _LOG.warning("waiting for the coordinator: %s [%s]", cause, cause.code)
+            told = cause.code
+            stop.wait(backoff(failures))
+
+
+def try_connection(
+    *, superlink: str, root_certificates: Path, auth_key: Path
+) -> datetime:
+    """Try whether the SuperLink would serve this node; return its certificate's end.
+
+    Guarantees:
+        Nothing changes at the SuperLink, whether the node is connected or not: it
+        looks the key up, and then refuses what is asked of it. No file is written.
+
+    Raises:
+        TapestryError: The connection fails, the key is not registered, or a request of
+            the largest size does not pass; as ``explain`` has it. A credential cannot
+            be read.
+    """
+    site = _site(superlink, root_certificates, auth_key)
+    try:
+        with _connect(site) as client:
+            _require_registered(client, site)
+            _require_room(client)
+            return site.seen.ends
+    except _TRANSPORT_ERRORS as error:
+        raise explain(error, site.dialled) from None
 
 
 def _check_proxies() -> None:
@@ -167,11 +193,26 @@ def _check_proxies() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Site:
-    superlink: str
-    certificates: bytes
+    dialled: Dialled
     key: ec.EllipticCurvePrivateKey
-    id_file: Path
-    stop: threading.Event
+    seen: "_Header"
+
+    @property
+    def public_key(self) -> bytes:
+        return bytes(public_key_to_bytes(self.key.public_key()))
+
+
+def _site(superlink: str, root_certificates: Path, auth_key: Path) -> _Site:
+    check_address(superlink)
+    _check_proxies()
+    read_certificates(root_certificates)
+    return _Site(
+        dialled=Dialled(
+            superlink=superlink, root_certificates=root_certificates, auth_key=auth_key
+        ),
+        key=load_auth_key(auth_key),
+        seen=_Header(),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,7 +339,7 @@ class FleetWorker:
             message = unpack(request.content)
             reply = self._handle(message, connection)
         except Exception as error:  # noqa: BLE001 - whatever it is, it stays here
-            _LOG.error("a request failed (%s); sending no answer", _name(error))
+            _LOG.error("a request failed (%s); sending no answer", type(error).__name__)
             if wants_traceback():
                 _LOG.error("%s", frames_of(error))
             return None
@@ -307,70 +348,122 @@ class FleetWorker:
         return reply
 
 
-@contextlib.contextmanager
-def _connect(site: _Site) -> Iterator[_Link]:
-    with FleetHttpClient.from_server_address(
-        site.superlink,
+def _connect(site: _Site) -> FleetHttpClient:
+    return FleetHttpClient.from_server_address(
+        site.dialled.superlink,
         insecure=False,
-        root_certificates=site.certificates,
+        root_certificates=read_certificates(site.dialled.root_certificates),
         interceptors=[
-            _Version(),
+            site.seen,
             NodeAuthHttpInterceptor(site.key, site.key.public_key()),
         ],
-    ) as client:
-        node = Node(node_id=_activate(client, site))
-        link = _Link(client=client, node=node, stop=site.stop)
-        ended = threading.Event()
-        beats = threading.Thread(target=link.beat, args=(ended,), daemon=True)
-        beats.start()
-        try:
-            yield link
-        finally:
-            ended.set()
-            beats.join()
-            with contextlib.suppress(*_TRANSPORT_ERRORS):
-                client.DeactivateNode(DeactivateNodeRequest(node_id=node.node_id))
+    )
+
+
+@contextlib.contextmanager
+def _activated(
+    client: FleetHttpClient, site: _Site, stop: threading.Event
+) -> Iterator[_Link]:
+    node = Node(node_id=_activate(client, site))
+    link = _Link(client=client, node=node, stop=stop)
+    ended = threading.Event()
+    beats = threading.Thread(target=link.beat, args=(ended,), daemon=True)
+    beats.start()
+    try:
+        yield link
+    finally:
+        ended.set()
+        beats.join()
+        with contextlib.suppress(*_TRANSPORT_ERRORS):
+            client.DeactivateNode(DeactivateNodeRequest(node_id=node.node_id))
 
 
 def _activate(client: FleetHttpClient, site: _Site) -> int:
     # After kill -9 the SuperLink takes the node for online and refuses an activation
     # until two heartbeats are missed; leaving first, by the remembered id, avoids that.
+    key = site.dialled.auth_key
+    id_file = key.with_name(key.name + ".node-id")
     with contextlib.suppress(OSError, VerificationError, *_TRANSPORT_ERRORS):
-        known = int(read_plain(site.id_file, limit=_ID_BYTES))
+        known = int(read_plain(id_file, limit=_ID_BYTES))
         client.DeactivateNode(DeactivateNodeRequest(node_id=known))
-    public_key = bytes(public_key_to_bytes(site.key.public_key()))
     request = ActivateNodeRequest(
-        public_key=public_key, heartbeat_interval=HEARTBEAT_SECONDS
+        public_key=site.public_key, heartbeat_interval=HEARTBEAT_SECONDS
     )
-    node_id = client.ActivateNode(request).node_id
+    try:
+        node_id = client.ActivateNode(request).node_id
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code == httpx.codes.PRECONDITION_FAILED:
+            _require_registered(client, site)
+            raise ConfigError(
+                f"another process is connected with {key}; stop it, or wait"
+                f" {2 * HEARTBEAT_SECONDS} s if it was killed",
+                code="transport-key-in-use",
+            ) from None
+        raise
     with contextlib.suppress(ResourceError):
-        durable_files.replace_file(site.id_file, str(node_id).encode())
+        durable_files.replace_file(id_file, str(node_id).encode())
     return int(node_id)
 
 
-class _Version:
-    """Names the version of Flower; unlike Flower's own, it never ends the process."""
+def _require_registered(client: FleetHttpClient, site: _Site) -> None:
+    """Require that the SuperLink knows the key, and change nothing there.
+
+    It looks the key up (status 412) before it refuses a heartbeat without an interval.
+
+    Raises:
+        httpx.HTTPError: It does not know the key, or cannot be asked.
+    """
+    try:
+        client.ActivateNode(ActivateNodeRequest(public_key=site.public_key))
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != httpx.codes.BAD_REQUEST:
+            raise
+
+
+def _require_room(client: FleetHttpClient) -> None:
+    """Require that a request of the largest size passes what is in between.
+
+    The SuperLink refuses it (status 401), since no node has the id 0.
+
+    Raises:
+        httpx.HTTPError: The request is too large, or nobody answers any more.
+    """
+    piece = PushObjectRequest(node=Node(), object_content=bytes(_LARGEST_PIECE))
+    try:
+        client.PushObject(piece)
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != httpx.codes.UNAUTHORIZED:
+            raise
+
+
+class _Header:
+    """Names Flower's version in requests; unlike Flower's own, it ends no process.
+
+    It also keeps the end of the certificate under which it is connected.
+    """
 
     def __init__(self) -> None:
         self._headers = dict(
             RuntimeVersionMetadata.from_local_component("SuperNode").as_metadata()
         )
+        self.ends = datetime.max.replace(tzinfo=UTC)
 
     def intercept(
         self, context: ProtobufRequestContext, call_next: ProtobufCall
     ) -> httpx.Response:
         context.request.headers.update(self._headers)
+        context.request.extensions["trace"] = self._trace
         response: httpx.Response = call_next(context)
         return response
+
+    def _trace(self, event: str, seen: dict[str, Any]) -> None:
+        if event.endswith("start_tls.complete"):
+            peer = seen["return_value"].get_extra_info("ssl_object").getpeercert()
+            ends = ssl.cert_time_to_seconds(peer["notAfter"])
+            self.ends = datetime.fromtimestamp(ends, UTC)
 
 
 def backoff(failures: int) -> float:
     """Draw the seconds to wait after some failures in a row; longer after more."""
     longest = min(0.2 * 2.0 ** min(failures, 16), _LONGEST_BACKOFF)
     return longest * (0.5 + secrets.randbelow(1000) / 2000)  # spread the herd
-
-
-def _name(error: Exception) -> str:
-    if isinstance(error, httpx.HTTPStatusError):
-        return f"status {error.response.status_code}"
-    return type(error).__name__

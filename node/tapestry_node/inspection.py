@@ -1,33 +1,23 @@
-"""Inspection of a node's folder: records, prices, keys and connection.
+"""Inspection of what a node would train on: its records, and the prices of trainings.
 
 ``readiness`` lists why offers would be refused. This module shows an operator the data
-that the node would train on, the price of that for each record, and everything that
-``tapestry node run`` still lacks.
+that the node would train on, and the price of that for each record.
 
 Guarantees:
     Nothing is charged, reserved or sent. The counts are exact and for the operator's
     own terminal; what the log learns of the records is ``DataDeclared``.
 """
 
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from tapestry.encoding import decode_decimal
-from tapestry.errors import ConfigError, ProtocolError
+from tapestry.errors import ConfigError, ProtocolError, TapestryError
 from tapestry.privacy import accounting
 from tapestry.workloads.base import Summary
 from tapestry.workloads.data_manifest import DataManifest
 from tapestry_node.readiness import Standing
-from tapestry_node.refusal import Objection
-from tapestry_node.settings import Transport
-from tapestry_node.superlink_credentials import (
-    check_address,
-    load_auth_key,
-    read_certificates,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,47 +35,32 @@ class Price:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """A node's folder, as its operator needs to see it before joining.
-
-    ``refused`` holds the rules that plans and settings break for any coordinator,
-    ``missing`` the files and tables that ``tapestry node run`` needs and does not find.
-    """
+    """A node's records and prices, as its operator needs to see them before joining."""
 
     data: DataManifest
     records: int
     summary: Summary | None
     coverage: tuple[Summary, ...]
     prices: tuple[Price, ...]
-    keys: dict[str, str]  # mode of each file, in octal digits
-    superlink: str | None
-    refused: tuple[Objection, ...]
-    missing: tuple[Objection, ...]
+    faults: tuple[TapestryError, ...]  # for which a training has no price
 
 
 def inspect(standing: Standing) -> Inspection:
-    """Inspect the folder of a node."""
-    trainer, transport = standing.trainer, standing.settings.transport
-    missing, refused = _dialling(standing.folder, transport)
-    public, prices = {".pub", ".node-id"}, list[Price]()
+    """Inspect the records of a node, and price the trainings that it knows."""
+    trainer = standing.trainer
+    faults, prices = list[TapestryError](), list[Price]()
     for price in (_round, _adapter):
         try:
             prices.extend(price(standing))
         except (ConfigError, ProtocolError) as error:
-            refused.append(Objection.of(error))
+            faults.append(error)
     return Inspection(
         data=trainer.manifest,
         records=trainer.count,
         summary=trainer.summary,
         coverage=_coverage(standing),
         prices=tuple(prices),
-        keys={
-            path.name: f"{stat.S_IMODE(path.lstat().st_mode):04o}"
-            for path in sorted((standing.folder / "keys").iterdir())
-            if path.suffix not in public
-        },
-        superlink=transport.superlink if transport else None,
-        refused=tuple(refused),
-        missing=tuple(missing),
+        faults=tuple(faults),
     )
 
 
@@ -147,36 +122,3 @@ def _price(standing: Standing, title: str, steps: accounting.Steps) -> Price:
         epsilon_after=after,
         fits=after <= decode_decimal(policy.epsilon_limit),
     )
-
-
-def _dialling(
-    directory: Path, transport: Transport | None
-) -> tuple[list[Objection], list[Objection]]:
-    """List the things that ``tapestry node run`` lacks to dial, and those in error."""
-    if transport is None:
-        said = (
-            "node.toml has no [transport]; add the table with superlink,"
-            " root_certificates, auth_key and poll_seconds, or give tapestry node run"
-            " --superlink, --root-certificates and --auth-key"
-        )
-        return [Objection.of(ConfigError(said, code="transport-missing"))], []
-    missing, wrong = [], []
-    readers: tuple[tuple[str, Callable[[Path], object]], ...] = (
-        ("root_certificates", read_certificates),
-        ("auth_key", load_auth_key),
-    )
-    try:
-        check_address(transport.superlink)
-    except ConfigError as error:
-        wrong.append(Objection.of(error, place="transport.superlink: "))
-    for name, read in readers:
-        path = directory / getattr(transport, name)
-        if not path.exists():
-            said = f"transport.{name}: no file {path}; put it there"
-            missing.append(Objection.of(ConfigError(said, code="file-missing")))
-            continue
-        try:
-            read(path)
-        except ConfigError as error:
-            wrong.append(Objection.of(error, place=f"transport.{name}: "))
-    return missing, wrong

@@ -62,11 +62,10 @@ from tapestry_governance.rules.replay import apply
 from tapestry_node.adapters.publication import Publisher
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.budget.log_accounts import published_charges
-from tapestry_node.directory import open_mirror, read_keys, read_trust
-from tapestry_node.inspection import Inspection, inspect
+from tapestry_node.directory import open_mirror, read_keys
 from tapestry_node.node_state import DATABASE, NodeState
-from tapestry_node.readiness import Standing, check_keys, objections
-from tapestry_node.refusal import Objection, Refused, reason_of
+from tapestry_node.readiness import check_keys
+from tapestry_node.refusal import Refused, reason_of
 from tapestry_node.round.admission import Facts, check_offer, first_round
 from tapestry_node.round.base_snapshots import BaseSnapshots
 from tapestry_node.round.gate_check import GateCheck
@@ -173,27 +172,6 @@ class Node:
     def share_scores(self, known: KnownScores) -> None:
         """Use scores that other parties of this process computed."""
         self._gate.known = known
-
-    def objections(self) -> list[Objection]:
-        """List why it would refuse every offer; ask before the first."""
-        return objections(self._standing())
-
-    def inspect(self) -> Inspection:
-        """Show records, prices, keys and connection; for the operator alone."""
-        return inspect(self._standing())
-
-    def _standing(self) -> Standing:
-        return Standing(
-            folder=self.directory,
-            settings=self.settings,
-            keys={name: key.verify_key for name, key in self.keys.items()},
-            trust=read_trust(self.directory),
-            state=self._state,
-            given_base=self._base.snapshots.given.digest,
-            ledger=self._ledger,
-            trainer=self.trainer,
-            load=self._load,
-        )
 
     @property
     def _state(self) -> FederationState | None:

@@ -49,7 +49,7 @@ from tapestry.encoding import canonical_json, digest, digest_all
 from tapestry.errors import ConfigError, ProtocolError, VerificationError
 from tapestry.protocol.messages import Message
 from tapestry.storage.file_lock import lock_file
-from tapestry.storage.sqlite_database import Schema, open_database
+from tapestry.storage.sqlite_database import ReadOnly, Schema, open_database
 from tapestry_node.budget.ledger_entries import Charge, Key
 from tapestry_node.round.survivor_marks import (
     ConsentMark,
@@ -100,7 +100,7 @@ class NodeState:
         path: Path,
         *,
         exclusive: bool = False,
-        readonly: bool = False,
+        readonly: ReadOnly = False,
         mirror: HeadFile | None = None,
         clock: Callable[[], datetime] = _now,
     ) -> None:

@@ -59,8 +59,8 @@ class Standing:
 
     folder: Path
     settings: NodeSettings
-    keys: Mapping[str, VerifyKey]  # by purpose
-    trust: TrustPolicy
+    keys: Mapping[str, VerifyKey]  # by purpose; those that can be read
+    trust: TrustPolicy | None  # None: it cannot be read
     state: FederationState | None  # None: the mirror of the log is empty
     given_base: str  # its digest
     ledger: Ledger
@@ -79,8 +79,13 @@ def objections(standing: Standing) -> list[Objection]:
     Guarantees:
         No line depends on a record, except that a line of public data repeats one.
     """
-    rules = (_training, _adapter, _budget, _base, _keys)
-    return list(dict.fromkeys(found for rule in rules for found in rule(standing)))
+    rules = (_training, _adapter, _budget)
+    found = [each for rule in rules for each in rule(standing)]
+    found += base_objections(standing.settings, given_base=standing.given_base)
+    if standing.state is None:  # otherwise ``check_keys`` compared them with the log
+        keys = standing.keys
+        found += key_objections(standing.settings, keys=keys, trust=standing.trust)
+    return list(dict.fromkeys(found))
 
 
 def _training(standing: Standing) -> Iterator[Objection]:
@@ -257,26 +262,31 @@ def _budget(standing: Standing) -> Iterator[Objection]:
         yield Objection.of(BudgetExhausted(said, code="budget-exhausted"))
 
 
-def _base(standing: Standing) -> Iterator[Objection]:
-    settings = standing.settings
-    if standing.given_base not in settings.policy.bases:
+def base_objections(settings: NodeSettings, *, given_base: str) -> Iterator[Objection]:
+    """Compare the digest of the base with those that the policy names."""
+    if given_base not in settings.policy.bases:
         said = (
-            f"base {settings.base!r} is {standing.given_base}, which is not in"
+            f"base {settings.base!r} is {given_base}, which is not in"
             " policy.bases; name it there, or give the base that was agreed on"
         )
         yield Objection.of(PolicyError(said, code="base-not-allowed"))
 
 
-def _keys(standing: Standing) -> Iterator[Objection]:
-    if standing.state is not None:
-        return  # ``check_keys`` compared them with the members at the start
-    name = standing.settings.name
-    for purpose, key in standing.keys.items():
+def key_objections(
+    settings: NodeSettings,
+    *,
+    keys: Mapping[str, VerifyKey],
+    trust: TrustPolicy | None,
+) -> Iterator[Objection]:
+    """Compare keys with the node's name and its trust policy, where there is no log."""
+    name = settings.name
+    for purpose, key in keys.items():
         owner = key.name.partition("/")[0]
         if owner != name:
             yield Objection.of(_of_another(purpose, name=name, owner=owner))
             return
-    if standing.keys["witness"] not in {w.key for w in standing.trust.witnesses}:
+    witness = keys.get("witness")
+    if witness and trust and witness not in {w.key for w in trust.witnesses}:
         said = "keys/witness.key is no witness of trust-policy.txt; name it there"
         yield Objection.of(ConfigError(said, code="witness-not-trusted"))
 

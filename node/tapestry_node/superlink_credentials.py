@@ -8,8 +8,10 @@ import os
 import re
 import ssl
 from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
@@ -19,6 +21,7 @@ from tapestry.inputs.plain_file import open_plain
 
 _ADDRESS = re.compile(r"[^\s/]+:([0-9]{1,5})")
 _MOST_BYTES = 1 << 20
+_SOON = timedelta(days=30)
 
 
 def check_address(superlink: str) -> None:
@@ -51,6 +54,56 @@ def read_certificates(path: Path) -> bytes:
             code="certificate-missing",
         ) from None
     return data
+
+
+def validity(path: Path) -> tuple[datetime, datetime]:
+    """Return since when and until when all certificates of a file are valid.
+
+    Raises:
+        ConfigError: The file cannot be read, or holds no certificate (PEM).
+    """
+    try:
+        found = x509.load_pem_x509_certificates(read_certificates(path))
+    except ValueError:  # OpenSSL takes some that this library does not
+        raise ConfigError(
+            f"{path} holds a certificate that is not spelled as X.509 demands; ask the"
+            " coordinator for another",
+            code="certificate-malformed",
+        ) from None
+    return (
+        max(each.not_valid_before_utc for each in found),
+        min(each.not_valid_after_utc for each in found),
+    )
+
+
+def check_validity(
+    begins: datetime, ends: datetime, *, what: str, now: datetime
+) -> ConfigError | None:
+    """Check the time of a certificate; return a warning if it ends within 30 days.
+
+    Raises:
+        ConfigError: The certificate has expired, or is not valid yet.
+    """
+    clock = f"by the clock here ({now:%Y-%m-%d %H:%M})"
+    if now > ends:
+        raise ConfigError(
+            f"the certificate of {what} has expired on {ends:%Y-%m-%d}, {clock}; ask"
+            " the coordinator for a new one",
+            code="certificate-expired",
+        )
+    if now < begins:
+        raise ConfigError(
+            f"the certificate of {what} is not valid before {begins:%Y-%m-%d %H:%M},"
+            f" {clock}; set the clock that is wrong",
+            code="certificate-not-yet-valid",
+        )
+    if ends - now > _SOON:
+        return None
+    return ConfigError(
+        f"the certificate of {what} ends on {ends:%Y-%m-%d}, in {(ends - now).days}"
+        " days; ask the coordinator for a new one",
+        code="certificate-ends-soon",
+    )
 
 
 def load_auth_key(path: Path) -> ec.EllipticCurvePrivateKey:

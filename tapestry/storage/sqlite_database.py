@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tapestry.errors import ResourceError, TapestryError
 from tapestry.storage.durable_files import failure, storage_error, sync_folder
 
 _PATIENCE = 5.0  # seconds to wait for another process; what sqlite3 waits by itself
+
+
+ReadOnly = bool | Literal["still"]
 
 
 class OtherKindError(sqlite3.DatabaseError):
@@ -146,7 +149,7 @@ def open_database(
     path: Path,
     schema: Schema | None,
     *,
-    readonly: bool = False,
+    readonly: ReadOnly = False,
     check: bool = True,
     threads: bool = False,
     damage: type[TapestryError] = ResourceError,
@@ -176,7 +179,8 @@ def open_database(
         path: The file; its folder is there.
         schema: The tables that it must hold; None where the caller checks them.
         readonly: Read alone; then it must be there. SQLite may leave ``-wal`` and
-            ``-shm`` files beside it.
+            ``-shm`` files beside it, but not where ``"still"`` says that no process
+            writes meanwhile, unless one that was killed left a ``-wal`` to be read.
         check: Look for rows of other types than their tables declare. It reads the
             whole file; leave it out where the caller checks each row by a digest.
         threads: Whether several threads use the connection, one at a time.
@@ -192,8 +196,11 @@ def open_database(
         _require_plain(path)
         if not readonly:
             _create_private(path)
+        mode = "ro" if readonly else "rw"
+        if readonly == "still" and not path.with_name(path.name + "-wal").exists():
+            mode += "&immutable=1"
         database = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode={'ro' if readonly else 'rw'}",
+            f"{path.absolute().as_uri()}?mode={mode}",
             uri=True,
             timeout=_PATIENCE,
             isolation_level=None,
@@ -243,7 +250,7 @@ def _set_wal(database: Database) -> None:
             return
 
 
-def _require_tables(database: Database, schema: Schema, *, readonly: bool) -> None:
+def _require_tables(database: Database, schema: Schema, *, readonly: ReadOnly) -> None:
     database.execute("BEGIN")  # one moment's content, without keeping a writer out
     try:
         is_made = database.holds(schema)

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import cast
 
 from tapestry.errors import ConfigError
-from tapestry.workloads.base import Workload
+from tapestry.workloads.base import RecordReader, Workload
 
 Opener = Callable[[str, Path | None], Workload]
 """Loads a base, by its name or folder; the second is where expanded bases are kept."""
@@ -32,6 +32,18 @@ def _installed(module: str) -> Opener:
 INSTALLED: Mapping[str, Opener] = MappingProxyType(
     {"language": _installed("tapestry.workloads.language.base_models")}
 )
+
+_READERS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {"language": ("tapestry.workloads.language.text_records", "TextReader")}
+)
+
+
+def open_reader(name: str) -> RecordReader | None:
+    """Return the reader of a workload's records, without a base; None if unknown."""
+    if name not in _READERS:
+        return None
+    module, reader = _READERS[name]
+    return cast("RecordReader", getattr(import_module(module), reader)())
 
 
 def open_workload(

@@ -2,5 +2,6 @@
 
 from tests.support.federation_fixtures import base, found
 from tests.support.node_folders import idle, loaded, used
+from tests.support.superlink import engine
 
-__all__ = ["base", "found", "idle", "loaded", "used"]
+__all__ = ["base", "engine", "found", "idle", "loaded", "used"]

@@ -15,15 +15,24 @@ import pytest
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError
 from tapestry_node.budget.ledger import Ledger
+from tapestry_node.folder_check import KINDS
 from tapestry_node.node import Node
 from tapestry_node.node_state import NodeState
 from tapestry_node.settings import NodeSettings
 from tests.node.budget.test_ledger import charge, shared
 from tests.support.commands import Result
 from tests.support.federation import NAMES, RECORDS, Base, Federation
-from tests.support.node_folders import NAME, balance_of, change, fifo, run
+from tests.support.node_folders import (
+    NAME,
+    balance_of,
+    change,
+    connect,
+    fifo,
+    run,
+)
 from tests.support.refusals import refused
 from tests.support.settings_files import run_settings
+from tests.support.superlink import SuperLink
 from tests.support.unsigned_accounts import unsigned
 
 SHARED: dict[str, Any] = {"policy": {"noise": ["local", "shared"]}}
@@ -73,8 +82,11 @@ def budget(folder: Path, *more: str) -> str:
     return done.stdout
 
 
-def test_check_of_a_node_that_may_join_ends_with_ready(idle: Path, used: Path) -> None:
+def test_check_of_a_node_that_may_join_ends_with_ready(
+    idle: Path, used: Path, engine: SuperLink
+) -> None:
     for folder in (idle, used):
+        connect(folder, engine)
         done = run("check", folder)
         assert done.exit_code == 0
         assert done.stdout.endswith("\nready\n")
@@ -97,12 +109,16 @@ def test_check_shows_records_prices_and_keys_in_lines(idle: Path, used: Path) ->
     assert "transport 127.0.0.1:9092" in said
 
 
-def test_check_with_json_shows_the_same_to_programs(used: Path, base: Base) -> None:
+def test_check_with_json_shows_the_same_to_programs(
+    used: Path, base: Base, engine: SuperLink
+) -> None:
+    connect(used, engine)
     done = run("check", used, "--json")
     assert done.exit_code == 0
     found = json.loads(done.stdout)
     assert found["ready"] is True
-    assert (found["refused"], found["missing"]) == ([], [])
+    assert all(found[kind] == [] for kind in KINDS)
+    assert found["certificate_ends"].startswith("20")
     assert found["census"]["records"] == RECORDS
     balance = balance_of(used, base)
     assert found["budget"]["spent"] == balance.spent
@@ -127,7 +143,7 @@ def test_check_names_the_code_of_each_broken_rule_in_both_forms(idle: Path) -> N
     assert done.exit_code == 2
     found = json.loads(done.stdout)
     assert found["ready"] is False
-    codes = ["setting-invalid", "base-not-allowed", "key-file-not-private"]
+    codes = ["key-file-not-private", "base-not-allowed", "setting-invalid"]
     assert [each["code"] for each in found["refused"]] == codes
     assert [each["code"] for each in found["missing"]] == ["file-missing"]
     said = run("check", idle).stdout.splitlines()
@@ -149,26 +165,30 @@ def test_check_ends_with_incomplete_where_only_something_is_missing(idle: Path) 
     change(idle, {"transport": None})
     done = run("check", idle)
     assert done.exit_code == 3
-    assert "missing   node.toml has no [transport]" in done.stdout
-    assert "[transport-missing]\nnot ready\n" in done.stdout
+    (line,) = [each for each in done.stdout.splitlines() if "missing " in each]
+    assert line.startswith("missing   node.toml has no [transport]")
+    assert line.endswith(" [transport-missing]")
+    assert done.stdout.endswith("\nnot ready\n")
 
 
-@pytest.mark.parametrize("name", ["trust-policy.txt", "node.db.mirror"])
-def test_check_does_not_wait_for_a_fifo(idle: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "status"), [("trust-policy.txt", 2), ("node.db.mirror", 1)]
+)
+def test_check_does_not_wait_for_a_fifo(idle: Path, name: str, status: int) -> None:
     fifo(idle / name)
     done = run("check", idle)
-    assert done.exit_code in {1, 64}
-    assert f"{name} is no plain file" in done.stderr
+    assert done.exit_code == status
+    assert f"{name} is no plain file" in done.stdout
 
 
 def test_check_lists_all_faults_of_the_data_without_a_record(idle: Path) -> None:
     (idle / "data" / "text.jsonl").write_text('{"text": "canary}\n{"text": 7}\n')
     (idle / "data" / "more").symlink_to("/nowhere")
     done = run("check", idle)
-    assert done.exit_code == 64
-    head, *lines = done.stderr.splitlines()
-    assert head == f"tapestry: {idle / 'data'}: 3 faults [many-faults]"
-    assert [line.split(":")[0].strip() for line in lines] == [
+    assert done.exit_code == 2
+    head = f"refused   {idle / 'data'}: "
+    lines = [line for line in done.stdout.splitlines() if line.startswith(head)]
+    assert [line.removeprefix(head).split(":")[0] for line in lines] == [
         "more",
         "text.jsonl, line 1",
         "text.jsonl, line 2",
@@ -181,10 +201,12 @@ def test_check_explains_a_delta_that_promises_nothing(idle: Path) -> None:
         path.unlink()
     change(idle, {"policy": {"target_delta": "0.1"}})
     done = run("check", idle)
-    assert done.exit_code == 64
-    said = f"delta 0.1 is not below 1/{RECORDS}, one over the number of records"
-    assert said in done.stderr
-    assert done.stderr.endswith("[delta-too-large]\n")
+    assert done.exit_code == 2
+    said = (
+        f"refused   delta 0.1 is not below 1/{RECORDS}, one over the number of records"
+    )
+    assert said in done.stdout
+    assert "[delta-too-large]\nnot ready\n" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -192,16 +214,23 @@ def test_check_explains_a_delta_that_promises_nothing(idle: Path) -> None:
     [
         ("trust-policy.txt", "the trust policy is empty"),
         ("keys/node.key", "is empty, so it is not a key file"),
-        ("node.toml", "is empty; write its settings"),
         ("data/corpus.toml", "is empty; write its settings"),
     ],
 )
 def test_check_calls_an_empty_file_empty(idle: Path, name: str, said: str) -> None:
     (idle / name).write_bytes(b"")
     done = run("check", idle)
-    assert done.exit_code == 64
-    assert done.stderr.startswith(f"tapestry: {idle / name}")
-    assert said in done.stderr
+    assert done.exit_code == 2
+    (line,) = [e for e in done.stdout.splitlines() if e.startswith("refused")]
+    assert str(idle / name) in line
+    assert said in line
+
+
+def test_check_without_settings_is_wrong_usage(idle: Path) -> None:
+    (idle / "node.toml").write_bytes(b"")
+    done = run("check", idle)
+    assert (done.exit_code, done.stdout) == (64, "")
+    assert "is empty; write its settings" in done.stderr
 
 
 def test_run_without_an_address_names_settings_and_options(idle: Path) -> None:

@@ -56,8 +56,9 @@ def test_a_wrong_line_of_the_trust_policy_is_named_with_its_file(idle: Path) -> 
     assert "PRIVATE" not in str(caught.value)
     assert secret[-24:] not in str(caught.value)
     done = run("check", idle)
-    assert done.exit_code == 64
-    assert done.stderr == f"tapestry: {caught.value} [trust-policy-malformed]\n"
+    assert done.exit_code == 2
+    said = f"\nrefused   {caught.value} [trust-policy-malformed]\n"
+    assert said in done.stdout
 
 
 def test_a_trust_policy_that_is_no_plain_file_is_refused_at_once(idle: Path) -> None:

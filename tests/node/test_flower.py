@@ -274,11 +274,20 @@ def test_whatever_a_superlink_answers_the_process_goes_on(
         assert f"status {status}" in caplog.text
 
 
-def test_without_a_superlink_it_keeps_trying(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_what_it_waits_for_is_said_once_and_not_at_each_attempt(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    attempts: list[int] = []
+
+    def backoff(failures: int) -> float:
+        attempts.append(failures)
+        return 0.05
+
+    monkeypatch.setattr(flower, "backoff", backoff)
     outlive(tmp_path, "127.0.0.1:9")
-    assert caplog.text.count("no SuperLink at 127.0.0.1:9 (ConnectError)") >= 2
+    assert len(attempts) > 2
+    assert caplog.text.count("waiting for the coordinator: ") == 1
+    assert "no SuperLink listens at 127.0.0.1:9 (connection refused)" in caplog.text
 
 
 @pytest.mark.slow
@@ -289,7 +298,7 @@ def test_a_superlink_with_another_authority_is_not_spoken_to(
     with superlink(other, 200, b"") as address:
         outlive(tmp_path, address)
     assert "connected" not in caplog.text
-    assert "ConnectError" in caplog.text
+    assert "[certificate-foreign]" in caplog.text
 
 
 def refusal_of(folder: Path, address: str, *, certificates: str, code: str) -> str:

@@ -8,16 +8,17 @@ import pytest
 
 from tapestry.encoding import decode_decimal
 from tapestry.privacy import accounting
+from tapestry_node import inspection
 from tapestry_node.inspection import Inspection
 from tapestry_node.settings import NodeSettings
 from tests.support.federation import RECORDS, Base
-from tests.support.node_folders import TRANSPORT, balance_of, change, opened, run
+from tests.support.node_folders import balance_of, change, opened, run, standing_of
 from tests.support.settings_files import NO_ADAPTER_NOISE, run_settings
 
 
 def inspect(folder: Path, base: Base) -> Inspection:
     node = opened(folder, base)
-    found = node.inspect()
+    found = inspection.inspect(standing_of(node))
     node.close()
     return found
 
@@ -93,60 +94,12 @@ def test_records_too_few_for_the_plans_have_a_price_for_none(
     found = inspect(used, base)
     size = NodeSettings.read(used / "node.toml").adapter.batch_size
     assert (found.records, found.prices) == (3, ())
-    (fault,) = found.refused
+    (fault,) = found.faults
     assert fault.code == "setting-out-of-range"
     said = f"batch size {size} is not between 1 and the 3 records"
-    assert said in fault.detail
+    assert said in str(fault)
     done = run("check", used)
     assert done.exit_code == 2
     assert "data      3 records" in done.stdout
     assert said in done.stdout
     assert done.stdout.endswith("\nnot ready\n")
-
-
-def test_modes_of_private_keys_are_shown_and_of_no_others(
-    idle: Path, base: Base
-) -> None:
-    (idle / "keys" / "transport.node-id").touch()
-    (idle / "keys" / "root.key").touch(0o640)
-    (idle / "keys" / "root.key").chmod(0o640)
-    keys = inspect(idle, base).keys
-    assert keys.pop("root.key") == "0640"
-    assert keys == dict.fromkeys(
-        ("community.key", "node.key", "transport", "witness.key"), "0600"
-    )
-
-
-@pytest.mark.parametrize("lost", [None, "root_certificates", "auth_key"])
-def test_a_node_that_could_not_dial_is_told_what_is_missing(
-    idle: Path, base: Base, lost: str | None
-) -> None:
-    seen = inspect(idle, base)
-    assert (seen.superlink, seen.missing) == (TRANSPORT["superlink"], ())
-    if lost is None:
-        change(idle, {"transport": None})
-    else:
-        (idle / TRANSPORT[lost]).unlink()
-    (missing,) = inspect(idle, base).missing
-    if lost is None:
-        assert missing.code == "transport-missing"
-        assert "node.toml has no [transport]" in missing.detail
-    else:
-        assert missing.code == "file-missing"
-        start = f"transport.{lost}: no file {idle / TRANSPORT[lost]}"
-        assert missing.detail.startswith(start)
-    done = run("check", idle)
-    assert done.exit_code == 3
-    assert f"missing   {missing}\nnot ready\n" in done.stdout
-
-
-def test_each_wrong_credential_is_refused_on_a_line(idle: Path, base: Base) -> None:
-    change(idle, {"transport": {"superlink": "https://a:9092"}})
-    (idle / "authority.pem").write_text("canary")
-    (idle / "keys" / "transport").chmod(0o644)
-    found = inspect(idle, base).refused
-    assert [(each.code, each.detail.partition(":")[0]) for each in found] == [
-        ("address-invalid", "transport.superlink"),
-        ("certificate-missing", "transport.root_certificates"),
-        ("key-file-not-private", "transport.auth_key"),
-    ]

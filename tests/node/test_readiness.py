@@ -8,6 +8,8 @@ import pytest
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError
 from tapestry.keys import SigningKey
+from tapestry_node import readiness
+from tapestry_node.inspection import inspect
 from tapestry_node.node import Node
 from tapestry_node.readiness import check_keys
 from tapestry_node.refusal import Objection
@@ -25,6 +27,7 @@ from tests.support.node_folders import (
     objections,
     opened,
     run,
+    standing_of,
 )
 from tests.support.refusals import refused
 from tests.support.settings_files import NO_ADAPTER_NOISE
@@ -109,7 +112,8 @@ def test_an_adapter_that_does_not_fit_the_budget_is_an_objection(
     assert 0 < balance_of(used, base).spent < price
     change(used, {"policy": {"epsilon_limit": limit}})
     node = opened(used, base)
-    (found,), prices = node.objections(), node.inspect().prices
+    standing = standing_of(node)
+    (found,), prices = readiness.objections(standing), inspect(standing).prices
     node.close()
     assert [price.fits for price in prices] == [True, False]
     assert found.code == "budget-exhausted"
@@ -176,7 +180,7 @@ def test_a_name_that_is_not_that_of_the_keys_is_refused_by_keys_or_by_the_log(
     assert found.detail.startswith(said)
     with refused(ConfigError, "key-of-another-node", match=said):
         Node(used, workload=base.workload, replica=base.replica)
-    assert (run("check", idle).exit_code, run("check", used).exit_code) == (2, 64)
+    assert (run("check", idle).exit_code, run("check", used).exit_code) == (2, 2)
 
 
 def test_keys_of_no_member_are_refused(used: Path, found: Found, base: Base) -> None:

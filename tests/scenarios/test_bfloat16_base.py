@@ -41,6 +41,7 @@ from tests.support.chat_templates import CHATML
 from tests.support.commands import tapestry
 from tests.support.federation import NAMES, Base, Federation
 from tests.support.model_folders import edit
+from tests.support.node_folders import objections_of
 from tests.support.settings_files import change_settings
 
 pytestmark = pytest.mark.slow
@@ -157,7 +158,7 @@ def _begin_second_run(federation: Federation, *, release: str) -> Path:
         known = NodeSettings.read(path).policy.bases
         policy = {"bases": [*known, federation.base.replica.digest]}
         change_settings(path, NodeSettings, {"base": str(base), "policy": policy})
-        assert federation.start(name).objections() == []
+        assert objections_of(federation.start(name)) == []
     return first
 
 

@@ -24,6 +24,7 @@ from tapestry_governance.registry import check_release, read_base
 from tests.support import linear_regression
 from tests.support.federation import NAMES, Base, Federation
 from tests.support.linear_regression import LinearRegression
+from tests.support.node_folders import objections_of
 from tests.support.refusals import refused
 from tests.support.settings_files import NO_NOISE
 
@@ -243,7 +244,7 @@ def test_a_workload_without_adapters_says_so_before_a_round(make: Make) -> None:
     text = folder.read_text().replace("publish = false", "publish = true")
     folder.write_text(text)
     node = federation.restart("fr")
-    (found,) = node.objections()
+    (found,) = objections_of(node)
     assert found.code == "adapters-not-supported"
     assert "workload 'linear-regression' publishes no adapters" in found.detail
 

@@ -7,16 +7,21 @@ from typing import Any
 
 import pytest
 
+from tapestry.model.replica import Replica
 from tapestry.workloads.base import Workload
 from tapestry.workloads.language import base_models
+from tapestry_node import readiness
 from tapestry_node.budget.ledger import Balance
+from tapestry_node.directory import read_trust
 from tapestry_node.node import Node
+from tapestry_node.readiness import Standing
 from tapestry_node.refusal import Objection
 from tapestry_node.settings import NodeSettings
 from tests.support.commands import Result, tapestry
 from tests.support.federation import NAMES, Base, Federation
 from tests.support.federation_fixtures import Found
 from tests.support.settings_files import change_settings
+from tests.support.superlink import SuperLink
 
 NAME, OTHER = NAMES[:2]
 TRANSPORT = {
@@ -89,10 +94,37 @@ def opened(folder: Path, base: Base) -> Node:
 def objections(folder: Path, base: Base) -> list[Objection]:
     """List the objections of a node, each of one line."""
     node = opened(folder, base)
-    found = node.objections()
+    found = objections_of(node)
     node.close()
     assert all("\n" not in each.detail for each in found)
     return found
+
+
+def standing_of(node: Node) -> Standing:
+    """Return what an open node knows about itself before an offer."""
+    return Standing(
+        folder=node.directory,
+        settings=node.settings,
+        keys={name: key.verify_key for name, key in node.keys.items()},
+        trust=read_trust(node.directory),
+        state=node.mirror.state if node.mirror.size else None,
+        given_base=Replica.start(node.trainer.workload.given).digest,
+        ledger=node.ledger,
+        trainer=node.trainer,
+        load=lambda: node.trainer.workload.load(node.replica.parameters),
+    )
+
+
+def objections_of(node: Node) -> list[Objection]:
+    """List why an open node would refuse every offer."""
+    return readiness.objections(standing_of(node))
+
+
+def connect(folder: Path, link: SuperLink) -> int:
+    """Let a node's folder dial a SuperLink that knows its key; return the node's id."""
+    shutil.copy(link.authority, folder / "authority.pem")
+    change(folder, {"transport": {"superlink": link.address}})
+    return link.register(folder / TRANSPORT["auth_key"])
 
 
 def balance_of(folder: Path, base: Base) -> Balance:

@@ -37,7 +37,7 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.keys import SigningKey
-from tapestry.storage.sqlite_database import Database, Schema, open_database
+from tapestry.storage.sqlite_database import Database, ReadOnly, Schema, open_database
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.freshness import check_fresh
 from tapestry.tlog.merkle import leaf_hash
@@ -92,7 +92,12 @@ class LogMirror:
 
     @classmethod
     def open(
-        cls, path: Path, *, trust: TrustPolicy, genesis: str, readonly: bool = False
+        cls,
+        path: Path,
+        *,
+        trust: TrustPolicy,
+        genesis: str,
+        readonly: ReadOnly = False,
     ) -> "LogMirror":
         """Open a mirror, or make an empty one, and verify all that it holds.
 
@@ -100,7 +105,7 @@ class LogMirror:
             path: The file.
             trust: The trust policy, from outside the federation.
             genesis: The digest of entry 0, from outside the federation.
-            readonly: Change nothing; then the file must be there.
+            readonly: Change nothing; then the file must be there. As ``open_database``.
 
         Raises:
             ResourceError: The file cannot be opened or is no database.

@@ -130,6 +130,18 @@ class Ledger:
         return ledger
 
     @classmethod
+    def view(cls, state: NodeState, terms: PrivacyPromise) -> Self:
+        """Open the ledger of a dataset to read it, started or not; nothing is noted.
+
+        Raises:
+            ConfigError: Dataset, delta, unit or adjacency differ from the ledger's.
+        """
+        ledger, held = cls(state, terms), state.reading().terms
+        if held is not None:
+            ledger._compare(held)
+        return ledger
+
+    @classmethod
     def look(cls, state: NodeState, *, epsilon: float, fallback_epsilon: float) -> Self:
         """Open a ledger to read it under these limits, whatever became of its data.
 
@@ -271,17 +283,31 @@ class Ledger:
 
     def _agree(self, replay: StateReplay) -> None:
         """Start the ledger, or see that it was started on the same terms."""
-        fixed = {
+        if replay.terms is None:
+            replay.append({"type": "open", **self._fixed})
+        else:
+            self._compare(replay.terms)
+        limits = {
+            "epsilon": encode_decimal(self._terms.epsilon),
+            "fallback_epsilon": encode_decimal(self._terms.fallback_epsilon),
+        }
+        if replay.limits != tuple(limits.values()):
+            replay.append({"type": "limit", **limits})
+
+    @property
+    def _fixed(self) -> dict[str, str]:
+        return {
             "format": _FORMAT,
             "dataset": self._terms.dataset,
             "delta": encode_decimal(self._terms.delta),
             "unit": self._terms.unit,
             "adjacency": self._terms.adjacency,
         }
-        if replay.terms is None:
-            replay.append({"type": "open", **fixed})
-        for name, value in fixed.items():
-            held = (replay.terms or {}).get(name)
+
+    def _compare(self, terms: dict[str, str]) -> None:
+        """See that the ledger was started on the same terms."""
+        for name, value in self._fixed.items():
+            held = terms.get(name)
             if held != value and name == "dataset":
                 raise ConfigError(
                     f"{self._terms.place} was changed: its dataset is {value}, that of"
@@ -294,12 +320,6 @@ class Ledger:
                     f"{name} is {value}, the ledger's is {held}",
                     code="ledger-setting-differs",
                 )
-        limits = {
-            "epsilon": encode_decimal(self._terms.epsilon),
-            "fallback_epsilon": encode_decimal(self._terms.fallback_epsilon),
-        }
-        if replay.limits != tuple(limits.values()):
-            replay.append({"type": "limit", **limits})
 
     def _epsilon(self, steps: Iterable[accounting.Steps]) -> float:
         return accounting.epsilon(steps, target_delta=self._terms.delta)

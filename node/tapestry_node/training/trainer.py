@@ -18,7 +18,7 @@ from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.round_manifest import Options, RoundManifest
 from tapestry.vectors import FloatVector, IntegerVector, Layout
 from tapestry.workloads import plan_checks
-from tapestry.workloads.base import Example, Summary, Workload
+from tapestry.workloads.base import Example, RecordReader, Summary, Workload
 from tapestry.workloads.data_manifest import DataManifest, Record
 from tapestry_governance.events.privacy_events import DataDeclared
 from tapestry_node.budget.ledger import Charge, PrivacyPromise
@@ -29,6 +29,15 @@ from tapestry_node.training.machine_checks import Trainable
 from tapestry_node.training.microbatches import BatchLimits
 
 StepDone = Callable[[int, int], None]
+
+
+def check_data(folder: Path, reader: RecordReader) -> None:
+    """Read the records of a folder for their faults alone, without a model.
+
+    Raises:
+        ConfigError: The folder, its manifest or a file breaks a rule.
+    """
+    records.read(folder, reader)
 
 
 class Trainer:

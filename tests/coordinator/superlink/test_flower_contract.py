@@ -14,12 +14,18 @@ from pathlib import Path
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
+from flwr.common.constant import (
+    HEARTBEAT_MIN_INTERVAL,
+    SYSTEM_TIME_TOLERANCE,
+    TIMESTAMP_HEADER,
+    TIMESTAMP_TOLERANCE,
+)
 from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, node_pb2
 from flwr.superlink.grid import HttpGrid
 
 from tapestry_coordinator.superlink import config_files, supervisor
 from tapestry_node import flower as node_side
+from tapestry_node import superlink_faults
 
 ROOT = Path(__file__).parents[3]
 NODE = ROOT / "node/tapestry_node/flower.py"
@@ -43,6 +49,7 @@ INTERNAL_NODE: dict[str, list[str]] = {  # and the parameters that we pass
     "flwr.proto.fleet_pb2.PushMessagesRequest": [],
     "flwr.proto.heartbeat_pb2.SendNodeHeartbeatRequest": [],
     "flwr.proto.message_pb2.ConfirmMessageReceivedRequest": [],
+    "flwr.proto.message_pb2.PushObjectRequest": [],
     "flwr.proto.node_pb2.Node": [],
     "flwr.supercore.inflatable.inflatable_object.get_all_nested_objects": ["obj"],
     "flwr.supercore.inflatable.inflatable_object.get_object_tree": ["obj"],
@@ -113,6 +120,7 @@ FIELDS = {
     heartbeat_pb2.SendNodeHeartbeatRequest: {"node", "heartbeat_interval"},
     message_pb2.ConfirmMessageReceivedRequest: {"node", "run_id", "message_object_id"},
     message_pb2.ObjectTree: {"object_id", "children"},
+    message_pb2.PushObjectRequest: {"node", "object_content"},
     node_pb2.NodeInfo: {"node_id", "last_activated_at"},
 }
 
@@ -204,6 +212,12 @@ def test_flowers_own_connection_does_which_is_why_we_avoid_it() -> None:
 
 def test_our_heartbeat_is_one_that_a_superlink_accepts() -> None:
     assert node_side.HEARTBEAT_SECONDS >= HEARTBEAT_MIN_INTERVAL
+
+
+def test_the_clocks_may_be_apart_as_far_as_we_say() -> None:
+    assert superlink_faults.SIGNED_AT == TIMESTAMP_HEADER
+    assert superlink_faults.MOST_AHEAD == SYSTEM_TIME_TOLERANCE
+    assert superlink_faults.MOST_BEHIND == TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE
 
 
 def test_pull_messages_takes_pull_objects_from_its_module() -> None:

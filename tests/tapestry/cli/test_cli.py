@@ -181,7 +181,6 @@ def folder(tmp_path: Path) -> Path:
         "not-toml": "= 1",
         "wrong-key": tomli_w.dumps({"nam": "fr"}),
         "idle": tomli_w.dumps(idle),
-        "no-base": tomli_w.dumps({**idle, "base": "gone"}),
     }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "node.toml").write_text(text)
@@ -196,7 +195,6 @@ def folder(tmp_path: Path) -> Path:
         (["node", "budget", "missing"], 64, "node.toml"),
         (["node", "check", "not-toml"], 64, "is not TOML"),
         (["node", "check", "wrong-key"], 64, "nam"),
-        (["node", "check", "no-base"], 64, "no base 'gone'"),
         (["node", "budget", "idle"], 64, "the node never ran"),
         (["node", "egress", "idle"], 64, "the node never ran"),
         (["node", "run", "idle"], 64, "no [transport]"),

@@ -17,6 +17,7 @@ from tapestry.workloads.language.public_text import FILE, read
 from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_governance.events.model_events import AdapterPublished
 from tests.support.federation import NAMES, Base, Federation
+from tests.support.node_folders import objections_of
 from tests.support.refusals import refused
 
 TURNS = (
@@ -173,7 +174,7 @@ def test_what_could_not_be_published_is_not_paid_for(
     assert federation.said(AdapterPublished) == []
     rows = federation.nodes["fr"].ledger.rows()
     assert [row.charge.purpose for row in rows] == ["round"]
-    found = [each.detail for each in federation.nodes["fr"].objections()]
+    found = [each.detail for each in objections_of(federation.nodes["fr"])]
     (line,) = [line for line in found if line.startswith("the adapter: ")]
     assert said in line
     federation.close()
@@ -223,7 +224,7 @@ def test_a_prompt_that_the_base_cannot_answer_is_named(
     node = federation.nodes["fr"]
     long = dialogue("canary " * 40, "b")
     (node.directory / FILE).write_text(lines(dialogue("a?", "b"), {"text": "c"}, long))
-    (line,) = [each.detail for each in node.objections()]
+    (line,) = [each.detail for each in objections_of(node)]
     assert "line 3: the base cannot answer its prompt: IndexError; shorten it" in line
     assert CANARY not in line
     federation.close()
