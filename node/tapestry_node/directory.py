@@ -63,6 +63,6 @@ def open_mirror(
         ResourceError: The mirror cannot be read, or not be written.
         VerificationError: The mirror was changed, or is of another log.
     """
-    trust = read_trust(directory)
     path, genesis = directory / "view.db", settings.joined
+    trust = read_trust(directory)
     return LogMirror.open(path, trust=trust, genesis=genesis, readonly=readonly)

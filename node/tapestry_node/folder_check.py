@@ -133,7 +133,8 @@ class FolderCheck:
             with self.findings.noting():
                 self.keys[purpose] = read_key(self.folder, purpose)
         with self.findings.noting():
-            self.trust = read_trust(self.folder)
+            if self.settings.joined:
+                self.trust = read_trust(self.folder)
         transport = self.settings.transport
         if transport is None:
             said = (

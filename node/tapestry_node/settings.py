@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tapestry.encoding import decode_decimal
-from tapestry.errors import ConfigError
+from tapestry.errors import IncompleteError
 from tapestry.privacy.bounds import Delta, Epsilon
 from tapestry.protocol.messages import MAX_ASKS
 from tapestry.protocol.round_manifest import MAX_COHORT, Options
@@ -169,10 +169,10 @@ class NodeSettings(Settings):
         """The genesis of the federation that this node is in.
 
         Raises:
-            ConfigError: It has accepted no charter yet.
+            IncompleteError: It has accepted no charter yet.
         """
         if self.genesis is None:
-            raise ConfigError(
+            raise IncompleteError(
                 f"node {self.name!r} is in no federation yet: node.toml has no genesis;"
                 " accept the charter (tapestry governance accept)",
                 code="not-joined",

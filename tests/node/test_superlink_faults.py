@@ -18,8 +18,9 @@ import pytest
 from flwr.supernode import node_auth_http_interceptor
 
 from tapestry.errors import TapestryError
+from tapestry.transport_keys import make_transport_key
 from tapestry_coordinator.superlink import tls
-from tapestry_coordinator.superlink.tls import make_node_key, make_server_certificate
+from tapestry_coordinator.superlink.tls import make_server_certificate
 from tapestry_node.flower import serve, try_connection
 from tapestry_node.superlink_faults import Dialled, explain
 from tests.support.superlink import SuperLink
@@ -54,7 +55,7 @@ class Site:
 
 @pytest.fixture
 def site(engine: SuperLink, tmp_path: Path) -> Site:
-    make_node_key(tmp_path / "transport")
+    make_transport_key(tmp_path / "transport")
     return Site(engine, engine.authority, tmp_path / "transport")
 
 
@@ -76,7 +77,7 @@ def server(
             pass
 
     files = make_server_certificate(folder / "tls", (hosts.get("host", "127.0.0.1"),))
-    make_node_key(folder / "transport")
+    make_transport_key(folder / "transport")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(files.certificate, files.key)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
