@@ -71,5 +71,5 @@ def test_the_engine_is_that_of_the_record(tmp_path: Path) -> None:
 
 
 def test_the_plan_is_read_from_the_coordinators_folder(tmp_path: Path) -> None:
-    with refused(ConfigError, "file-missing", match=r"coordinator/coordinator\.toml"):
+    with refused(ConfigError, "file-missing", match=r"coordinator/run\.toml"):
         demo_run(tmp_path).settings  # noqa: B018  reading it is what fails
