@@ -23,7 +23,7 @@ folder_argument = click.argument(
 )
 
 
-class _InitOptions(TypedDict):
+class _CoordinatorOptions(TypedDict):
     federation: str
     address: str
     base: str
@@ -52,41 +52,46 @@ class _InitOptions(TypedDict):
 )
 @passphrase_file
 @as_json
-def init(folder: Path, **given: Unpack[_InitOptions]) -> None:
+def init(folder: Path, **given: Unpack[_CoordinatorOptions]) -> None:
     """Make keys, settings, a draft policy, and an invitation to hand out.
 
     What is there is kept; run it again after policy.toml was edited, and the invitation
     has the new draft. The authority's key asks for a passphrase.
     """
     from tapestry.workloads.workload_registry import open_workload
-    from tapestry_coordinator import founding
+    from tapestry_coordinator import coordinator_folder
     from tapestry_governance.events.federation_events import GivenBase
 
     settings = _settings(given["federation"], given["address"], given["origin"])
     key = folder / "keys" / "authority.key"
-    if founding.is_certified(folder):
+    if coordinator_folder.is_certified(folder):
         passphrase = None
     elif key.exists():
         passphrase = known_passphrase(key, given["passphrase_file"])
     else:
         passphrase = new_passphrase(key, given["passphrase_file"])
     base = open_workload(WORKLOAD, given["base"]).given.manifest
-    invitation = founding.init(
+    invitation = coordinator_folder.init(
         folder,
         settings,
         workload=WORKLOAD,
         base=given["base"],
-        policy=founding.draft_policy(
+        policy=coordinator_folder.draft_policy(
             GivenBase(model=base.digest, parameters=base.parameters)
         ),
         passphrase=passphrase,
     )
     if given["as_json"]:
-        files = {"policy": str(folder / founding.POLICY), "invitation": str(invitation)}
+        files = {
+            "policy": str(folder / coordinator_folder.POLICY),
+            "invitation": str(invitation),
+        }
         console.say_json({"base": base.digest, **files})
         return
     console.say(f"keys        {folder / 'keys'}; authority.key is locked")
-    console.say(f"policy      {folder / founding.POLICY}: edit it until the charter")
+    console.say(
+        f"policy      {folder / coordinator_folder.POLICY}: edit it until the charter"
+    )
     console.say(f"invitation  {invitation}: give it to each institution, which runs")
     console.say(
         f"  tapestry node init NAME --invite {invitation.name} --data FOLDER"
@@ -107,12 +112,12 @@ def init(folder: Path, **given: Unpack[_InitOptions]) -> None:
 @as_json
 def charter(folder: Path, requests: tuple[Path, ...], as_json: bool) -> None:
     """Write the charter of the institutions that sent requests."""
-    from tapestry_coordinator import founding
+    from tapestry_coordinator import coordinator_folder
     from tapestry_coordinator.settings import CoordinatorSettings
 
-    found = founding.write_charter(folder, requests)
+    found = coordinator_folder.write_charter(folder, requests)
     settings = CoordinatorSettings.read(folder / "coordinator.toml")
-    path = founding.charter_path(folder, settings)
+    path = coordinator_folder.charter_path(folder, settings)
     if as_json:
         members = sorted(found.requests)
         console.say_json({"charter": str(path), "members": members})
@@ -136,15 +141,15 @@ def charter(folder: Path, requests: tuple[Path, ...], as_json: bool) -> None:
 @as_json
 def open_command(folder: Path, acceptances: tuple[Path, ...], as_json: bool) -> None:
     """Begin the log, when all founders have accepted the charter."""
-    from tapestry_coordinator import founding
+    from tapestry_coordinator import coordinator_folder
 
-    found = founding.open_log(folder, acceptances)
+    found = coordinator_folder.open_log(folder, acceptances)
     if as_json:
         members = sorted(found.requests)
         console.say_json({"genesis": found.genesis, "members": members})
         return
     console.say(
-        f"log         {folder / 'log'}: charter and {len(acceptances)} acceptances"
+        f"log         {folder / 'log'}: charter and {len(found.requests)} acceptances"
     )
     console.say(f"genesis     {found.genesis}")
 
@@ -157,10 +162,10 @@ def renew(folder: Path, passphrase_file: Path | None) -> None:
 
     The service takes it at its next start.
     """
-    from tapestry_coordinator import founding
+    from tapestry_coordinator import coordinator_folder
 
     key = folder / "keys" / "authority.key"
-    founding.renew(folder, passphrase=known_passphrase(key, passphrase_file))
+    coordinator_folder.renew(folder, passphrase=known_passphrase(key, passphrase_file))
     console.say(f"certificate  {folder / 'tls' / 'superlink.pem'}: new; start again")
 
 
@@ -172,25 +177,17 @@ def _settings(
     Raises:
         ConfigError: An option breaks a rule.
     """
-    from pydantic import ValidationError
-
     from tapestry.environment import is_loopback
-    from tapestry.errors import ConfigError
-    from tapestry.inputs.setting_faults import explain
+    from tapestry.inputs.setting_faults import validated
     from tapestry_coordinator.settings import CoordinatorSettings, Listen
 
     host, _, port = address.rpartition(":")
     here = is_loopback(host.strip("[]"))
-    listen = Listen(superlink=f"127.0.0.1:{port}") if here else Listen()
-    try:
-        return CoordinatorSettings(
-            federation=federation,
-            address=address,
-            origin=origin or f"{host.strip('[]')}/log",
-            listen=listen,
-        )
-    except ValidationError as error:
-        said = "; ".join(explain(error, CoordinatorSettings))
-        raise ConfigError(
-            f"an option is wrong: {said}", code="setting-invalid"
-        ) from None
+    said: dict[str, object] = {
+        "federation": federation,
+        "address": address,
+        "origin": origin or f"{host.strip('[]')}/log",
+    }
+    if here:
+        said["listen"] = Listen(superlink=f"127.0.0.1:{port}")
+    return validated(CoordinatorSettings, said, what="an option is wrong")

@@ -21,7 +21,7 @@ from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.setting_values import to_toml
 from tapestry.settings import write_new
 from tapestry.storage import durable_files
-from tapestry_coordinator.founding import init, open_log, write_charter
+from tapestry_coordinator.coordinator_folder import init, open_log, write_charter
 from tapestry_coordinator.run_folders import PLAN, run_folder
 from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_governance.events.federation_events import Policy

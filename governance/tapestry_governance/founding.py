@@ -29,8 +29,8 @@ from tapestry_governance.events.federation_events import (
     Policy,
 )
 from tapestry_governance.events.member_events import CharterAccepted, MembershipRequest
-from tapestry_governance.founding_files import RequestFile
-from tapestry_governance.rules.member_rules import check_accepted
+from tapestry_governance.founding_files import OpenedCharter, RequestFile
+from tapestry_governance.rules.member_rules import check_accepted, check_readers
 from tapestry_governance.rules.replay import apply
 
 MEMBER_KEYS = MappingProxyType(
@@ -101,6 +101,18 @@ class CharterTerms:
     authority: str  # digest of the certificate that vouches for the address
     policy: Policy  # the first one
 
+    @classmethod
+    def of(cls, charter: OpenedCharter) -> "CharterTerms":
+        """Read the terms of a charter."""
+        body = charter.body
+        return cls(
+            federation=charter.federation,
+            log=VerifyKey.parse(body.log),
+            address=body.address,
+            authority=body.authority,
+            policy=body.policy,
+        )
+
 
 def make_charter(
     terms: CharterTerms,
@@ -155,13 +167,14 @@ def accept_charter(
             other founders.
     """
     state = apply(None, charter, 0)
+    name, heard = asked.request.name, sorted(set(readers))
+    check_readers(state.charter, heard, actor=name)
     accepted = CharterAccepted(
         charter=state.genesis,
         request=asked.request,
         possession=asked.possession,
-        readers=tuple(sorted(readers)),
+        readers=tuple(heard),
     )
-    name = asked.request.name
     check_accepted(state.charter, accepted, actor=name, genesis=state.genesis)
     speaker = Author(federation=state.federation, actor=name, role="root")
     return sign_entry(speaker.event(accepted, now=now, seen=None), root)

@@ -17,7 +17,7 @@ Guarantees:
     network until then.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
@@ -27,7 +27,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field, model_validator
 
 from tapestry.encoding import decode_base64, digest, encode_base64
-from tapestry.errors import ConfigError, ProtocolError, RuleError, VerificationError
+from tapestry.errors import (
+    ConfigError,
+    IncompleteError,
+    ProtocolError,
+    RuleError,
+    VerificationError,
+)
 from tapestry.inputs.plain_file import read_plain
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.schema import Name, Printable, Strict
@@ -37,13 +43,16 @@ from tapestry.transport_keys import (
     public_text,
     transport_digest,
 )
+from tapestry_governance.events.envelope import Signed, open_entry
 from tapestry_governance.events.event_body import SignatureKey
 from tapestry_governance.events.federation_events import (
     MAX_MEMBERS,
     CharterAdopted,
+    Coordinator,
     Policy,
 )
 from tapestry_governance.events.member_events import (
+    CharterAccepted,
     MembershipRequest,
     Possession,
     Signature,
@@ -59,7 +68,7 @@ DocumentT = TypeVar("DocumentT", bound=Strict)
 
 
 class InvitationTerms(Strict):
-    """How to reach a federation, and on what terms it is to be founded."""
+    """The address of a federation, its keys, and the terms of its founding."""
 
     federation: Name
     log: SignatureKey
@@ -107,7 +116,7 @@ def check_invitation(invitation: Invitation) -> None:
     except ValueError:
         raise VerificationError(
             "the invitation holds no certificate of an authority; ask for it again",
-            code="certificate-missing",
+            code="authority-invalid",
         ) from None
 
 
@@ -219,7 +228,8 @@ def open_charter(document: CharterFile) -> OpenedCharter:
     Raises:
         ProtocolError, RuleError: The entry is no charter.
         VerificationError: The coordinator or a founder's key did not sign.
-        RuleError: The requests are others than the charter names.
+        RuleError: The requests are others than the charter names, or two parties have
+            one key.
     """
     entry = decode_base64(document.entry)
     state = apply(None, entry, 0)
@@ -233,6 +243,7 @@ def open_charter(document: CharterFile) -> OpenedCharter:
         )
     for each in document.requests:
         check_request(each, federation=state.federation)
+    check_distinct(document.requests, state.charter.log, state.charter.coordinator)
     return OpenedCharter(
         entry=entry, federation=state.federation, body=state.charter, requests=requests
     )
@@ -284,13 +295,48 @@ def read_bytes(path: Path, *, limit: int = MAX_BYTES) -> bytes:
         ) from None
 
 
-def names_of(requests: Sequence[RequestFile]) -> list[str]:
-    """Return the names of the institutions that ask, each once.
+def read_acceptance(path: Path) -> Signed:
+    """Read an acceptance; its signature is for the log's rules to check.
 
     Raises:
-        RuleError: Two requests have one name or one key.
+        ConfigError: The file is missing, or no plain file.
+        VerificationError: It is too large, or no acceptance.
     """
-    owners: dict[str, str] = {}
+    try:
+        signed = open_entry(read_bytes(path))
+    except (ProtocolError, IncompleteError) as error:
+        raise VerificationError(
+            f"{path} is no acceptance that this release reads: {error}; ask for the"
+            " file again",
+            code=error.code,
+        ) from None
+    if not isinstance(signed.event.body, CharterAccepted):
+        raise VerificationError(
+            f"{path} is an entry of another kind, {signed.event.body.type}; name the"
+            " files that end in .acceptance",
+            code="acceptance-malformed",
+        )
+    return signed
+
+
+def check_distinct(
+    requests: Iterable[RequestFile], log: str, coordinator: Coordinator
+) -> None:
+    """Require that no two parties of a founding have one name or one key.
+
+    Args:
+        requests: The founders'.
+        log: The key of the log.
+        coordinator: Its name and key.
+
+    Raises:
+        RuleError: Two parties have one name or one key.
+    """
+    owners = {
+        coordinator.name: "the coordinator",
+        VerifyKey.parse(coordinator.key).public.hex(): "the coordinator",
+        VerifyKey.parse(log).public.hex(): "the log",
+    }
     for each in requests:
         request = each.request
         marks = [request.name, request.transport]
@@ -298,9 +344,8 @@ def names_of(requests: Sequence[RequestFile]) -> list[str]:
         for mark in marks:
             if mark in owners:
                 raise RuleError(
-                    f"{request.name!r} and {owners[mark]!r} sent requests with one name"
-                    " or one key; each institution sends one request with its own keys",
+                    f"{request.name!r} and {owners[mark]!r} have one name or one key;"
+                    " each institution sends one request, with keys of its own",
                     code="key-taken",
                 )
             owners[mark] = request.name
-    return sorted(each.request.name for each in requests)

@@ -33,6 +33,7 @@ from tapestry.transport_keys import (
     transport_digest,
 )
 from tapestry_governance.events.federation_events import Policy
+from tapestry_governance.events.member_events import MembershipRequest
 from tapestry_governance.founding import (
     fingerprint,
     generate_member_key,
@@ -57,6 +58,7 @@ _RULES = {
     "epsilon_limit": "epsilon_cap",
     "target_delta": "max_delta",
     "max_checkpoint_age": "max_checkpoint_age",
+    "bases": "bases",
 }
 
 
@@ -72,7 +74,10 @@ class MemberKeys:
 def make_keys(
     folder: Path, name: str, *, root: VerifyKey | None, passphrase: str | None
 ) -> MemberKeys:
-    """Make the keys of a member that its folder lacks.
+    """Make the keys of a member, unless its folder has them.
+
+    Guarantees:
+        The folder ``keys`` is whole or absent, whenever the process dies.
 
     Args:
         folder: The member's.
@@ -81,26 +86,31 @@ def make_keys(
         passphrase: Locks a root key that is made here; None leaves it open.
 
     Raises:
-        ConfigError: A key file is invalid, or the passphrase is too short.
+        ConfigError: A key file is missing or invalid, the passphrase is too short, or
+            the folder has another root key.
+        IncompleteError: The folder's root key was moved away, and none is named.
         ResourceError: A file cannot be written.
     """
     place = folder / "keys"
-    durable_files.make_folders(place)
-    place.chmod(0o700)
-    own = {purpose: _kept(place, name, purpose) for purpose in _OWN}
-    transport = place / "transport"
-    if not transport.exists():
-        make_transport_key(transport)
+    if not has_keys(folder):
+        with durable_files.replace_folder(place) as draft:
+            draft.mkdir(mode=0o700)
+            for purpose in _OWN:
+                generate_member_key(name, purpose).save(draft / f"{purpose}.key")
+            make_transport_key(draft / "transport")
+            if root is None:
+                key = generate_member_key(name, "root")
+                save_key(key, draft / _ROOT, passphrase=passphrase)
     return MemberKeys(
-        own=own,
-        root=root or _make_root(place / _ROOT, name, passphrase),
-        transport=load_transport_key(transport),
+        own=_own_keys(place),
+        root=_known_root(place / _ROOT, root),
+        transport=load_transport_key(place / "transport"),
     )
 
 
-def has_root(folder: Path) -> bool:
-    """Return whether a root key lies in a member's folder."""
-    return (folder / "keys" / _ROOT).exists()
+def has_keys(folder: Path) -> bool:
+    """Return whether a member's folder has its keys."""
+    return (folder / "keys").exists()
 
 
 def write_request(
@@ -139,25 +149,21 @@ def own_request(folder: Path, charter: OpenedCharter) -> RequestFile:
     """Find a member's own request in a charter, and compare what was agreed.
 
     Raises:
-        IncompleteError: The folder has no request of a founder.
-        RuleError: The charter names other keys than this member sent, or another
-            coordinator, address or authority than the invitation.
+        ConfigError: The folder has no request, invitation or keys.
+        RuleError: The charter does not name this member, has another request than it
+            sent, or another coordinator, address or authority than the invitation;
+            or the folder has other keys than its request.
     """
-    names = [n for n in charter.requests if (folder / f"{n}.request").exists()]
-    if len(names) != 1:
-        raise IncompleteError(
-            f"{folder} has the requests of {len(names)} founders of this charter, want"
-            " that of one; name the folder that tapestry node init made",
-            code="request-missing",
-        )
-    name = names[0]
-    sent = read_document(folder / f"{name}.request", RequestFile)
-    if sent.request != charter.requests[name].request:
+    name = str(_read_settings(folder / "node.toml").get("name"))
+    if name not in charter.requests:
         raise RuleError(
-            f"the charter has another request of {name!r} than was sent from here:"
-            " the coordinator swapped or mistook it; do not accept, ask what happened",
-            code="accepted-request-differs",
+            f"the charter does not name {name!r}, but {', '.join(charter.requests)};"
+            " ask the coordinator for the charter that does",
+            code="founder-missing",
         )
+    sent = read_document(folder / f"{name}.request", RequestFile)
+    check_sent(charter, sent)
+    _check_keys(folder / "keys", sent.request)
     invitation = read_document(folder / f"{name}.invite", Invitation)
     for what, said, was in _terms(invitation, charter):
         if said != was:
@@ -167,6 +173,35 @@ def own_request(folder: Path, charter: OpenedCharter) -> RequestFile:
                 code="invitation-differs",
             )
     return sent
+
+
+def check_sent(charter: OpenedCharter, sent: RequestFile) -> None:
+    """Require that a charter has a request as the member sent it.
+
+    Raises:
+        RuleError: It has another one of this name, or none.
+    """
+    known = charter.requests.get(sent.request.name)
+    if known is None or known.request != sent.request:
+        raise RuleError(
+            f"the charter has another request of {sent.request.name!r} than was sent"
+            " from here: the coordinator swapped or mistook it, or node init made a new"
+            " one since; do not accept, ask what happened",
+            code="accepted-request-differs",
+        )
+
+
+def _check_keys(place: Path, request: MembershipRequest) -> None:
+    own = {purpose: str(key.verify_key) for purpose, key in _own_keys(place).items()}
+    transport = load_transport_key(place / "transport")
+    own["transport"] = transport_digest(public_text(transport))
+    for purpose, key in own.items():
+        if getattr(request, purpose) != key:
+            raise RuleError(
+                f"the {purpose} key in {place} is another one than in the request; put"
+                " back the keys, or send a new request",
+                code="own-key-differs",
+            )
 
 
 def _terms(
@@ -186,9 +221,10 @@ def policy_differences(folder: Path, policy: Policy) -> list[str]:
     rules = _read_settings(folder / "node.toml").get("policy", {})
     found = []
     for rule, term in _RULES.items():
-        mine, theirs = rules.get(rule), getattr(policy, term)
+        mine, theirs = rules.get(rule), policy.model_dump()[term]
         mine = sorted(mine) if isinstance(mine, list) else getattr(mine, "text", mine)
-        theirs = sorted(theirs) if isinstance(theirs, tuple) else theirs
+        if isinstance(theirs, tuple):
+            theirs = sorted(e["model"] if isinstance(e, dict) else e for e in theirs)
         if str(mine) != str(theirs):
             found.append(f"{rule} {mine}, the charter's {term} {theirs}")
     return found
@@ -230,7 +266,7 @@ def join(folder: Path, charter: OpenedCharter) -> None:
         raise ConfigError(
             f"{path} has genesis {known}: this node is in another federation; a node is"
             " in one",
-            code="genesis-differs",
+            code="joined-elsewhere",
         )
     log = VerifyKey.parse(charter.body.log)
     requests = [each.request for each in charter.requests.values()]
@@ -251,14 +287,21 @@ def _read_settings(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def _kept(place: Path, name: str, purpose: str) -> SigningKey:
-    path = place / f"{purpose}.key"
-    if not path.exists():
-        generate_member_key(name, purpose).save(path)
-    return SigningKey.load(path)
+def _own_keys(place: Path) -> dict[str, SigningKey]:
+    return {purpose: SigningKey.load(place / f"{purpose}.key") for purpose in _OWN}
 
 
-def _make_root(path: Path, name: str, passphrase: str | None) -> VerifyKey:
-    if not path.exists():
-        save_key(generate_member_key(name, "root"), path, passphrase=passphrase)
-    return load_public(path)
+def _known_root(path: Path, named: VerifyKey | None) -> VerifyKey:
+    known = load_public(path) if path.exists() else named
+    if known is None:
+        raise IncompleteError(
+            f"there is no {path}; name its public half with --root",
+            code="key-missing",
+        )
+    if named not in {None, known}:
+        raise ConfigError(
+            f"{path} is {known}, --root is {named}; a node has one root key: leave"
+            " --root out, or choose another folder",
+            code="setting-differs",
+        )
+    return known

@@ -18,7 +18,7 @@ from tapestry.cli.exit_status import ExitStatus
 from tapestry.encoding import decode_decimal
 from tapestry.environment import direct
 from tapestry.errors import ConfigError
-from tapestry_node.founding_commands import init, join
+from tapestry_node.membership_commands import init, join
 
 if TYPE_CHECKING:
     from tapestry_node.budget.ledger import Ledger

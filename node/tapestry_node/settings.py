@@ -158,7 +158,13 @@ class NodeSettings(Settings):
     base: Base
     data: Annotated[LocalPath, Field(examples=["data"])]
     # Of the charter; tapestry governance accept writes it, or tapestry node join.
-    genesis: Digest | None = None
+    genesis: Annotated[
+        Digest | None,
+        Field(
+            description="a digest: sha256: and 64 hex digits in lower case",
+            examples=["sha256:" + "0" * 64],
+        ),
+    ] = None
     policy: NodePolicy
     adapter: AdapterSettings
     transport: Transport | None = None

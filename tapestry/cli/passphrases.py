@@ -6,7 +6,6 @@ Guarantees:
 """
 
 import getpass
-import os
 import stat
 import sys
 from pathlib import Path
@@ -33,6 +32,18 @@ passphrase_file = click.option(
 def is_terminal() -> bool:
     """Return whether a person can be asked."""
     return sys.stdin is not None and sys.stdin.isatty()
+
+
+def ask(what: str) -> str:
+    """Return the line that a person types; it is shown.
+
+    Raises:
+        EOFError: The terminal was closed.
+    """
+    console.note(f"{what}:")
+    if not (line := sys.stdin.readline()):
+        raise EOFError("nothing was typed; nothing was written, begin again")
+    return line.strip()
 
 
 def new_passphrase(key: Path, file: Path | None) -> str:
@@ -84,6 +95,10 @@ def _read(file: Path, key: Path) -> str:
             " elsewhere",
             code="passphrase-beside-key",
         )
+    empty = ConfigError(
+        f"{file} does not begin with a line of text, the passphrase; write one",
+        code="passphrase-missing",
+    )
     try:
         mode = file.stat().st_mode
         text = read_plain(file, limit=_MAX_BYTES, links=True).decode("utf-8")
@@ -92,11 +107,11 @@ def _read(file: Path, key: Path) -> str:
             f"cannot read {file}: {error.strerror}", code="file-unreadable"
         ) from None
     except (VerificationError, UnicodeDecodeError):
-        raise ConfigError(
-            f"{file} is no file with one passphrase", code="passphrase-missing"
-        ) from None
-    if stat.S_IMODE(mode) & 0o077 and os.name == "posix":
+        raise empty from None
+    if stat.S_IMODE(mode) & 0o077:
         raise ConfigError(
             f"{file} is open to others; chmod 600 it", code="key-file-not-private"
         )
-    return text.split("\n", 1)[0].removesuffix("\r")
+    if not (found := text.split("\n", 1)[0].removesuffix("\r")):
+        raise empty
+    return found

@@ -16,14 +16,16 @@ import datetime
 import difflib
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from tapestry.errors import ConfigError
 from tapestry.inputs.setting_types import Place, SettingType, type_at, without_tags
 from tapestry.inputs.setting_values import Quoted, plain_spelling
 from tapestry.inputs.text_reader import WrittenFloat
 
+_Model = TypeVar("_Model", bound=BaseModel)
 _LONGEST = 60  # characters of a value that is shown
 _WANTED = {
     "string_type": "must be text in quotes",
@@ -64,6 +66,19 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
         }:
             lines.append(_line(each, where, type_at(model, each["loc"])))
     return lines
+
+
+def validated(model: type[_Model], values: object, *, what: str) -> _Model:
+    """Return values that no file holds yet as a model.
+
+    Raises:
+        ConfigError: They break rules; the message begins with ``what``.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        said = "; ".join(explain(error, model))
+        raise ConfigError(f"{what}: {said}", code="setting-invalid") from None
 
 
 def _untagged(found: Any) -> Any:

@@ -1,39 +1,18 @@
 """A federation is founded from bytes alone, by parties that hold their own keys."""
 
 import re
-from datetime import UTC, datetime
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from tapestry.encoding import digest
 from tapestry.keys import Algorithm, SigningKey
 from tapestry.tlog.trust_policy import TrustPolicy
-from tapestry.transport_keys import public_text, transport_digest
 from tapestry_governance import founding
-from tapestry_governance.founding_files import RequestFile, sign_request
 from tapestry_governance.rules.replay import apply_all
+from tests.support.founders import NOW, asks, member_keys
 from tests.support.log_world import World, fake_digest
 
-NOW = datetime(2026, 11, 30, tzinfo=UTC)
 NAMES = ("nordland", "ostrava", "sueden")
-
-
-def member_keys(name: str) -> dict[str, SigningKey]:
-    purposes = founding.MEMBER_KEYS
-    return {each: founding.generate_member_key(name, each) for each in purposes}
-
-
-def asks(name: str, keys: dict[str, SigningKey]) -> RequestFile:
-    transport = ec.generate_private_key(ec.SECP384R1())
-    request = founding.make_request(
-        name,
-        {purpose: key.verify_key for purpose, key in keys.items()},
-        transport=transport_digest(public_text(transport)),
-        languages=["de"],
-        records=1234,
-    )
-    return sign_request(request, keys, transport=transport, federation="rivers")
 
 
 def test_three_institutions_found_a_federation() -> None:

@@ -40,12 +40,15 @@ JOINED = {
         "node/tapestry_node/adapters/publication.py",
         "f'{self.title.name}-{self.title.version}'",
     ): NAME,
+    ("node/tapestry_node/applicant.py", "reader.manifest_file"): CODE,
+    ("node/tapestry_node/applicant.py", "settings.data"): OPERATOR,
     ("node/tapestry_node/cli.py", "known.auth_key"): OPERATOR,
     ("node/tapestry_node/cli.py", "known.root_certificates"): OPERATOR,
     ("node/tapestry_node/data/records.py", "reader.manifest_file"): CODE,
     ("node/tapestry_node/check_report.py", "settings.data"): OPERATOR,
     ("node/tapestry_node/directory.py", "f'{purpose}.key'"): CODE,
     ("node/tapestry_node/folder_check.py", "getattr(transport, name)"): OPERATOR,
+    ("node/tapestry_node/membership_commands.py", "f'{name}.request'"): NAME,
     ("node/tapestry_node/node.py", "self.settings.data"): OPERATOR,
     ("node/tapestry_node/round/gate_check.py", "name"): FILE,
     ("node/tapestry_node/round/spot_checks.py", "str(taken.index)"): NUMBER,
@@ -57,6 +60,15 @@ JOINED = {
     ("coordinator/tapestry_coordinator/adapter_collector.py", "name"): FILE,
     ("coordinator/tapestry_coordinator/adapter_collector.py", "published.name"): NAME,
     ("coordinator/tapestry_coordinator/adapter_collector.py", "published.base"): "Base",
+    ("coordinator/tapestry_coordinator/coordinator_folder.py", "f'{name}.pub'"): NAME,
+    (
+        "coordinator/tapestry_coordinator/coordinator_folder.py",
+        "f'{settings.federation}.charter'",
+    ): NAME,
+    (
+        "coordinator/tapestry_coordinator/coordinator_folder.py",
+        "f'{settings.federation}.invite'",
+    ): NAME,
     ("coordinator/tapestry_coordinator/journal.py", "f'round-{number:05d}.u32'"): (
         NUMBER
     ),
@@ -87,6 +99,10 @@ JOINED = {
         NAME
     ),
     ("governance/tapestry_governance/cli/adapter.py", "found.base"): "Base",
+    ("governance/tapestry_governance/member_folder.py", "f'{name}.invite'"): NAME,
+    ("governance/tapestry_governance/member_folder.py", "f'{name}.request'"): NAME,
+    ("governance/tapestry_governance/member_folder.py", "f'{purpose}.key'"): CODE,
+    ("governance/tapestry_governance/member_folder.py", "file"): NAME,
     ("governance/tapestry_governance/log/tile_writer.py", "tile.path"): (
         "Tile, of numbers"
     ),

@@ -32,7 +32,7 @@ NODE_READERS = {
     "workload": (f"{NODE}/cli.py", "settings.workload"),
     "base": (f"{NODE}/cli.py", "settings.base"),
     "data": (f"{NODE}/node.py", "settings.data"),
-    "genesis": (f"{NODE}/directory.py", "settings.genesis"),
+    "genesis": (f"{NODE}/settings.py", "self.genesis"),
     "policy.min_cohort": (ADMISSION, "policy.min_cohort"),
     "policy.max_colluding": (ADMISSION, "policy.max_colluding"),
     "policy.post_quantum": (ADMISSION, "policy.post_quantum"),
@@ -68,9 +68,9 @@ NODE_READERS = {
     "speed.physical_batch": (f"{NODE}/training/trainer.py", "speed.physical_batch"),
 }
 COORDINATOR_READERS = {
-    "federation": ("deploy/tapestry_demo/local_federation.py", "settings.federation"),
+    "federation": (f"{COORDINATOR}/coordinator_folder.py", "settings.federation"),
     "origin": (f"{COORDINATOR}/run.py", "settings.origin"),
-    "address": ("deploy/tapestry_demo/local_federation.py", "settings.address"),
+    "address": (f"{COORDINATOR}/coordinator_folder.py", "settings.address"),
 }
 RUN_READERS = {
     "run_id": (PLAN, "settings.run_id"),

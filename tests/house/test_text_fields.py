@@ -38,7 +38,13 @@ OWN = "tapestry_demo.report"
 # in whichever model, or by model and field.
 TEXT = {
     "CharterAdopted.address": "told to people, who dial it",
+    "CharterFile.entry": "decoded",
     "CoordinatorReplacement.address": "told to people, who dial it",
+    "InvitationTerms.address": "told to people, who dial it",
+    "InvitationTerms.authority": "read as a certificate",
+    "InvitationTerms.base": "a name of the cache, or a path; its digest is compared",
+    "RequestFile.transport_key": "read as a key",
+    "RequestFile.transport_proof": "hex",
     "RunSettings.base": "the operator's own path, or a name of the cache",
     "EvaluationTask.name": "a label, printed",
     "NodeSettings.base": "the operator's own path, or a name of the cache",

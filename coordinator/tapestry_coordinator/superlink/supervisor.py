@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -52,8 +53,8 @@ from tapestry_coordinator.superlink.processes import Child
 from tapestry_coordinator.superlink.tls import (
     AUTHORITY,
     ServerFiles,
+    check_validity,
     make_server_certificate,
-    require_valid,
 )
 
 _LOG = logging.getLogger(__name__)
@@ -170,7 +171,7 @@ class Engine:
         hosts = tuple(dict.fromkeys([self._host, _LOOPBACK, "localhost"]))
         files = ServerFiles.of(self._tls)
         if self._given_tls:
-            require_valid(files)
+            check_validity(files, datetime.now(UTC))
         else:
             make_server_certificate(self._tls, hosts)
         write_connection(self.home / "flwr", self.address, authority=files.authority)

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tapestry.errors import ConfigError, ResourceError
+from tapestry.errors import ConfigError, ResourceError, TapestryError
 from tapestry.keys import SigningKey
 from tapestry.storage import durable_files
 
@@ -68,13 +68,22 @@ def make_server_certificate(folder: Path, hosts: Sequence[str] = LOCAL) -> Serve
     """
     files = ServerFiles.of(folder)
     now = datetime.datetime.now(datetime.UTC)
-    if files.key.exists() and _is_valid(files, now):
+    if are_valid(files, now):
         return files
     durable_files.make_folders(folder)
     folder.chmod(0o700)
     key = SigningKey.generate("engine/authority")
     durable_files.replace_file(files.authority, make_authority(key))
     return issue_certificate(folder, hosts, key=key)
+
+
+def are_valid(files: ServerFiles, now: datetime.datetime) -> bool:
+    """Return whether key and certificates are there, and valid for another day."""
+    try:
+        check_validity(files, now)
+    except TapestryError:
+        return False
+    return files.key.exists()
 
 
 def make_authority(key: SigningKey) -> bytes:
@@ -125,21 +134,22 @@ def issue_certificate(
     return files
 
 
-def require_valid(files: ServerFiles) -> None:
-    """Require that both certificates are there, and valid now and for another day.
+def check_validity(files: ServerFiles, now: datetime.datetime) -> None:
+    """Require certificates that are valid for another day.
 
     Raises:
-        ConfigError: One is missing, expired or not valid yet by this machine's clock.
+        ConfigError: One is not, by this clock.
+        ResourceError: One cannot be read.
     """
-    now = datetime.datetime.now(datetime.UTC)
     for path in (files.authority, files.certificate):
         found = _read_certificate(path)
-        first, last = found.not_valid_before_utc, found.not_valid_after_utc - _DAY
-        if not first <= now < last:
+        since, until = found.not_valid_before_utc, found.not_valid_after_utc
+        if not since <= now < until - _DAY:
             raise ConfigError(
-                f"{path} is valid from {first:%Y-%m-%d} to {last:%Y-%m-%d}, today is"
-                f" {now:%Y-%m-%d}; set the clock, or run tapestry coordinator renew",
-                code="certificate-expired",
+                f"{path} is valid from {since:%Y-%m-%d} to {until:%Y-%m-%d}, and this"
+                f" machine's clock says {now:%Y-%m-%d}; correct the clock, or issue a"
+                " new certificate with tapestry coordinator renew",
+                code="certificate-not-valid",
             )
 
 
@@ -154,21 +164,6 @@ def _read_certificate(path: Path) -> x509.Certificate:
         raise ResourceError(
             f"cannot read the certificate {path}: {error}", code="file-unreadable"
         ) from error
-
-
-def _is_valid(files: ServerFiles, now: datetime.datetime) -> bool:
-    """Return whether both certificates are there and valid for another day."""
-    try:
-        found = [
-            x509.load_pem_x509_certificate(path.read_bytes())
-            for path in (files.authority, files.certificate)
-        ]
-    except (OSError, ValueError):
-        return False
-    return all(
-        each.not_valid_before_utc <= now < each.not_valid_after_utc - _DAY
-        for each in found
-    )
 
 
 def _name(text: str) -> x509.Name:

@@ -10,6 +10,7 @@ import click
 from tapestry.cli import console
 from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
 from tapestry.cli.passphrases import (
+    ask,
     is_terminal,
     known_passphrase,
     new_passphrase,
@@ -56,6 +57,7 @@ def key(file: Path, name: str, passphrase_file: Path | None, as_json: bool) -> N
     from tapestry.storage.durable_files import replace_file
     from tapestry_governance.founding import generate_member_key
 
+    _check_new(file, name)
     if not file.exists():
         passphrase = new_passphrase(file, passphrase_file)
         save_key(generate_member_key(name, "root"), file, passphrase=passphrase)
@@ -109,9 +111,36 @@ def fingerprint(charter: Path) -> None:
     console.say(founding.fingerprint(open_charter_file(charter).genesis))
 
 
+def _check_new(file: Path, name: str) -> None:
+    """Require a file and a name that a root key may have.
+
+    Raises:
+        ConfigError: The name has other characters, or the file ends in ``.pub``.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    from tapestry.schema import Name
+
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise ConfigError(
+            f"--name {name!r} is no name; write up to 63 of a-z, 0-9, dots and hyphens",
+            code="name-invalid",
+        ) from None
+    if file.suffix == ".pub":
+        raise ConfigError(
+            f"{file} ends as its public half will; choose another name, as root.key",
+            code="usage",
+        )
+    if file.exists() and not file.stat().st_size:
+        file.unlink()  # left by a crash: no key was ever in it
+
+
 class _AcceptOptions(TypedDict):
     node: Path | None
     key: Path | None
+    request: Path | None
     fingerprint: str | None
     heard: tuple[str, ...]
     output: Path | None
@@ -127,7 +156,18 @@ class _AcceptOptions(TypedDict):
     metavar="DIR",
     help="The node's folder, with the root key.",
 )
-@click.option("--key", type=PATH, metavar="FILE", help="The root key alone.")
+@click.option(
+    "--key",
+    type=PATH,
+    metavar="FILE",
+    help="The root key, on a machine of its own; needs --request.",
+)
+@click.option(
+    "--request",
+    type=PATH,
+    metavar="FILE",
+    help="The request that node init wrote, to compare with the charter's.",
+)
 @fingerprint_option
 @click.option(
     "--heard",
@@ -148,15 +188,16 @@ def accept(charter: Path, **given: Unpack[_AcceptOptions]) -> None:
     """Accept a charter with an institution's root key.
 
     It shows the charter, compares it with the own request, and asks for the
-    fingerprint that other members read out. With --node the node joins as well.
+    fingerprint that other members read out. With --node the node joins as well; with
+    --key run tapestry node join before the acceptance is sent.
     """
     from tapestry.storage.durable_files import replace_file
     from tapestry_governance import founding, member_folder
 
     node, as_json = given["node"], given["as_json"]
-    path = _root_key(node, given["key"])
+    path = _root_key(node, given["key"], given["request"])
     found = open_charter_file(charter)
-    own = _own_request(found, path, node)
+    own = _own_request(found, path, node or given["request"] or path)
     if not as_json:
         for line in _before_accepting(found, own.request.name, node):
             console.say(line)
@@ -171,13 +212,14 @@ def accept(charter: Path, **given: Unpack[_AcceptOptions]) -> None:
     )
     beside = (node or path.parent) / f"{own.request.name}.acceptance"
     place = given["output"] or beside
-    replace_file(place, entry)
     if node is not None:
         member_folder.join(node, found)
+    replace_file(place, entry)
     if as_json:
         console.say_json({"acceptance": str(place), "genesis": found.genesis})
         return
-    console.say(f"acceptance  {place}: send it to the coordinator")
+    after = "" if node else "after tapestry node join on the node's machine, "
+    console.say(f"acceptance  {place}: {after}send it to the coordinator")
     if node is not None:
         console.say(f"joined      {node}: genesis and trust-policy.txt are written")
 
@@ -205,18 +247,27 @@ def ask_fingerprint(given: str | None) -> str:
             " other members read out",
             code="fingerprint-missing",
         )
-    return given or str(click.prompt("fingerprint that the others read out", err=True))
+    if given is not None:
+        return given
+    return ask("the fingerprint that the others read out")
 
 
-def _root_key(node: Path | None, key: Path | None) -> Path:
+def _root_key(node: Path | None, key: Path | None, request: Path | None) -> Path:
     """Return where the root key lies.
 
     Raises:
-        ConfigError: Both or none of the two options were given.
+        ConfigError: The options are neither --node, nor --key and --request.
         IncompleteError: The node's folder has no root key.
     """
-    if (node is None) == (key is None):
-        raise ConfigError("name either --node or --key", code="usage")
+    if (node is None, key is None, request is None) not in {
+        (False, True, True),
+        (True, False, False),
+    }:
+        raise ConfigError(
+            "name either --node, or --key with --request, the request that the node's"
+            " machine sent",
+            code="usage",
+        )
     path = key or Path(node or "") / "keys" / "root.key"
     if key is None and not path.exists():
         raise IncompleteError(
@@ -227,26 +278,28 @@ def _root_key(node: Path | None, key: Path | None) -> Path:
     return path
 
 
-def _own_request(
-    found: "OpenedCharter", path: Path, node: Path | None
-) -> "RequestFile":
-    """Find the request of the institution whose root key this is.
+def _own_request(found: "OpenedCharter", path: Path, own: Path) -> "RequestFile":
+    """Find the institution's own request: in a node's folder, or a file.
 
     Raises:
-        ConfigError: The key is no founder's.
+        ConfigError: The root key is another one.
+        RuleError: The charter has another request, or other terms than were sent.
     """
     from tapestry.encrypted_keys import load_public
-    from tapestry_governance.member_folder import own_request
+    from tapestry_governance import member_folder
+    from tapestry_governance.founding_files import RequestFile, read_document
 
-    public = str(load_public(path))
-    known = found.requests.values() if node is None else [own_request(node, found)]
-    for each in known:
-        if each.request.root == public:
-            return each
-    raise ConfigError(
-        f"{path} is not the root key of a founder in this charter",
-        code="key-not-in-charter",
-    )
+    if own.is_dir():
+        sent = member_folder.own_request(own, found)
+    else:
+        sent = read_document(own, RequestFile)
+        member_folder.check_sent(found, sent)
+    if sent.request.root != str(load_public(path)):
+        raise ConfigError(
+            f"{path} is not the root key of {sent.request.name!r} in this charter",
+            code="key-not-in-charter",
+        )
+    return sent
 
 
 def _unlock(path: Path, file: Path | None) -> "SigningKey":
@@ -261,10 +314,10 @@ def _ask_readers(others: Iterable[str]) -> list[str]:
         raise ConfigError(
             "say who read the fingerprint out, with --heard for each of two members"
             " (of all others where there are fewer)",
-            code="readers-too-few",
+            code="readers-missing",
         )
-    said = click.prompt(f"who read it out, of {', '.join(sorted(others))}", err=True)
-    return [name for name in str(said).replace(",", " ").split() if name]
+    said = ask(f"who read it out, of {', '.join(sorted(others))}")
+    return said.replace(",", " ").split()
 
 
 def _before_accepting(

@@ -1,7 +1,7 @@
 """The rules of events by which institutions become members."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from tapestry.errors import RuleError
 from tapestry.keys import VerifyKey
@@ -64,15 +64,29 @@ def check_accepted(
             f" {body.request.name!r}, the charter names {requests.get(actor)}",
             code="accepted-request-differs",
         )
-    if strangers := set(body.readers) - requests.keys():
+    check_readers(charter, body.readers, actor=actor)
+
+
+def check_readers(
+    charter: CharterAdopted, readers: Collection[str], *, actor: str
+) -> None:
+    """Require that a founder heard the fingerprint from enough others.
+
+    Raises:
+        RuleError: A reader is no other founder, or they are too few.
+    """
+    others = charter.requests.keys() - {actor}
+    if strangers := set(readers) - others:
         raise RuleError(
-            f"reader {min(strangers)!r} is no founder", code="reader-unknown"
+            f"reader {min(strangers)!r} is none of the other founders,"
+            f" {', '.join(sorted(others))}",
+            code="reader-unknown",
         )
-    want = min(_READERS, len(requests) - 1)
-    if len(body.readers) < want:
+    want = min(_READERS, len(others))
+    if len(readers) < want:
         raise RuleError(
-            f"{actor!r} names {len(body.readers)} readers of the fingerprint, want"
-            f" {want}",
+            f"{actor!r} names {len(readers)} readers of the fingerprint, want {want};"
+            " hear it from another member",
             code="readers-too-few",
         )
 

@@ -71,9 +71,7 @@ def test_preparation_founds_a_federation_over_what_was_left_half_done(
 ) -> None:
     out = prepared.out
     assert list(out.rglob("half")) == []
-    assert sorted(path.name for path in out.iterdir()) == [
-        *("coordinator", "flower", "nodes")
-    ]
+    assert sorted(path.name for path in out.iterdir()) == ["coordinator", "nodes"]
     assert {path.name for path in (out / "nodes").iterdir()} == set(corpora.COUNTRIES)
     assert prepared.record.genesis.startswith("sha256:")
     assert prepared.settings.rounds == prepared.scale.rounds

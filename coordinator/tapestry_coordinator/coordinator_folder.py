@@ -12,6 +12,7 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,18 +23,25 @@ from tapestry.encrypted_keys import load_key, save_key
 from tapestry.errors import ConfigError, IncompleteError, RuleError
 from tapestry.inputs.setting_values import to_toml
 from tapestry.keys import SigningKey, VerifyKey
-from tapestry.settings import Settings, write_new
+from tapestry.settings import Settings
 from tapestry.storage import durable_files
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.superlink.tls import (
     AUTHORITY,
     LOCAL,
     ServerFiles,
+    are_valid,
+    check_validity,
     issue_certificate,
     make_authority,
 )
-from tapestry_governance.events.envelope import open_entry
-from tapestry_governance.events.federation_events import GivenBase, Policy
+from tapestry_governance.events.envelope import Signed
+from tapestry_governance.events.federation_events import (
+    MAX_MEMBERS,
+    Coordinator,
+    GivenBase,
+    Policy,
+)
 from tapestry_governance.events.member_events import CharterAccepted
 from tapestry_governance.founding import (
     COORDINATOR,
@@ -42,18 +50,17 @@ from tapestry_governance.founding import (
     trust_policy_of,
 )
 from tapestry_governance.founding_files import (
-    MAX_BYTES,
     MAX_CHARTER_BYTES,
     CharterFile,
     InvitationTerms,
     OpenedCharter,
     RequestFile,
     bind_charter,
+    check_distinct,
     check_request,
     invite,
-    names_of,
     open_charter,
-    read_bytes,
+    read_acceptance,
     read_document,
 )
 from tapestry_governance.log.writer import Log
@@ -86,21 +93,24 @@ def init(
         passphrase: Locks the authority's key; None leaves it open.
 
     Guarantees:
-        A key or settings file that is there stays as it is. The invitation is written
-        again, so that it has the policy of ``policy.toml``.
+        Keys and settings that are there stay as they are; the folder ``keys`` is whole
+        or absent, whenever the process dies. The invitation is written again, so that
+        it has the policy of ``policy.toml``.
+
+    Edge cases:
+        A SuperLink's certificate that is not valid for another day is issued anew.
 
     Raises:
-        ConfigError: coordinator.toml has other values, or a file is invalid.
+        ConfigError: The folder has other settings or another base, a file is invalid,
+            or the authority's certificate is not valid now; nothing was changed.
         ResourceError: A file cannot be written.
     """
-    durable_files.make_folders(folder / "keys")
-    (folder / "keys").chmod(0o700)
-    _write_settings(folder / "coordinator.toml", settings)
-    if not (folder / POLICY).exists():
-        draft = PolicySettings.model_validate(policy.model_dump())
-        write_new(folder / POLICY, _toml(draft))
-    log = _kept_key(folder / "keys" / "log.key", settings.origin)
-    author = _kept_key(folder / "keys" / "author.key", f"{COORDINATOR}/author")
+    _check_known(folder, settings, policy)
+    _make_keys(folder, settings, passphrase)
+    _write_once(folder / "coordinator.toml", settings)
+    _write_once(folder / POLICY, PolicySettings.model_validate(policy.model_dump()))
+    log = SigningKey.load(folder / "keys" / "log.key")
+    author = SigningKey.load(folder / "keys" / "author.key")
     certify(folder, settings, passphrase=passphrase)
     terms = InvitationTerms(
         federation=settings.federation,
@@ -145,21 +155,19 @@ def read_policy(folder: Path) -> Policy:
 def certify(
     folder: Path, settings: CoordinatorSettings, *, passphrase: str | None
 ) -> None:
-    """Make the authority and the SuperLink's certificate, unless they are there.
+    """Make the authority's certificate, and issue one for the SuperLink if it lacks.
 
     Raises:
-        ConfigError: The passphrase does not open the authority's key, or is missing.
+        ConfigError: The passphrase does not open the authority's key, or is missing; or
+            the authority's certificate is not valid now.
     """
-    place, path = folder / "tls", folder / "keys" / "authority.key"
-    if not path.exists():
-        key = SigningKey.generate(f"{settings.federation}/authority")
-        save_key(key, path, passphrase=passphrase)
-    files = ServerFiles.of(place)
+    files = ServerFiles.of(folder / "tls")
     if not is_certified(folder):
-        key = load_key(path, passphrase=passphrase)
+        key = load_key(folder / "keys" / "authority.key", passphrase=passphrase)
         if not files.authority.exists():
             durable_files.replace_file(files.authority, make_authority(key))
-        issue_certificate(place, hosts_of(settings), key=key)
+        issue_certificate(folder / "tls", hosts_of(settings), key=key)
+    check_validity(files, datetime.now(UTC))
 
 
 def renew(folder: Path, *, passphrase: str | None) -> None:
@@ -175,9 +183,12 @@ def renew(folder: Path, *, passphrase: str | None) -> None:
 
 
 def is_certified(folder: Path) -> bool:
-    """Return whether a folder has a certificate, so that no passphrase is needed."""
-    files = ServerFiles.of(folder / "tls")
-    return files.certificate.exists() and files.key.exists()
+    """Return whether a folder has valid certificates, so that no passphrase is needed.
+
+    Edge cases:
+        Certificates count for another day at least.
+    """
+    return are_valid(ServerFiles.of(folder / "tls"), datetime.now(UTC))
 
 
 def hosts_of(settings: CoordinatorSettings) -> list[str]:
@@ -193,10 +204,11 @@ def write_charter(folder: Path, requests: Sequence[Path]) -> OpenedCharter:
         The same requests and policy give the charter that is there.
 
     Raises:
-        ConfigError: The log is founded already, or a file cannot be read.
+        ConfigError: The log is founded already, a file cannot be read, or the
+            certificates are not valid now.
         VerificationError: A request is not signed by its keys.
         RuleError: A request is to another federation, two have one name or key, or the
-            policy wants larger cohorts than there are founders.
+            founders are too few for the policy's cohorts, or too many.
     """
     settings = CoordinatorSettings.read(folder / "coordinator.toml")
     if (folder / "log").exists():
@@ -207,19 +219,15 @@ def write_charter(folder: Path, requests: Sequence[Path]) -> OpenedCharter:
     sent = [read_document(path, RequestFile) for path in requests]
     for each in sent:
         check_request(each, federation=settings.federation)
-    policy = read_policy(folder)
-    _check_number(len(names_of(sent)), policy)
-    known = _known_charter(folder, settings)
-    if known is not None and _is_same(known, sent, policy):
-        return known
     author = SigningKey.load(folder / "keys" / "author.key")
-    terms = CharterTerms(
-        federation=settings.federation,
-        log=SigningKey.load(folder / "keys" / "log.key").verify_key,
-        address=settings.address,
-        authority=digest((folder / "tls" / AUTHORITY).read_bytes()),
-        policy=policy,
-    )
+    terms = _terms(folder, settings)
+    leader = Coordinator(name=COORDINATOR, key=str(author.verify_key))
+    check_distinct(sent, str(terms.log), leader)
+    _check_number(len(sent), terms.policy)
+    check_validity(ServerFiles.of(folder / "tls"), datetime.now(UTC))
+    known = _known_charter(folder, settings)
+    if known is not None and _is_same(known, sent, terms):
+        return known
     entry = make_charter(
         terms, [each.request for each in sent], author=author, now=datetime.now(UTC)
     )
@@ -240,22 +248,25 @@ def open_log(folder: Path, acceptances: Sequence[Path]) -> OpenedCharter:
         A second call with the same acceptances changes nothing.
 
     Raises:
-        ConfigError: There is no charter, or the log has other entries.
-        IncompleteError: A founder's acceptance is missing; nothing was written.
-        RuleError, VerificationError: An acceptance is of another charter, or not by
-            the founder's root key; nothing was written.
+        ConfigError: The charter is of other terms than this folder, the log has other
+            entries, or the certificates are not valid now.
+        IncompleteError: There is no charter, or a founder's acceptance is missing;
+            nothing was written.
+        RuleError, VerificationError: An acceptance is of another charter, not by the
+            founder's root key, or a founder's second one; nothing was written.
     """
     settings = CoordinatorSettings.read(folder / "coordinator.toml")
     charter = _known_charter(folder, settings)
     if charter is None:
-        raise ConfigError(
+        raise IncompleteError(
             f"{folder} has no {charter_path(folder, settings).name}; write it with"
             " tapestry coordinator charter",
-            code="charter-missing",
+            code="charter-not-written",
         )
-    accepted = [read_bytes(path, limit=MAX_BYTES) for path in acceptances]
-    entries = [charter.entry, *sorted(set(accepted), key=_actor)]
-    _check_acceptances(charter, entries[1:])
+    _check_own(folder, settings, charter)
+    accepted = [read_acceptance(path) for path in acceptances]
+    entries = [charter.entry, *_one_each(charter, accepted)]
+    _check_complete(charter, entries)
     log_key = SigningKey.load(folder / "keys" / "log.key")
     _write_log(folder / "log", log_key, entries)
     requests = [each.request for each in charter.requests.values()]
@@ -267,17 +278,28 @@ def open_log(folder: Path, acceptances: Sequence[Path]) -> OpenedCharter:
     return charter
 
 
-def _check_acceptances(charter: OpenedCharter, entries: Sequence[bytes]) -> None:
-    for entry in entries:
-        body = open_entry(entry).event.body
+def _one_each(charter: OpenedCharter, accepted: Sequence[Signed]) -> list[bytes]:
+    """Return the acceptances in the order of their names."""
+    entries: dict[str, bytes] = {}
+    for each in accepted:
+        name, body = each.event.actor, each.event.body
         if not isinstance(body, CharterAccepted) or body.charter != charter.genesis:
             raise RuleError(
-                f"the acceptance of {_actor(entry)!r} is of another charter than"
+                f"the acceptance of {name!r} is of another charter than"
                 f" {charter.genesis}; send it this charter again, and ask for a new"
                 " acceptance",
                 code="accepted-charter-differs",
             )
-    state = apply_all(None, [charter.entry, *entries])
+        if entries.setdefault(name, each.entry) != each.entry:
+            raise RuleError(
+                f"{name!r} sent two acceptances of this charter; name one of them",
+                code="charter-accepted-twice",
+            )
+    return [entries[name] for name in sorted(entries)]
+
+
+def _check_complete(charter: OpenedCharter, entries: Sequence[bytes]) -> None:
+    state = apply_all(None, entries)
     here = set() if state is None else set(state.members)
     if missing := charter.requests.keys() - here:
         raise IncompleteError(
@@ -303,18 +325,46 @@ def _write_log(folder: Path, key: SigningKey, entries: Sequence[bytes]) -> None:
         log.append(entries)
 
 
-def _actor(entry: bytes) -> str:
-    return open_entry(entry).event.actor
-
-
 def _check_number(founders: int, policy: Policy) -> None:
+    if founders > MAX_MEMBERS:
+        raise RuleError(
+            f"{founders} institutions ask, a federation has up to {MAX_MEMBERS}; found"
+            " two of them",
+            code="founders-too-many",
+        )
     if founders < policy.min_cohort:
         raise RuleError(
             f"{founders} institutions ask, policy.toml wants cohorts of"
             f" {policy.min_cohort}: no round could ever open; wait for more, or lower"
             " min_cohort",
-            code="members-too-few",
+            code="founders-too-few",
         )
+
+
+def _terms(folder: Path, settings: CoordinatorSettings) -> CharterTerms:
+    return CharterTerms(
+        federation=settings.federation,
+        log=SigningKey.load(folder / "keys" / "log.key").verify_key,
+        address=settings.address,
+        authority=digest((folder / "tls" / AUTHORITY).read_bytes()),
+        policy=read_policy(folder),
+    )
+
+
+def _check_own(
+    folder: Path, settings: CoordinatorSettings, charter: OpenedCharter
+) -> None:
+    """Require that a charter says where this coordinator is and how to know it."""
+    check_validity(ServerFiles.of(folder / "tls"), datetime.now(UTC))
+    said = replace(CharterTerms.of(charter), policy=read_policy(folder))
+    here = _terms(folder, settings)
+    for field in fields(CharterTerms):
+        if getattr(said, field.name) != getattr(here, field.name):
+            raise ConfigError(
+                f"the charter has another {field.name} than {folder}; put back what"
+                " the charter names, or write and accept a new one",
+                code="charter-of-another",
+            )
 
 
 def _known_charter(folder: Path, settings: CoordinatorSettings) -> OpenedCharter | None:
@@ -324,32 +374,51 @@ def _known_charter(folder: Path, settings: CoordinatorSettings) -> OpenedCharter
     return open_charter(read_document(path, CharterFile, limit=MAX_CHARTER_BYTES))
 
 
-def _is_same(known: OpenedCharter, sent: Sequence[RequestFile], policy: Policy) -> bool:
-    return known.body.policy == policy and known.requests == {
-        each.request.name: each for each in sent
+def _is_same(
+    known: OpenedCharter, sent: Sequence[RequestFile], terms: CharterTerms
+) -> bool:
+    requests = {name: each.request for name, each in known.requests.items()}
+    return CharterTerms.of(known) == terms and requests == {
+        each.request.name: each.request for each in sent
     }
 
 
-def _kept_key(path: Path, name: str) -> SigningKey:
-    if not path.exists():
-        SigningKey.generate(name).save(path)
-    return SigningKey.load(path)
+def _check_known(folder: Path, settings: CoordinatorSettings, draft: Policy) -> None:
+    path = folder / "coordinator.toml"
+    if path.exists():
+        known = CoordinatorSettings.read(path)
+        for name in type(settings).model_fields:
+            mine, theirs = getattr(known, name), getattr(settings, name)
+            if mine != theirs:
+                raise ConfigError(
+                    f"{path} has {name} = {mine!r}, the command says {theirs!r};"
+                    " nothing was changed: edit the file, or choose another folder",
+                    code="setting-differs",
+                )
+    bases = read_policy(folder).bases if (folder / POLICY).exists() else "any"
+    if "any" not in {bases, draft.bases} and not {*draft.bases} <= {*bases}:
+        raise ConfigError(
+            f"{folder / POLICY} does not name the base of this command,"
+            f" {draft.bases[0]}; nothing was changed: edit the file, or name its base",
+            code="base-differs",
+        )
 
 
-def _write_settings(path: Path, settings: CoordinatorSettings) -> None:
-    if not path.exists():
-        write_new(path, _toml(settings))
+def _make_keys(
+    folder: Path, settings: CoordinatorSettings, passphrase: str | None
+) -> None:
+    place = folder / "keys"
+    if place.exists():
         return
-    known = CoordinatorSettings.read(path)
-    for name in type(settings).model_fields:
-        mine, theirs = getattr(known, name), getattr(settings, name)
-        if mine != theirs:
-            raise ConfigError(
-                f"{path} has {name} = {mine!r}, the command says {theirs!r}; nothing"
-                " was changed: edit the file, or choose another folder",
-                code="setting-differs",
-            )
+    with durable_files.replace_folder(place) as draft:
+        draft.mkdir(mode=0o700)
+        SigningKey.generate(settings.origin).save(draft / "log.key")
+        SigningKey.generate(f"{COORDINATOR}/author").save(draft / "author.key")
+        key = SigningKey.generate(f"{settings.federation}/authority")
+        save_key(key, draft / "authority.key", passphrase=passphrase)
 
 
-def _toml(settings: Settings) -> str:
-    return tomli_w.dumps(to_toml(settings.model_dump(), type(settings)))
+def _write_once(path: Path, settings: Settings) -> None:
+    if not path.exists():
+        text = tomli_w.dumps(to_toml(settings.model_dump(), type(settings)))
+        durable_files.replace_file(path, text.encode())

@@ -11,9 +11,9 @@ from pathlib import Path
 import tomli_w
 
 from tapestry.errors import ConfigError, ResourceError
+from tapestry.inputs.setting_faults import validated
 from tapestry.inputs.setting_values import to_toml
 from tapestry.keys import VerifyKey
-from tapestry.settings import write_new
 from tapestry.storage import durable_files
 from tapestry.workloads.base import Workload
 from tapestry_governance.founding_files import (
@@ -31,7 +31,7 @@ _STEPS = 100  # that a round may ask for, until the operator says otherwise
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applicant:
-    """What an institution says of itself."""
+    """An institution as it describes itself."""
 
     name: str
     country: str
@@ -42,7 +42,7 @@ class Applicant:
     passphrase: str | None  # of a root key that is made here
 
 
-def init(
+def apply(
     folder: Path, invitation: Invitation, applicant: Applicant, *, workload: Workload
 ) -> RequestFile:
     """Make what a node's folder lacks: keys, node.toml, and the request.
@@ -54,21 +54,15 @@ def init(
     Raises:
         VerificationError: The invitation is not signed by the keys that it names.
         ConfigError: The base or the data are not what the invitation or the options
-            say, or node.toml is another federation's.
+            say, or node.toml or the keys are another federation's, name's or root's.
         ResourceError: A file cannot be written.
     """
     check_invitation(invitation)
     terms = invitation.terms
     _check_base(terms, workload)
-    durable_files.make_folders(folder)
-    folder.chmod(0o700)
-    _describe(applicant, workload)
     path = folder / "node.toml"
-    if not path.exists():
-        settings = _draft(terms, applicant, workload)
-        text = tomli_w.dumps(to_toml(settings.model_dump(), NodeSettings))
-        write_new(path, text)
-    settings = NodeSettings.read(path)
+    is_new = not path.exists()
+    settings = _draft(terms, applicant, workload) if is_new else NodeSettings.read(path)
     for name, said, is_there in _named(settings, terms, applicant):
         if said != is_there:
             raise ConfigError(
@@ -76,6 +70,12 @@ def init(
                 " federation under one name: choose another folder",
                 code="setting-differs",
             )
+    _describe(applicant, workload)
+    durable_files.make_folders(folder)
+    folder.chmod(0o700)
+    if is_new:
+        text = tomli_w.dumps(to_toml(settings.model_dump(), NodeSettings))
+        durable_files.replace_file(path, text.encode())
     data = Trainer(folder / settings.data, workload=workload, settings=settings)
     keys = make_keys(
         folder, applicant.name, root=applicant.root, passphrase=applicant.passphrase
@@ -132,8 +132,14 @@ def _describe(applicant: Applicant, workload: Workload) -> None:
             " is written there",
             code="data-manifest-missing",
         )
+    validated(reader.manifest, wanted, what=f"an option for {path}")
+    if not applicant.data.is_dir():
+        raise ConfigError(
+            f"{applicant.data} is no folder; name the one that holds the records",
+            code="folder-missing",
+        )
     try:
-        write_new(path, tomli_w.dumps(wanted))
+        durable_files.replace_file(path, tomli_w.dumps(wanted).encode())
     except ResourceError as error:
         raise ResourceError(
             f"{error}; write it there yourself, it says how the data are licensed",
@@ -184,4 +190,5 @@ def _draft(
             "poll_seconds": "0.5",
         },
     }
-    return NodeSettings.model_validate(draft)
+    what = "node.toml cannot be drafted from the invitation and the options"
+    return validated(NodeSettings, draft, what=what)

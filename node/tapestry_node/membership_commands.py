@@ -23,7 +23,7 @@ new_folder = click.argument(
 )
 
 
-class _InitOptions(TypedDict):
+class _NodeOptions(TypedDict):
     invite: Path
     data: Path
     name: str | None
@@ -55,7 +55,7 @@ class _InitOptions(TypedDict):
 )
 @passphrase_file
 @as_json
-def init(folder: Path, **given: Unpack[_InitOptions]) -> None:
+def init(folder: Path, **given: Unpack[_NodeOptions]) -> None:
     """Make keys, settings and a request to join, from an invitation.
 
     The root key asks for a passphrase, unless it was made on another machine. What is
@@ -63,17 +63,17 @@ def init(folder: Path, **given: Unpack[_InitOptions]) -> None:
     """
     from tapestry.workloads.workload_registry import open_workload
     from tapestry_governance.founding_files import Invitation, read_document
-    from tapestry_governance.member_folder import has_root
-    from tapestry_node import founding
+    from tapestry_governance.member_folder import has_keys
+    from tapestry_node.applicant import Applicant, apply
 
     invitation = read_document(given["invite"], Invitation)
     name = given["name"] or folder.absolute().name
-    root = None if given["root"] is None else _read_root(given["root"])
+    root = None if given["root"] is None else _read_root(given["root"], name)
     passphrase = None
-    if root is None and not has_root(folder):
+    if root is None and not has_keys(folder):
         key = folder / "keys" / "root.key"
         passphrase = new_passphrase(key, given["passphrase_file"])
-    applicant = founding.Applicant(
+    applicant = Applicant(
         name=name,
         country=given["country"] or name,
         data=given["data"],
@@ -83,7 +83,7 @@ def init(folder: Path, **given: Unpack[_InitOptions]) -> None:
         passphrase=passphrase,
     )
     workload = open_workload(invitation.terms.workload, invitation.terms.base)
-    made = founding.init(folder, invitation, applicant, workload=workload).request
+    made = apply(folder, invitation, applicant, workload=workload).request
     path = folder / f"{name}.request"
     if given["as_json"]:
         console.say_json({"request": str(path), **made.model_dump(mode="json")})
@@ -115,22 +115,29 @@ def join(folder: Path, charter: Path, fingerprint: str | None, as_json: bool) ->
     console.say(f"joined  {folder}: genesis and trust-policy.txt are written")
 
 
-def _read_root(path: Path) -> "VerifyKey":
-    """Read a public root key.
+def _read_root(path: Path, member: str) -> "VerifyKey":
+    """Read a member's public root key.
 
     Raises:
         ConfigError: The file is none.
+        VerificationError: It is too large.
     """
-    from tapestry.errors import ConfigError, TapestryError
-    from tapestry.keys import VerifyKey
+    from tapestry.errors import ConfigError, ProtocolError
+    from tapestry.keys import Algorithm, VerifyKey
     from tapestry_governance.founding_files import read_bytes
 
+    data = read_bytes(path)
     try:
-        return VerifyKey.parse(read_bytes(path).decode("ascii").strip())
-    except (TapestryError, UnicodeDecodeError) as error:
-        if isinstance(error, ConfigError):
-            raise
+        key = VerifyKey.parse(data.decode("ascii").removesuffix("\n"))
+    except (ProtocolError, UnicodeDecodeError):
+        key = None
+    if key is None or (key.name, key.algorithm) != (
+        f"{member}/root",
+        Algorithm.SIGNATURE,
+    ):
         raise ConfigError(
-            f"{path} is no public key; name the .pub of tapestry governance key",
-            code="key-malformed",
-        ) from None
+            f"{path} is no public root key of {member!r}; name the .pub of tapestry"
+            f" governance key --name {member}",
+            code="key-file-invalid",
+        )
+    return key

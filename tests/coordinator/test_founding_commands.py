@@ -1,0 +1,72 @@
+"""``coordinator init``, ``charter`` and ``open`` refuse before anything is written."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import tapestry
+from tests.support.founding_place import Place, ok, refuses
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place.make(tmp_path / "place")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--address", "rivers.example", "address"),
+        ("--address", "rivers.example:port", "address"),
+        ("--address", "a b:443", "address"),
+        ("--federation", "Große", "federation"),
+        ("--origin", "a+b", "origin"),
+    ],
+)
+def test_a_wrong_option_is_named_and_nothing_made(
+    place: Place, option: str, value: str, said: str
+) -> None:
+    result = place.coordinator_init(option, value)
+    assert f"{said}: " in refuses(result, 64, "setting-invalid")
+    assert not place.coordinator.exists()
+
+
+def test_a_passphrase_file_beside_the_key_is_refused(place: Place) -> None:
+    beside = place.coordinator / "keys" / "phrase"
+    result = place.coordinator_init("--passphrase-file", beside)
+    refuses(result, 64, "passphrase-beside-key")
+    assert not place.coordinator.exists()
+
+
+def test_init_without_a_terminal_wants_a_file(place: Place) -> None:
+    words = ("--federation", "rivers", "--address", "x.example:443", "--base", "tiny")
+    result = tapestry("coordinator", "init", place.coordinator, *words)
+    refuses(result, 64, "passphrase-missing")
+    assert not place.coordinator.exists()
+
+
+def test_an_unknown_base_is_refused(place: Place) -> None:
+    result = place.coordinator_init(base="no-such-base")
+    assert result.exit_code == 64
+    assert "no-such-base" in result.stderr
+    assert not place.coordinator.exists()
+
+
+@pytest.mark.slow
+def test_init_says_what_it_made_also_to_programs(place: Place) -> None:
+    found = json.loads(ok(place.coordinator_init("--json")).stdout)
+    assert found["invitation"] == str(place.invitation)
+    assert found["policy"] == str(place.coordinator / "policy.toml")
+    assert found["base"].startswith("sha256:")
+    known = place.files()
+    assert known["rivers/keys/authority.key"][0].startswith(b"tapestry-encrypted-key/1")
+    place.passphrase.unlink()
+    ok(place.coordinator_init())  # needs it no more
+    assert known.keys() - place.files().keys() == {"pass/phrase"}
+
+
+@pytest.mark.parametrize("verb", ["charter", "open"])
+def test_a_folder_that_is_none_is_named(place: Place, verb: str) -> None:
+    result = tapestry("coordinator", verb, place.coordinator, place.passphrase)
+    assert "coordinator.toml" in refuses(result, 64, "file-missing")
