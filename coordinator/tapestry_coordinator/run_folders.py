@@ -73,7 +73,7 @@ def current(directory: Path) -> str:
     """Return the run to work on: the one that has not ended, or else the last.
 
     Raises:
-        ConfigError: No run began.
+        ConfigError: The folder has no run that began.
     """
     names = begun(directory)
     if not names:

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import ValidationError
 
 from tapestry.encoding import decode_decimal, encode_decimal
 from tapestry.errors import ConfigError, RuleError
 from tapestry.evaluation.held_out import read_held_out
 from tapestry.evaluation.scorer import gate_inputs
-from tapestry.inputs.setting_faults import explain
+from tapestry.inputs.setting_faults import validated
 from tapestry.inputs.setting_values import to_toml
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
@@ -59,7 +58,7 @@ _DEADLINES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What a coordinator decides about a run."""
+    """The decisions of a coordinator about a run."""
 
     name: str
     base: str
@@ -132,7 +131,7 @@ def plan_run(directory: Path, wish: Wish) -> PlannedRun:
     if state is None or not state.is_founded:
         raise ConfigError(
             f"{directory} has no founded federation; run tapestry coordinator open",
-            code="charter-missing",
+            code="not-founded",
         )
     records = _records(state, entries)
     noise = _noise(wish, records, state)
@@ -186,29 +185,14 @@ def _noise(wish: Wish, records: Mapping[str, int], state: FederationState) -> fl
 
 
 def _settings(wish: Wish, state: FederationState, noise: float) -> RunSettings:
-    policy, shape = state.policy, {"parameterization": "full"}
-    low_rank = {
-        "parameterization": "low_rank",
-        "rank": wish.rank,
-        "targets": wish.targets,
-    }
-    norm = encode_decimal(_UPDATE_NORM)
+    policy, norm = state.policy, encode_decimal(_UPDATE_NORM)
     draft = {
         "run_id": wish.name,
         "rounds": wish.rounds,
         "release_every": wish.rounds,
         "base": wish.base,
         "adapters": False,
-        "training": {
-            "workload": WORKLOAD,
-            **(low_rank if wish.rank else shape),
-            "steps": wish.steps,
-            "batch_size": wish.batch_size,
-            "optimizer": "sgd",
-            "learning_rate": encode_decimal(wish.learning_rate),
-            "weight_decay": "0",
-            "options": wish.options,
-        },
+        "training": _training(wish),
         "privacy": {
             "noise": "local",
             "unit": "record",
@@ -232,13 +216,27 @@ def _settings(wish: Wish, state: FederationState, noise: float) -> RunSettings:
         },
         "deadlines": _DEADLINES,
     }
-    try:
-        return RunSettings.model_validate(draft)
-    except ValidationError as error:
-        said = "; ".join(explain(error, RunSettings))
-        raise ConfigError(
-            f"such a run is not possible: {said}", code="setting-invalid"
-        ) from None
+    return validated(RunSettings, draft, what="such a run is not possible")
+
+
+def _training(wish: Wish) -> dict[str, object]:
+    shape: dict[str, object] = {"parameterization": "full"}
+    if wish.rank:
+        shape = {
+            "parameterization": "low_rank",
+            "rank": wish.rank,
+            "targets": wish.targets,
+        }
+    return {
+        **shape,
+        "workload": WORKLOAD,
+        "steps": wish.steps,
+        "batch_size": wish.batch_size,
+        "optimizer": "sgd",
+        "learning_rate": encode_decimal(wish.learning_rate),
+        "weight_decay": "0",
+        "options": wish.options,
+    }
 
 
 def _first_round(

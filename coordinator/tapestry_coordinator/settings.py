@@ -85,7 +85,7 @@ Address = Annotated[
 
 
 class Listen(Strict):
-    """Where the SuperLink listens; a proxy stands in front of all but a loopback."""
+    """The SuperLink's own port; a proxy is in front of all but a loopback address."""
 
     superlink: Address = "127.0.0.1:9092"
     proxied: bool = False

@@ -69,7 +69,16 @@ NODE_READERS = {
 }
 COORDINATOR_READERS = {
     "federation": (f"{COORDINATOR}/coordinator_folder.py", "settings.federation"),
-    "origin": (f"{COORDINATOR}/run.py", "settings.origin"),
+    "origin": (f"{COORDINATOR}/led_log.py", "settings.origin"),
+    "cosign_every": (f"{COORDINATOR}/service.py", "cosign_every"),
+    "listen.superlink": (
+        f"{COORDINATOR}/superlink/service_process.py",
+        "listen.superlink",
+    ),
+    "listen.proxied": (
+        f"{COORDINATOR}/superlink/service_process.py",
+        "listen.proxied",
+    ),
     "address": (f"{COORDINATOR}/coordinator_folder.py", "settings.address"),
 }
 RUN_READERS = {

@@ -1,0 +1,121 @@
+"""A planned run keeps its promise for each member, or is not queued."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapestry.encoding import decode_decimal
+from tapestry.errors import ConfigError, RuleError, TapestryError
+from tapestry_coordinator import run_planner
+from tapestry_coordinator.run_folders import begin_next, run_folder, waiting
+from tapestry_coordinator.run_planner import Wish, plan_run
+from tapestry_coordinator.settings import RunSettings
+from tests.support.federation import NAMES, RECORDS, Base, Federation
+from tests.support.federation_fixtures import Found
+from tests.support.refusals import refused
+
+
+@pytest.fixture
+def federation(found: Found, base: Base, monkeypatch: pytest.MonkeyPatch) -> Federation:
+    def open_base(*_: Any) -> Any:
+        base.workload.load(base.replica.parameters)
+        return base.workload
+
+    monkeypatch.setattr(run_planner, "open_workload", open_base)
+    return found(policy={"epsilon_cap": "4"})
+
+
+def wish(federation: Federation, **changes: Any) -> Wish:
+    wished = Wish(
+        name="next",
+        base="tiny",
+        held_out=federation.run_folder / "held-out",
+        rounds=2,
+        epsilon=3.0,
+        steps=2,
+        batch_size=4,
+        learning_rate=0.5,
+        clip_norm=0.5,
+        rank=2,
+        targets=("q_proj",),
+        options={"sequence_length": 16},
+    )
+    return replace(wished, **changes)
+
+
+def files(federation: Federation) -> list[Path]:
+    """List a coordinator's files but those that SQLite keeps beside its own."""
+    found = sorted(federation.coordinator.rglob("*"))
+    return [path for path in found if not path.name.endswith(("-shm", "-wal"))]
+
+
+def test_the_noise_keeps_the_promise_of_the_smallest_member(
+    federation: Federation,
+) -> None:
+    federation.run()
+    found = plan_run(federation.coordinator, wish(federation))
+    assert found.epsilon.keys() == set(NAMES)
+    assert all(2.9 < epsilon <= 3.0 for epsilon in found.epsilon.values())
+    for name in NAMES:
+        assert found.epsilon[name] < found.epsilon_after[name] <= found.cap == 4
+    settings = RunSettings.read(found.folder / "run.toml")
+    assert settings.privacy.noise == "local"
+    assert decode_decimal(settings.privacy.noise_multiplier) == found.noise_multiplier
+    assert settings.secagg.min_cohort == 3  # of the federation's policy
+    said = "\n".join(found.lines())
+    assert all(f"epsilon  {name}: " in said for name in NAMES)
+    assert begin_next(federation.coordinator) == "next"
+
+
+def test_a_member_that_could_not_afford_it_is_named_and_nothing_is_queued(
+    federation: Federation,
+) -> None:
+    federation.run()
+    with refused(RuleError, "epsilon-above-cap", match="fi, fr, id, sw would have"):
+        plan_run(federation.coordinator, wish(federation, epsilon=3.9))
+    assert waiting(federation.coordinator) == []
+
+
+def test_members_that_declared_nothing_count_by_their_requests(
+    federation: Federation,
+) -> None:
+    assert RECORDS >= 10
+    with pytest.raises(TapestryError):  # their requests said 0 records
+        plan_run(federation.coordinator, wish(federation))
+    assert waiting(federation.coordinator) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"name": "../next"}, "setting-invalid"),
+        ({"name": "run"}, "run-exists"),
+        ({"options": {}}, None),
+        ({"targets": ("nothing",)}, None),
+        ({"held_out": Path("/nowhere")}, None),
+        ({"batch_size": 4000}, None),
+    ],
+    ids=str,
+)
+def test_what_gives_no_run_leaves_no_trace(
+    federation: Federation, changes: dict[str, Any], code: str | None
+) -> None:
+    federation.run()
+    before = files(federation)
+    with pytest.raises(ConfigError) as caught:
+        plan_run(federation.coordinator, wish(federation, **changes))
+    assert code is None or caught.value.code == code
+    assert files(federation) == before
+
+
+def test_all_parameters_are_trained_with_rank_zero(federation: Federation) -> None:
+    federation.run()
+    low = plan_run(federation.coordinator, wish(federation, epsilon=0.5))
+    full = plan_run(
+        federation.coordinator, wish(federation, name="full", rank=0, epsilon=0.5)
+    )
+    assert full.upload > 4 * low.upload
+    assert full.disk == full.upload * (len(NAMES) + 1)
+    assert not run_folder(federation.coordinator, "full").exists()
