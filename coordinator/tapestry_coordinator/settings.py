@@ -87,7 +87,7 @@ Address = Annotated[
 class Listen(Strict):
     """The SuperLink's own port; a proxy is in front of all but a loopback address."""
 
-    superlink: Address = "127.0.0.1:9092"
+    superlink: Address = "127.0.0.1:8443"
     proxied: bool = False
 
 

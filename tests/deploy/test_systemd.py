@@ -110,8 +110,9 @@ def test_a_unit_has_what_systemd_does_not_weigh(name: str) -> None:
     )
 
 
-def test_the_nodes_unit_starts_a_command_that_there_is() -> None:
-    text = (UNITS / NAMES[1]).read_text("utf-8")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_unit_starts_a_command_that_there_is(name: str) -> None:
+    text = (UNITS / name).read_text("utf-8")
     found = re.search(r"^ExecStart=\S+/tapestry (.*)$", text, re.M)
     assert found is not None
     role, verb, folder = found[1].split()

@@ -25,6 +25,6 @@ def check_listen_host(host: str, *, proxied: bool) -> None:
         raise ConfigError(
             f"a SuperLink on {host} would let whoever reaches it register nodes and"
             " stop runs: listen on 127.0.0.1, or declare the proxy in front of it that"
-            " passes /v1/fleet/ alone",
+            " passes the nodes' eight paths alone",
             code="control-paths-exposed",
         )

@@ -14,7 +14,7 @@ OUTSIDE = ["0.0.0.0", "::", "", "192.0.2.7", "10.0.0.1", "superlink.example", "*
 
 @pytest.mark.parametrize("host", OUTSIDE)
 def test_control_paths_do_not_face_a_network(host: str) -> None:
-    with refused(ConfigError, "control-paths-exposed", match="/v1/fleet/ alone"):
+    with refused(ConfigError, "control-paths-exposed", match="eight paths alone"):
         check_listen_host(host, proxied=False)
     check_listen_host(host, proxied=True)
 
