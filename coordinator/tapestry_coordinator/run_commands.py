@@ -39,23 +39,58 @@ class _PlanOptions(TypedDict):
     required=True,
     help="Public data, a file for each language, by which each round is judged.",
 )
-@click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=10,
+    show_default=True,
+    help="How many rounds, with one release after the last.",
+)
 @click.option(
     "--epsilon",
     type=click.FloatRange(min=0.01, max=1000),
+    metavar="E",
     default=4.0,
     show_default=True,
     help="Of the whole run, for the institution with the fewest records.",
 )
-@click.option("--steps", type=click.IntRange(min=1), default=4, show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
-@click.option("--learning-rate", type=float, default=0.5, show_default=True)
 @click.option(
-    "--clip-norm", type=float, default=0.5, show_default=True, help="Of a gradient."
+    "--steps",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=4,
+    show_default=True,
+    help="Of training, in a round.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=16,
+    show_default=True,
+    help="Records of a step, on average.",
+)
+@click.option(
+    "--learning-rate",
+    type=float,
+    metavar="RATE",
+    default=0.5,
+    show_default=True,
+    help="Of a step.",
+)
+@click.option(
+    "--clip-norm",
+    type=float,
+    metavar="NORM",
+    default=0.5,
+    show_default=True,
+    help="Of a record's gradient.",
 )
 @click.option(
     "--rank",
     type=click.IntRange(0, 1024),
+    metavar="R",
     default=8,
     show_default=True,
     help="Of the low-rank update; 0 trains all parameters.",

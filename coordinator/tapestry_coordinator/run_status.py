@@ -11,7 +11,7 @@ from tapestry_coordinator.journal import Journal, JournaledRound
 from tapestry_coordinator.log_publisher import event_of
 from tapestry_coordinator.refusals import by_round, in_words
 from tapestry_coordinator.run_folders import PLAN, begun, run_folder, waiting
-from tapestry_coordinator.settings import RunSettings
+from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_coordinator.superlink.outcome import read_outcome
 from tapestry_governance.events.round_events import RoundClosed
 from tapestry_governance.log.writer import Log
@@ -92,6 +92,7 @@ def read_status(directory: Path) -> CoordinatorStatus:
         ConfigError: A file is missing or invalid.
         ResourceError: A file cannot be read.
     """
+    CoordinatorSettings.read(directory / "coordinator.toml")  # or it is another folder
     key = SigningKey.load(directory / "keys" / "log.key")
     entries = Log.read(directory / "log", key=key)
     return CoordinatorStatus(

@@ -11,13 +11,14 @@ from tapestry.inputs.setting_values import to_toml
 from tapestry.protocol.messages import Reason
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.run_folders import current, run_folder
-from tapestry_coordinator.settings import RunSettings
+from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_coordinator.superlink.outcome import Outcome, write_outcome
 from tapestry_governance.events.round_events import ContributionRefused, RoundOpened
 from tapestry_governance.log.writer import Log
 from tests.support.commands import tapestry
 from tests.support.demo_folders import demo_settings
 from tests.support.log_world import World
+from tests.support.settings_files import coordinator_settings, write_settings
 
 
 @pytest.fixture
@@ -36,6 +37,8 @@ def coordinator(tmp_path: Path) -> Path:
     world.add(refusal, "id", "node")
     folder = tmp_path / "coordinator"
     (folder / "keys").mkdir(parents=True)
+    leads = coordinator_settings().model_dump()
+    write_settings(folder / "coordinator.toml", leads, CoordinatorSettings)
     world.log_key.save(folder / "keys" / "log.key")
     with Log.create(folder / "log", key=world.log_key) as log:
         log.append(world.entries)

@@ -16,11 +16,15 @@ from tapestry.cli import app
 from tapestry.cli.commands import Argument
 from tapestry.cli.exit_status import MEANINGS
 from tapestry.inputs.setting_values import to_toml
-from tapestry_coordinator.settings import RunSettings
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_node.settings import NodeSettings
 from tests.support.command_table import README, written
 from tests.support.commands import exit_status
-from tests.support.settings_files import node_settings, run_settings, write_settings
+from tests.support.settings_files import (
+    coordinator_settings,
+    node_settings,
+    write_settings,
+)
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -185,7 +189,9 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / name).mkdir()
         (tmp_path / name / "node.toml").write_text(text)
     (tmp_path / "led").mkdir()
-    write_settings(tmp_path / "led" / "run.toml", run_settings(), RunSettings)
+    path = tmp_path / "led" / "coordinator.toml"
+    leads = coordinator_settings().model_dump()
+    write_settings(path, leads, CoordinatorSettings)
     return tmp_path
 
 
@@ -198,7 +204,7 @@ def folder(tmp_path: Path) -> Path:
         (["node", "budget", "idle"], 64, "the node never ran"),
         (["node", "egress", "idle"], 64, "the node never ran"),
         (["node", "run", "idle"], 64, "no [transport]"),
-        (["coordinator", "status", "missing"], 64, "run.toml"),
+        (["coordinator", "status", "missing"], 64, "coordinator.toml"),
         (["coordinator", "status", "led"], 64, "log.key"),
         (["adapter", "verify", "missing"], 64, "no folder"),
         (["adapter", "list", "missing"], 64, "is not the folder of a bundle"),
