@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tapestry.errors import ConfigError, ResourceError, VerificationError
+from tapestry.errors import (
+    ConfigError,
+    IncompleteError,
+    ResourceError,
+    VerificationError,
+)
 from tapestry.workloads.base import Workload
 from tapestry.workloads.workload_registry import open_workload
 from tapestry_governance.events.federation_events import GivenBase, Policy
@@ -76,7 +81,7 @@ def test_a_node_without_a_genesis_names_the_next_step(
 ) -> None:
     folder = tmp_path / "sueden"
     apply(folder, invitation_of(_policy(workload)), _applicant(data), workload=workload)
-    with refused(ConfigError, "not-joined", match="governance accept"):
+    with refused(IncompleteError, "not-joined", match="governance accept"):
         _ = NodeSettings.read(folder / "node.toml").joined
 
 

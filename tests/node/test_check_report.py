@@ -181,7 +181,8 @@ def test_a_key_that_the_superlink_does_not_know_is_named(
 def test_a_certificate_that_ends_soon_is_a_warning(
     idle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tls, "_LIFETIME", timedelta(days=20))
+    for name in ("_LIFETIME", "_AUTHORITY_LIFETIME"):
+        monkeypatch.setattr(tls, name, timedelta(days=20))
     with superlink(make_server_certificate(tmp_path / "soon")) as link:
         connect(idle, link)
         done = run("check", idle)
@@ -194,7 +195,7 @@ def test_a_certificate_that_ends_soon_is_a_warning(
 def test_an_authority_that_has_expired_is_refused_without_a_connection(
     idle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tls, "_LIFETIME", timedelta(minutes=-30))
+    monkeypatch.setattr(tls, "_AUTHORITY_LIFETIME", timedelta(minutes=-30))
     files = make_server_certificate(tmp_path / "old")
     (idle / "authority.pem").write_bytes(files.authority.read_bytes())
     done = run("check", idle)

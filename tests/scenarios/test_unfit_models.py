@@ -116,7 +116,7 @@ def test_an_unfit_model_is_named_to_the_coordinators_operator(
             cli.main(["coordinator", "status", str(federation.coordinator), *options])
         out = capsys.readouterr().out
         if options:
-            (row,) = json.loads(out)["rounds"]
+            (row,) = json.loads(out)["runs"][0]["rounds"]
             assert row["refused"] == dict.fromkeys(NAMES, "budget_exhausted")
         else:
             assert (

@@ -10,6 +10,8 @@ from tapestry.errors import ConfigError, ResourceError
 from tapestry.keys import SigningKey
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry.transport_keys import transport_digest
+from tapestry_coordinator.run_folders import run_folder
+from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_demo.local_federation import Founding, found
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.federation_events import CharterAdopted
@@ -111,9 +113,11 @@ def test_settings_name_the_genesis_and_are_read_back_as_they_were_agreed(
     founding: Founding, tmp_path: Path
 ) -> None:
     genesis = found(tmp_path, founding)
-    for name, agreed in (("coordinator", founding.coordinator), ("run", founding.run)):
-        path = tmp_path / "coordinator" / f"{name}.toml"
-        assert type(agreed).read(path) == agreed
+    coordinator, plan = tmp_path / "coordinator", founding.run
+    path = run_folder(coordinator, plan.run_id) / "run.toml"
+    assert RunSettings.read(path) == plan
+    leads = CoordinatorSettings.read(coordinator / "coordinator.toml")
+    assert leads == founding.coordinator
     for each in founding.institutions:
         text = (tmp_path / "nodes" / each.name / "node.toml").read_text("utf-8")
         assert f'genesis = "{genesis}"' in text
