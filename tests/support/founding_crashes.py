@@ -108,19 +108,22 @@ def _check_log(place: Place) -> None:
     assert len(list((place.coordinator / "enrolled").iterdir())) == len(NAMES)
 
 
-COMMANDS: dict[str, tuple[Callable[[Place], Result], Callable[[Place], None]]] = {
+def _check_charter(place: Place) -> None:
+    ok(tapestry("governance", "show", place.charter))
+
+
+def _check_key(place: Place) -> None:
+    assert (place.root / "keys" / "root.pub").read_text("ascii").endswith("\n")
+
+
+Step = tuple[Callable[[Place], Result], Callable[[Place], None]]
+COMMANDS: dict[str, Step] = {
     "coordinator init": (lambda place: place.coordinator_init(), _check_init),
     "node init": (lambda place: place.node_init("sueden"), _check_node),
-    "coordinator charter": (
-        lambda place: place.write_charter(),
-        lambda place: ok(tapestry("governance", "show", place.charter)) and None,
-    ),
+    "coordinator charter": (lambda place: place.write_charter(), _check_charter),
     "governance accept": (lambda place: place.accept("sueden"), _check_joined),
     "coordinator open": (lambda place: place.open(), _check_log),
-    "governance key": (
-        _key,
-        lambda place: (place.root / "keys" / "root.pub").read_text() and None,
-    ),
+    "governance key": (_key, _check_key),
 }
 
 
