@@ -81,6 +81,18 @@ def test_init_with_other_values_changes_nothing(requested: Place) -> None:
         assert repr(value) in refuses(result, 64, "setting-differs")
     said = refuses(requested.node_init("sueden", "--name", "o"), 64, "setting-differs")
     assert "'sueden', here it is 'o'" in said
+    other = requested.root / "elsewhere"
+    shutil.copytree(requested.data("sueden"), other)
+    (other / "corpus.toml").unlink()
+    before = requested.files()
+    said = refuses(
+        requested.node_init("sueden", "--data", other), 64, "setting-differs"
+    )
+    assert str(other) in said
+    said = refuses(
+        requested.node_init("sueden", "--country", "x"), 64, "setting-differs"
+    )
+    assert "here it is 'x'" in said
     assert requested.files() == before
 
 

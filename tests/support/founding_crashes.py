@@ -155,7 +155,7 @@ def main(folder: Path, name: str) -> None:
     while died:
         step += 1
         shutil.rmtree(folder / "work", ignore_errors=True)
-        place = before.copy(folder / "work")
+        place = Place(before.copy(folder / "work").root)
         died = _dies(lambda: act(place), step)  # noqa: B023  called here
         survived = _seeds(place)
         if (place.coordinator / "log").exists():
