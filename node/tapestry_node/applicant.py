@@ -22,7 +22,11 @@ from tapestry_governance.founding_files import (
     RequestFile,
     check_invitation,
 )
-from tapestry_governance.member_folder import make_keys, write_request
+from tapestry_governance.member_folder import (
+    check_invited,
+    make_keys,
+    write_request,
+)
 from tapestry_node.settings import NodeSettings
 from tapestry_node.training.trainer import Trainer
 
@@ -55,6 +59,7 @@ def apply(
         VerificationError: The invitation is not signed by the keys that it names.
         ConfigError: The base or the data are not what the invitation or the options
             say, or node.toml or the keys are another federation's, name's or root's.
+        RuleError: The invitation is of another coordinator than the one before.
         ResourceError: A file cannot be written.
     """
     check_invitation(invitation)
@@ -70,6 +75,7 @@ def apply(
                 " changed: edit the file, or choose another folder",
                 code="setting-differs",
             )
+    check_invited(folder, applicant.name, invitation)
     _describe(applicant, workload)
     durable_files.make_folders(folder)
     folder.chmod(0o700)
