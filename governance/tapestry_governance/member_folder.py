@@ -113,6 +113,28 @@ def has_keys(folder: Path) -> bool:
     return (folder / "keys").exists()
 
 
+def check_invited(folder: Path, name: str, invitation: Invitation) -> None:
+    """Require that an invitation is by whom this member was invited before.
+
+    Edge cases:
+        Its policy and base may be others: they are a draft until the charter.
+
+    Raises:
+        RuleError: The one that was kept has another address, authority or key.
+    """
+    path = folder / f"{name}.invite"
+    if not path.exists():
+        return
+    known = read_document(path, Invitation).terms
+    for what in ("log", "coordinator", "address", "authority"):
+        if getattr(known, what) != getattr(invitation.terms, what):
+            raise RuleError(
+                f"the invitation has another {what} than {path}, which was answered;"
+                " ask the coordinator, and choose another folder if it began anew",
+                code="invitation-differs",
+            )
+
+
 def write_request(
     folder: Path,
     name: str,

@@ -22,7 +22,11 @@ from tapestry_governance.founding_files import (
     RequestFile,
     check_invitation,
 )
-from tapestry_governance.member_folder import make_keys, write_request
+from tapestry_governance.member_folder import (
+    check_invited,
+    make_keys,
+    write_request,
+)
 from tapestry_node.settings import NodeSettings
 from tapestry_node.training.trainer import Trainer
 
@@ -34,7 +38,7 @@ class Applicant:
     """An institution as it describes itself."""
 
     name: str
-    country: str
+    country: str | None  # None: the name
     data: Path
     language: str | None  # needed where the data folder says neither
     licence: str | None
@@ -55,6 +59,7 @@ def apply(
         VerificationError: The invitation is not signed by the keys that it names.
         ConfigError: The base or the data are not what the invitation or the options
             say, or node.toml or the keys are another federation's, name's or root's.
+        RuleError: The invitation is of another coordinator than the one before.
         ResourceError: A file cannot be written.
     """
     check_invitation(invitation)
@@ -63,13 +68,14 @@ def apply(
     path = folder / "node.toml"
     is_new = not path.exists()
     settings = _draft(terms, applicant, workload) if is_new else NodeSettings.read(path)
-    for name, said, is_there in _named(settings, terms, applicant):
+    for name, said, is_there in _named(folder, settings, terms, applicant):
         if said != is_there:
             raise ConfigError(
-                f"{path} has {name} {is_there!r}, here it is {said!r}; a node is in one"
-                " federation under one name: choose another folder",
+                f"{path} has {name} {is_there!r}, here it is {said!r}; nothing was"
+                " changed: edit the file, or choose another folder",
                 code="setting-differs",
             )
+    check_invited(folder, applicant.name, invitation)
     _describe(applicant, workload)
     durable_files.make_folders(folder)
     folder.chmod(0o700)
@@ -91,8 +97,12 @@ def apply(
 
 
 def _named(
-    settings: NodeSettings, terms: InvitationTerms, applicant: Applicant
+    folder: Path, settings: NodeSettings, terms: InvitationTerms, applicant: Applicant
 ) -> Iterator[tuple[str, str, str]]:
+    """Yield what node.toml may not say otherwise than the command does."""
+    data = (applicant.data.resolve(), (folder / settings.data).resolve())
+    yield "data", str(data[0]), str(data[1])
+    yield "country", applicant.country or settings.country, settings.country
     yield "federation", terms.federation, settings.federation
     yield "name", applicant.name, settings.name
 
@@ -155,7 +165,7 @@ def _draft(
     draft = {
         "name": applicant.name,
         "federation": terms.federation,
-        "country": applicant.country,
+        "country": applicant.country or applicant.name,
         "workload": terms.workload,
         "base": terms.base,
         "data": str(applicant.data.absolute()),

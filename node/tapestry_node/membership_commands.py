@@ -75,7 +75,7 @@ def init(folder: Path, **given: Unpack[_NodeOptions]) -> None:
         passphrase = new_passphrase(key, given["passphrase_file"])
     applicant = Applicant(
         name=name,
-        country=given["country"] or name,
+        country=given["country"],
         data=given["data"],
         language=given["language"],
         licence=given["licence"],

@@ -222,6 +222,18 @@ def test_a_log_opens_with_a_charter_and_all_acceptances(folder: Path) -> None:
         write_charter(folder, [])
 
 
+@pytest.mark.parametrize("number", [16, pytest.param(128, marks=pytest.mark.slow)])
+def test_as_many_members_as_a_charter_holds_found_a_log(
+    folder: Path, number: int
+) -> None:
+    founders = Founders.of([f"member-{place:03}" for place in range(number)])
+    accepted = _accepted(folder, founders, _sent(folder, founders))
+    with refused(IncompleteError, "acceptance-missing", match="by member-007;"):
+        open_log(folder, accepted[:7] + accepted[8:])
+    assert len(open_log(folder, accepted).requests) == number
+    assert len(list((folder / "enrolled").iterdir())) == number
+
+
 def test_a_log_of_other_entries_stays(folder: Path) -> None:
     founders = Founders.of(NAMES)
     accepted = _accepted(folder, founders, _sent(folder, founders))

@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from tapestry_coordinator.coordinator_folder import init, write_charter
+from tapestry_coordinator.settings import CoordinatorSettings
 from tests.support.commands import tapestry
-from tests.support.founding_place import Place, ok, refuses
+from tests.support.founders import Founders
+from tests.support.founding_place import Place, broken, ok, refuses
+from tests.support.log_world import World
 
 
 @pytest.fixture
@@ -64,6 +68,47 @@ def test_init_says_what_it_made_also_to_programs(place: Place) -> None:
     place.passphrase.unlink()
     ok(place.coordinator_init())  # needs it no more
     assert known.keys() - place.files().keys() == {"pass/phrase"}
+
+
+@pytest.mark.parametrize("what", ["missing", "fifo", "folder", "garbage", "too large"])
+@pytest.mark.parametrize("verb", ["charter", "open"])
+def test_a_file_that_is_none_is_named(
+    place: Place, prepared: Path, verb: str, what: str
+) -> None:
+    path = place.root / "sent"
+    broken(path, what)
+    words = ("coordinator", verb, prepared, path)
+    status, code = {"missing": (64, "file-unreadable")}.get(what, (1, ""))
+    result = tapestry(*words)
+    said = result.stderr.strip()
+    assert result.exit_code == status, said
+    assert "sent" in said
+    assert "\n" not in said
+    assert said.endswith(f"{code}]")
+    assert not (prepared / "log").exists()
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    """A coordinator's folder whose charter was written, without commands."""
+    folder = tmp_path / "prepared"
+    founders = Founders.of(("nordland", "ostrava", "sueden"))
+    init(
+        folder,
+        CoordinatorSettings(
+            federation="rivers", origin="rivers/log", address="rivers.example:443"
+        ),
+        workload="language",
+        base="tiny",
+        policy=World().policy(),
+        passphrase=None,
+    )
+    paths = []
+    for sent in founders.requests():
+        paths.append(tmp_path / f"{sent.request.name}.request")
+        paths[-1].write_bytes(sent.encode())
+    write_charter(folder, paths)
+    return folder
 
 
 @pytest.mark.parametrize("verb", ["charter", "open"])

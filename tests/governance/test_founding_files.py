@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tapestry.errors import (
     ConfigError,
@@ -29,6 +30,7 @@ from tapestry_governance.founding_files import (
     open_charter,
     read_acceptance,
     read_document,
+    sign_request,
 )
 from tapestry_governance.rules.replay import apply_all
 from tests.support.founders import Founders, asks, member_keys
@@ -67,7 +69,10 @@ def test_each_key_of_a_request_signs_for_itself(purpose: str) -> None:
 def test_the_transport_key_signs_too() -> None:
     sent = asks("sueden", member_keys("sueden"))
     other = asks("ostrava", member_keys("ostrava"))
+    keys, stranger = member_keys("sueden"), ec.generate_private_key(ec.SECP384R1())
+    mine = sign_request(sent.request, keys, transport=stranger, federation="rivers")
     for changes in (
+        {k: getattr(mine, k) for k in ("transport_key", "transport_proof")},
         {"transport_proof": other.transport_proof},
         {"transport_key": other.transport_key},
         {k: getattr(other, k) for k in ("transport_key", "transport_proof")},

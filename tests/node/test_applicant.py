@@ -11,6 +11,7 @@ from tapestry.errors import (
     ConfigError,
     IncompleteError,
     ResourceError,
+    RuleError,
     VerificationError,
 )
 from tapestry.workloads.base import Workload
@@ -147,6 +148,17 @@ def test_a_changed_invitation_and_another_base_are_refused(
     with refused(ConfigError, "base-differs", match=workload.given.manifest.digest):
         apply(folder, invitation_of(other), _applicant(data), workload=workload)
     assert not folder.exists()
+
+
+def test_a_second_invitation_is_by_whom_the_first_was(
+    tmp_path: Path, data: Path, workload: Workload
+) -> None:
+    folder, policy = tmp_path / "sueden", _policy(workload)
+    apply(folder, invitation_of(policy), _applicant(data), workload=workload)
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    with refused(RuleError, "invitation-differs", match="another log than"):
+        apply(folder, invitation_of(policy), _applicant(data), workload=workload)
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
 
 
 def test_a_manifest_of_the_data_stays(

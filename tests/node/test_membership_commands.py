@@ -1,13 +1,12 @@
 """``node init`` and ``join`` refuse files that are none, and ask nobody by chance."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.support.commands import tapestry
 from tests.support.founders import invitation_of
-from tests.support.founding_place import Place, refuses
+from tests.support.founding_place import Place, broken, refuses
 from tests.support.log_world import World
 
 
@@ -16,17 +15,6 @@ def place(tmp_path: Path) -> Place:
     made = Place.make(tmp_path / "place")
     made.coordinator.mkdir()
     return made
-
-
-def _broken(path: Path, what: str) -> None:
-    if what == "fifo":
-        os.mkfifo(path)
-    elif what == "folder":
-        path.mkdir()
-    elif what == "garbage":
-        path.write_bytes(bytes(range(256)))
-    elif what == "too large":
-        path.write_bytes(b"1" * (1 << 20))
 
 
 CASES = [
@@ -42,7 +30,7 @@ CASES = [
 def test_an_invitation_that_is_none_makes_nothing(
     place: Place, what: str, status: int, code: str
 ) -> None:
-    _broken(place.invitation, what)
+    broken(place.invitation, what)
     result = place.node_init("sueden")
     assert "rivers" in refuses(result, status, code)
     assert not place.node("sueden").exists()
@@ -52,7 +40,7 @@ def test_an_invitation_that_is_none_makes_nothing(
 def test_a_charter_that_is_none_joins_nothing(
     place: Place, what: str, status: int, code: str
 ) -> None:
-    _broken(place.charter, what)
+    broken(place.charter, what)
     words = ("node", "join", place.root / "sueden", place.charter)
     assert "rivers" in refuses(tapestry(*words), status, code)
 

@@ -1,6 +1,7 @@
 """A founding's commands again: with the same values, with others, and after a crash."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -8,8 +9,30 @@ from tapestry.keys import SigningKey
 from tapestry_governance.events.federation_events import Policy
 from tapestry_governance.founding_files import Invitation, RequestFile, invite
 from tests.support.founding_place import NAMES, Place, ok, refuses
+from tests.support.processes import environment, run
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("command", "least"),
+    [
+        ("coordinator init", 40),
+        ("node init", 45),
+        ("coordinator charter", 3),
+        ("governance accept", 9),
+        ("coordinator open", 20),
+        ("governance key", 5),
+    ],
+)
+def test_a_command_that_was_killed_is_run_again(
+    tmp_path: Path, command: str, least: int
+) -> None:
+    words = ("-m", "tests.support.founding_crashes", str(tmp_path), command)
+    env = environment(HOME=str(tmp_path))
+    done = run(*words, env=env, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= least
 
 
 def test_the_same_again_changes_nothing(founded: Place, with_requests: Place) -> None:
@@ -58,6 +81,18 @@ def test_init_with_other_values_changes_nothing(requested: Place) -> None:
         assert repr(value) in refuses(result, 64, "setting-differs")
     said = refuses(requested.node_init("sueden", "--name", "o"), 64, "setting-differs")
     assert "'sueden', here it is 'o'" in said
+    other = requested.root / "elsewhere"
+    shutil.copytree(requested.data("sueden"), other)
+    (other / "corpus.toml").unlink()
+    before = requested.files()
+    said = refuses(
+        requested.node_init("sueden", "--data", other), 64, "setting-differs"
+    )
+    assert str(other) in said
+    said = refuses(
+        requested.node_init("sueden", "--country", "x"), 64, "setting-differs"
+    )
+    assert "here it is 'x'" in said
     assert requested.files() == before
 
 

@@ -1,6 +1,7 @@
 """A place where a federation is founded by the commands: folders of four parties."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ class Place:
     """The folders, and the commands of a founding over them."""
 
     root: Path
+    records: Path | None = None  # where the data are, unless at the root
 
     @classmethod
     def make(cls, root: Path) -> "Place":
@@ -49,7 +51,7 @@ class Place:
         return self.coordinator / "rivers.charter"
 
     def data(self, name: str) -> Path:
-        return self.root / f"data-{name}"
+        return (self.records or self.root) / f"data-{name}"
 
     def node(self, name: str) -> Path:
         return self.root / name
@@ -61,9 +63,9 @@ class Place:
         return self.node(name) / f"{name}.acceptance"
 
     def copy(self, root: Path) -> "Place":
-        """Copy all, but for the data, which node.toml names by its whole path."""
+        """Copy the folders; node.toml goes on naming the data that were there."""
         shutil.copytree(self.root, root, symlinks=True)
-        return Place(root)
+        return Place(root, self.records or self.root)
 
     # The commands
 
@@ -143,3 +145,15 @@ def refuses(result: Result, status: int, code: str) -> str:
     assert len(lines) == 1, result.stderr
     assert lines[0].endswith(f"[{code}]"), lines[0]
     return lines[0]
+
+
+def broken(path: Path, what: str) -> None:
+    """Put what is no document of a founding at a path."""
+    if what == "fifo":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    elif what == "garbage":
+        path.write_bytes(bytes(range(256)))
+    elif what == "too large":
+        path.write_bytes(b"1" * (1 << 20))
