@@ -138,7 +138,7 @@ def test_a_certificate_that_runs_out_is_told_and_issued_anew(
         assert is_certified(folder) is is_valid
     later.days = 825
     for act in (write_charter, open_log):
-        with refused(ConfigError, "certificate-not-valid", match="coordinator init"):
+        with refused(ConfigError, "certificate-not-valid", match="coordinator renew"):
             act(folder, requests if act is write_charter else accepted)
     assert _files(folder) == before
     later.days = 800
