@@ -166,7 +166,7 @@ class NodeTracker:
         names = [name for name in names if name not in self.has_held_out]
         if not names:
             return
-        files = sorted(self.held_out.iterdir())
+        files = sorted(path for path in self.held_out.iterdir() if path.is_file())
         request = encode_message(
             ShowHeldOutRequest(files=tuple(path.name for path in files)),
             [path.read_bytes() for path in files],

@@ -134,6 +134,24 @@ def main(
         run.close()
 
 
+def end_without_sum(
+    manifest: RoundManifest,
+    reason: str,
+    *,
+    stage: RoundStage | None = None,
+    survivors: Sequence[str] = (),
+) -> RoundAborted:
+    """Return the event that ends a round without a sum."""
+    return RoundAborted(
+        run_id=manifest.run_id,
+        round_number=manifest.round_number,
+        attempt=manifest.attempt,
+        stage=stage,
+        reason=reason,
+        survivors=tuple(survivors),
+    )
+
+
 class Run:
     """One run of one coordinator."""
 
@@ -182,7 +200,7 @@ class Run:
             directory, tracker=tracker, journal=journal, uploads=self.uploads
         )
         self.replica = Replica.start(workload.given)
-        self._failures = 0
+        self._failures, self._opened = 0, False  # in a row; whether one was opened
 
     def close(self) -> None:
         """Close the databases."""
@@ -323,7 +341,7 @@ class Run:
                 raise
             self._fail(error, outcome, None if current is None else current.manifest)
         else:
-            self._failures = 0
+            self._failures, self._opened = 0, False
 
     def _fail(
         self, error: TapestryError, outcome: RoundOutcome, plan: RoundManifest | None
@@ -339,12 +357,13 @@ class Run:
             _logger.warning("leaving node %s out of the run: bad shares", name)
             self.context.journal.leave_out(name, "bad_shares")
         self._failures += 1
+        self._opened |= plan is not None
         if plan and end_the_run(outcome.refused, plan):
             raise PolicyError(f"the run ends: {said}", code="plan-refused") from error
         if self._failures >= _FAILURES:
             raise QuorumError(
                 f"the run ends after {_FAILURES} failed rounds in a row: {said}",
-                code="rounds-failed",
+                code="rounds-failed" if self._opened else "nodes-too-few",
             ) from error
 
     def _round(self, outcome: RoundOutcome) -> None:
@@ -412,14 +431,7 @@ class Run:
             return
         manifest = current.manifest
         self.context.publisher.append_event(
-            RoundAborted(
-                run_id=manifest.run_id,
-                round_number=manifest.round_number,
-                attempt=manifest.attempt,
-                stage=stage,
-                reason=reason,
-                survivors=tuple(survivors),
-            )
+            end_without_sum(manifest, reason, stage=stage, survivors=survivors)
         )
         self._give_up(manifest.round_number)
         self._tell(manifest, {"text": "aborted"})

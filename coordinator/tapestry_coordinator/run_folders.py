@@ -12,7 +12,10 @@ One federation has one log and many runs on it, one after the other.
 
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from tapestry.errors import ConfigError
+from tapestry.schema import Name
 from tapestry.storage import durable_files
 from tapestry_coordinator.superlink.outcome import read_outcome
 
@@ -20,6 +23,7 @@ RUNS, QUEUE = "runs", "queue"
 PLAN = "run.toml"
 HELD_OUT = "held-out"  # the folder of public data
 PROGRESS = "progress.jsonl"
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
 def run_folder(directory: Path, run_id: str) -> Path:
@@ -33,8 +37,13 @@ def begun(directory: Path) -> list[str]:
 
 
 def waiting(directory: Path) -> list[str]:
-    """List the runs that wait, in the order in which they will begin."""
-    return _names(directory / QUEUE)
+    """List the runs that wait, in the order in which they will begin.
+
+    Edge cases:
+        A name that was used is not among them: a run begins once.
+    """
+    used = set(begun(directory))
+    return [name for name in _names(directory / QUEUE) if name not in used]
 
 
 def unfinished(directory: Path) -> str | None:
@@ -49,19 +58,12 @@ def begin_next(directory: Path) -> str | None:
     """Begin the first run that waits, in one step; return its name.
 
     Raises:
-        ConfigError: A run of this name began before.
         ResourceError: The folder cannot be written.
     """
     names = waiting(directory)
     if not names:
         return None
     run_id = names[0]
-    if run_folder(directory, run_id).exists():
-        raise ConfigError(
-            f"{directory / QUEUE / run_id}: a run of this name began before; choose"
-            " another name",
-            code="run-exists",
-        )
     durable_files.make_folders(directory / RUNS)
     durable_files.publish_folder(
         directory / QUEUE / run_id, run_folder(directory, run_id)
@@ -85,6 +87,14 @@ def current(directory: Path) -> str:
 
 
 def _names(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    return sorted(path.parent.name for path in folder.glob(f"*/{PLAN}"))
+    """List the folders with a plan whose name a run may have."""
+    found = (path.parent.name for path in folder.glob(f"*/{PLAN}"))
+    return sorted(name for name in found if _is_name(name))
+
+
+def _is_name(text: str) -> bool:
+    try:
+        _NAME.validate_python(text)
+    except ValidationError:
+        return False
+    return True

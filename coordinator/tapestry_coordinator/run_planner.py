@@ -34,7 +34,14 @@ from tapestry.workloads.base import Workload
 from tapestry.workloads.workload_registry import open_workload
 from tapestry_coordinator.log_publisher import event_of
 from tapestry_coordinator.round_plan import StartingPoint, check_run
-from tapestry_coordinator.run_folders import HELD_OUT, PLAN, QUEUE, run_folder
+from tapestry_coordinator.run_folders import (
+    HELD_OUT,
+    PLAN,
+    QUEUE,
+    run_folder,
+    unfinished,
+    waiting,
+)
 from tapestry_coordinator.settings import RunSettings
 from tapestry_governance.audit.privacy_accounts import steps_of
 from tapestry_governance.events.member_events import CharterAccepted
@@ -138,7 +145,7 @@ def plan_run(directory: Path, wish: Wish) -> PlannedRun:
     settings = _settings(wish, state, noise)
     workload = open_workload(WORKLOAD, wish.base)
     first = _first_round(settings, state, workload, wish)
-    epsilon, after = _prices(settings, state, records, noise=noise)
+    epsilon, after = _prices(settings, state, records, ahead=_ahead(directory, state))
     cap = decode_decimal(state.policy.epsilon_cap)
     if over := sorted(name for name, value in after.items() if value > cap):
         raise RuleError(
@@ -173,7 +180,18 @@ def _records(state: FederationState, entries: Sequence[bytes]) -> dict[str, int]
 
 
 def _noise(wish: Wish, records: Mapping[str, int], state: FederationState) -> float:
-    """Find the least noise multiplier, rounded up to six digits."""
+    """Find the least noise multiplier, rounded up to six digits.
+
+    Raises:
+        ConfigError: A member has fewer records than a batch.
+    """
+    few = [name for name, count in records.items() if count < wish.batch_size]
+    if few:
+        raise ConfigError(
+            f"{', '.join(few)} may have fewer records than a batch of"
+            f" {wish.batch_size}; plan with a smaller --batch-size",
+            code="records-too-few",
+        )
     fewest = min(records.values())
     noise = accounting.calibrate(
         target_epsilon=wish.epsilon,
@@ -253,37 +271,75 @@ def _first_round(
     return check_run(settings, state, start=start)
 
 
+def _ahead(directory: Path, state: FederationState) -> list[RunSettings]:
+    """Return the plans of runs that wait or go on, with the rounds that they lack."""
+    plans = [
+        RunSettings.read(directory / QUEUE / name / PLAN) for name in waiting(directory)
+    ]
+    current = unfinished(directory)
+    if current is not None:
+        plan = RunSettings.read(run_folder(directory, current) / PLAN)
+        closed = sum(each.run_id == current for each in state.closed)
+        left = max(plan.rounds - closed, 0)
+        plans.append(plan.model_copy(update={"rounds": left}))
+    return plans
+
+
 def _prices(
     settings: RunSettings,
     state: FederationState,
     records: Mapping[str, int],
     *,
-    noise: float,
+    ahead: Sequence[RunSettings],
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Return epsilon of the run, and after it, by member."""
+    """Return epsilon of the run, and with all that is spent and planned, by member.
+
+    Raises:
+        RuleError: A member trained without noise, so no epsilon holds for its records.
+    """
     delta = decode_decimal(state.policy.max_delta)
     once, after = dict[str, float](), dict[str, float]()
     for name, count in records.items():
-        steps = accounting.Steps(
-            noise_multiplier=noise,
-            sampling_rate=accounting.sampling_rate(
-                settings.training.batch_size, records=count
-            ),
-            steps=settings.rounds * settings.training.steps,
-        )
+        if name in state.without_noise:
+            raise RuleError(
+                f"{name} trained without noise, so no epsilon holds for its records",
+                code="training-without-noise",
+            )
+        own = _steps(settings, records=count)
         spent = [
             steps_of(account.steps, account.promise)
             for account in state.spending.get(name, ())
             if account.promise is not None
         ]
-        once[name] = accounting.epsilon([steps], target_delta=delta)
-        after[name] = accounting.epsilon([*spent, steps], target_delta=delta)
+        planned = [step for plan in ahead for step in _steps(plan, records=count)]
+        once[name] = accounting.epsilon(own, target_delta=delta)
+        after[name] = accounting.epsilon([*spent, *planned, *own], target_delta=delta)
     return once, after
+
+
+def _steps(settings: RunSettings, *, records: int) -> list[accounting.Steps]:
+    """Return what a run spends of a member's records; nothing without local noise."""
+    privacy, training = settings.privacy, settings.training
+    number = settings.rounds * training.steps
+    if privacy.noise == "none" or not number:
+        return []
+    return [
+        accounting.Steps(
+            noise_multiplier=decode_decimal(privacy.noise_multiplier),
+            sampling_rate=accounting.sampling_rate(
+                training.batch_size, records=records
+            ),
+            steps=number,
+        )
+    ]
 
 
 def _queue(place: Path, settings: RunSettings, wish: Wish) -> None:
     text = tomli_w.dumps(to_toml(settings.model_dump(), RunSettings))
-    with durable_files.replace_folder(place) as draft:
-        draft.mkdir()
+    unseen = place.parent.parent / f".planned-{wish.name}"
+    with durable_files.replace_folder(place, draft=unseen) as draft:
+        (draft / HELD_OUT).mkdir(parents=True)
         write_new(draft / PLAN, text)
-        shutil.copytree(wish.held_out, draft / HELD_OUT)
+        for path in sorted(wish.held_out.iterdir()):
+            if path.is_file():
+                shutil.copy(path, draft / HELD_OUT / path.name)

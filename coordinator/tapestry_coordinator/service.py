@@ -1,8 +1,9 @@
 """The coordinator's service: one run after the other, and the log between them.
 
 Between runs it has the log cosigned, so that its time stays fresh, and takes the
-entries of members. A run whose members are away goes on when they are back; one that
-can never succeed ends with its reason, and the next one begins.
+entries of members. A run whose members are away goes on when they are back. One that
+can never succeed, or whose rounds fail at the members' cost, ends with its reason, and
+the next one begins.
 """
 
 import logging
@@ -12,28 +13,33 @@ from contextlib import closing
 from pathlib import Path
 
 from tapestry.errors import (
-    ConfigError,
+    InconsistentLog,
     PolicyError,
     QuorumError,
-    RuleError,
+    ResourceError,
+    TapestryError,
 )
 from tapestry_coordinator import run
 from tapestry_coordinator.grid import Grid
+from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.led_log import LedLog, open_led_log
 from tapestry_coordinator.run_folders import (
+    PLAN,
     begin_next,
     run_folder,
     unfinished,
     waiting,
 )
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_coordinator.superlink.outcome import Outcome, write_outcome
 
 _logger = logging.getLogger(__name__)
 _COSIGN_SECONDS = 60.0  # that a cosignature may take between runs
 _LOOK_SECONDS = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 600.0  # before a run is tried again
-_FOR_GOOD = (ConfigError, PolicyError, RuleError)  # errors that end a run
+_SPARE_ROUNDS = 5  # that members may have paid for beyond those of the plan
+_WAITING = frozenset({"nodes-too-few", "base-missing"})  # what others can mend
+_DAMAGED = frozenset({"database-damaged"})  # of a run's own files
 
 
 def main(directory: Path, grid: Grid) -> None:
@@ -57,20 +63,71 @@ def main(directory: Path, grid: Grid) -> None:
 
 
 def finish_run(directory: Path, grid: Grid, run_id: str) -> bool:
-    """Finish a run, and write how it ended; return False if it is to be tried again."""
+    """Finish a run, and write how it ended; return False if it is to be tried again.
+
+    Guarantees:
+        A run that ended has no open round in the log. Rounds that fail are not tried
+        for ever: members pay for at most five more than the plan has.
+
+    Raises:
+        InconsistentLog: A member holds a cosigned log that this one does not lead to.
+        ResourceError: The machine fails; the run has not ended.
+    """
+    folder, failure = run_folder(directory, run_id), None
     try:
+        _check_paid(directory, grid, folder)
         run.main(directory, grid)
-    except QuorumError as error:
-        _logger.warning("run %s waits: %s", run_id, error)
-        return False
-    except _FOR_GOOD as error:
-        _logger.warning("run %s ended: %s [%s]", run_id, error, error.code)
-        outcome = Outcome.of(error)
-    else:
-        _logger.info("run %s is done", run_id)
-        outcome = Outcome()
-    write_outcome(run_folder(directory, run_id), outcome)
+    except InconsistentLog:
+        raise
+    except TapestryError as error:
+        if isinstance(error, ResourceError) and error.code not in _DAMAGED:
+            raise
+        if error.code in _WAITING:
+            _logger.warning("run %s waits: %s", run_id, error)
+            return False
+        failure = error
+    if failure is not None:
+        _logger.warning("run %s ended: %s [%s]", run_id, failure, failure.code)
+        _end_open_round(directory, grid, folder)
+    write_outcome(folder, Outcome() if failure is None else Outcome.of(failure))
     return True
+
+
+def _check_paid(directory: Path, grid: Grid, folder: Path) -> None:
+    """Require that no member paid for many more rounds than the run has.
+
+    Raises:
+        PolicyError: One did: rounds fail after it has spent its budget on them.
+    """
+    planned = RunSettings.read(folder / PLAN).rounds
+    with closing(open_led_log(directory, grid, deadline=_COSIGN_SECONDS)) as log:
+        spending = log.publisher.state.spending
+        paid = {
+            name: sum(each.run_id == folder.name for each in spending[name])
+            for name in spending
+        }
+    if over := [n for n, rounds in paid.items() if rounds >= planned + _SPARE_ROUNDS]:
+        raise PolicyError(
+            f"{', '.join(sorted(over))} paid for {_SPARE_ROUNDS} rounds more than the"
+            f" {planned} of the plan; the run ends, so that it costs no more",
+            code="rounds-failed",
+        )
+
+
+def _end_open_round(directory: Path, grid: Grid, folder: Path) -> None:
+    """Abort the round of a run that is open in the log, if there is one."""
+    with closing(open_led_log(directory, grid, deadline=_COSIGN_SECONDS)) as log:
+        current = log.publisher.state.open_round
+        if current is None or current.manifest.run_id != folder.name:
+            return
+        number = current.manifest.round_number
+        with closing(Journal(folder)) as journal:
+            survivors = journal.survivors(number)
+            aborted = run.end_without_sum(
+                current.manifest, "coordinator_restarted", survivors=survivors
+            )
+            log.publisher.append_event(aborted)
+            journal.settle(number, "aborted")
 
 
 def tend_log(directory: Path, grid: Grid, *, until: Callable[[], bool]) -> None:
@@ -98,10 +155,19 @@ def _after(seconds: float) -> Callable[[], bool]:
 
 
 def _cosign(log: LedLog, names: list[str]) -> None:
+    """Have the log cosigned by members; one that says nonsense is left out."""
+    present = []
     for name, said in log.members.greet(names, deadline=_COSIGN_SECONDS):
         note = None if said.checkpoint is None else said.checkpoint.encode()
-        log.publisher.record_mirror_size(name, said.size, note)
+        try:
+            log.publisher.record_mirror_size(name, said.size, note)
+        except (InconsistentLog, ResourceError):
+            raise
+        except TapestryError as error:
+            _logger.warning("leaving node %s out, bad hello: %s", name, error)
+        else:
+            present.append(name)
     try:
-        log.publisher.publish(names)
+        log.publisher.publish(sorted(present))
     except QuorumError as error:
         _logger.info("the log waits for cosignatures: %s", error)

@@ -45,12 +45,18 @@ def test_a_run_is_worked_on_until_it_has_an_outcome(tmp_path: Path) -> None:
 
 
 def test_a_name_is_used_once(tmp_path: Path) -> None:
-    queue(tmp_path, "run-1")
+    queue(tmp_path, "run-1", "run-2")
     begin_next(tmp_path)
     queue(tmp_path, "run-1")
-    with refused(ConfigError, "run-exists", match="choose another name"):
-        begin_next(tmp_path)
-    assert waiting(tmp_path) == ["run-1"]
+    assert waiting(tmp_path) == ["run-2"]
+    assert [begin_next(tmp_path), begin_next(tmp_path)] == ["run-2", None]
+    assert (tmp_path / "queue" / "run-1" / "run.toml").exists()
+
+
+def test_a_folder_that_no_run_may_be_called_does_not_begin(tmp_path: Path) -> None:
+    queue(tmp_path, "Run", "a b", "-", ".hidden", "run_1")
+    assert waiting(tmp_path) == []
+    assert begin_next(tmp_path) is None
 
 
 def test_a_folder_without_a_run_says_how_to_plan_one(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from tapestry.encoding import decode_decimal
-from tapestry.errors import ConfigError, RuleError, TapestryError
+from tapestry.errors import ConfigError, RuleError
 from tapestry_coordinator import run_planner
 from tapestry_coordinator.run_folders import begin_next, run_folder, waiting
 from tapestry_coordinator.run_planner import Wish, plan_run
 from tapestry_coordinator.settings import RunSettings
+from tapestry_coordinator.superlink.outcome import Outcome, write_outcome
 from tests.support.federation import NAMES, RECORDS, Base, Federation
 from tests.support.federation_fixtures import Found
 from tests.support.refusals import refused
@@ -82,8 +83,8 @@ def test_members_that_declared_nothing_count_by_their_requests(
     federation: Federation,
 ) -> None:
     assert RECORDS >= 10
-    with pytest.raises(TapestryError):  # their requests said 0 records
-        plan_run(federation.coordinator, wish(federation))
+    with refused(ConfigError, "records-too-few", match="fi, fr, id, sw may have"):
+        plan_run(federation.coordinator, wish(federation))  # their requests said 0
     assert waiting(federation.coordinator) == []
 
 
@@ -119,3 +120,33 @@ def test_all_parameters_are_trained_with_rank_zero(federation: Federation) -> No
     assert full.upload > 4 * low.upload
     assert full.disk == full.upload * (len(NAMES) + 1)
     assert not run_folder(federation.coordinator, "full").exists()
+
+
+def test_what_waits_is_counted_with_what_is_spent(federation: Federation) -> None:
+    """Each of the runs alone would fit."""
+    federation.run()
+    write_outcome(federation.run_folder, Outcome())
+    first = plan_run(federation.coordinator, wish(federation, name="a", epsilon=2))
+    with refused(RuleError, "epsilon-above-cap", match="fi, fr, id, sw would have"):
+        plan_run(federation.coordinator, wish(federation, name="b", epsilon=3.8))
+    second = plan_run(federation.coordinator, wish(federation, name="c", epsilon=1))
+    assert all(first.epsilon_after[name] < second.epsilon_after[name] for name in NAMES)
+
+
+def test_a_draft_is_in_the_queue_at_no_time(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation.run()
+    seen: list[list[str]] = []
+
+    def copy(source: Path, target: Path) -> None:
+        seen.append(waiting(federation.coordinator))
+        target.write_bytes(source.read_bytes())
+
+    monkeypatch.setattr("tapestry_coordinator.run_planner.shutil.copy", copy)
+    (federation.run_folder / "held-out" / "old").mkdir()  # is not taken along
+    found = plan_run(federation.coordinator, wish(federation))
+    assert seen
+    assert not any(seen)
+    assert waiting(federation.coordinator) == ["next"]
+    assert all(path.is_file() for path in (found.folder / "held-out").iterdir())

@@ -5,13 +5,21 @@ from itertools import count
 
 import pytest
 
-from tapestry.protocol.messages import Kind
+from tapestry.protocol.messages import (
+    Identity,
+    Kind,
+    Message,
+    encode_message,
+    expect_body,
+)
 from tapestry_coordinator import run_folders, service
 from tapestry_coordinator.run_folders import run_folder
 from tapestry_coordinator.superlink.outcome import read_outcome
 from tapestry_governance.events.privacy_events import DataDeclared
-from tests.support.federation import NAMES, Base, Federation
+from tests.support.federation import NAMES, Base, Deliver, Federation, lost
 from tests.support.federation_fixtures import Found
+
+ONE_SECOND = dict.fromkeys(("collect_masked_inputs", "advertise_keys"), 1)
 
 
 def times(number: int) -> Callable[[], bool]:
@@ -47,6 +55,7 @@ def test_a_run_that_is_done_has_an_outcome(found: Found) -> None:
     assert run_folders.unfinished(federation.coordinator) is None
 
 
+@pytest.mark.slow
 def test_a_run_whose_members_are_away_is_tried_again(found: Found) -> None:
     federation = found(coordinator={"deadlines": {"advertise_keys": 1}})
     for name in NAMES[1:]:
@@ -67,6 +76,87 @@ def test_a_run_that_can_never_succeed_ends_with_its_reason(found: Found) -> None
     assert outcome is not None
     assert (outcome.kind, outcome.code) == ("PolicyError", "plan-refused")
     assert "budget" in outcome.message
+
+
+@pytest.mark.slow
+def test_rounds_that_fail_are_not_paid_for_for_ever(found: Found) -> None:
+    """A member goes silent when the others have spent their budget on the round."""
+    federation = found(
+        coordinator={"secagg": {"min_cohort": 4}, "deadlines": ONE_SECOND},
+        institution={"policy": {"epsilon_limit": "100"}},
+        policy={"epsilon_cap": "100"},
+    )
+    federation.wire.on("fi", Kind.COLLECT_MASKED_INPUTS, lost, times=50)
+    assert finish(federation)
+    outcome = read_outcome(run_folder(federation.coordinator, "run"))
+    assert outcome is not None
+    assert outcome.code == "rounds-failed"
+    assert 1 < len(federation.aborted()) <= 6
+
+
+@pytest.mark.slow
+def test_a_coordinator_that_dies_again_and_again_ends_the_run(found: Found) -> None:
+    federation = found(
+        coordinator={"secagg": {"min_cohort": 4}},
+        institution={"policy": {"epsilon_limit": "100"}},
+        policy={"epsilon_cap": "100"},
+    )
+    for _ in range(6):
+        federation.run_until_killed(lambda _, m: m.kind is Kind.CHECK_CONSISTENCY)
+    assert finish(federation)
+    outcome = read_outcome(run_folder(federation.coordinator, "run"))
+    assert outcome is not None
+    assert outcome.code == "rounds-failed"
+    assert "paid for 5 rounds more than the 1 of the plan" in outcome.message
+    assert federation.closed() == []
+    assert len(federation.aborted()) == 6
+
+
+def test_a_run_that_ends_leaves_no_open_round_to_the_next(found: Found) -> None:
+    federation = found()
+    federation.run_until_killed(lambda _, m: m.kind is Kind.COLLECT_MASKED_INPUTS)
+    plan = federation.run_folder / "run.toml"
+    known = plan.read_text()
+    plan.write_text("rounds = 0\n")
+    assert finish(federation)
+    outcome = read_outcome(run_folder(federation.coordinator, "run"))
+    assert outcome is not None
+    assert outcome.kind == "ConfigError"
+    (aborted,) = federation.aborted()
+    assert aborted.round_number == 1
+    plan.write_text(known)
+    federation.begin_another_run("second")
+    assert service.finish_run(federation.coordinator, federation.wire, "second")
+    (closed,) = federation.closed()
+    assert closed.run_id == "second"
+
+
+def test_files_of_a_run_that_are_lost_end_that_run_alone(found: Found) -> None:
+    federation = found(coordinator={"rounds": 2})
+    unmasked = count(1)
+    federation.run_until_killed(
+        lambda _, m: m.kind is Kind.UNMASK and next(unmasked) > len(NAMES)
+    )
+    for path in (federation.run_folder / "sums").iterdir():
+        path.unlink()
+    assert finish(federation)
+    outcome = read_outcome(run_folder(federation.coordinator, "run"))
+    assert outcome is not None
+    assert outcome.kind == "IncompleteError"
+    assert len(federation.aborted()) == 1
+
+
+def test_a_member_that_says_nonsense_keeps_nobody_from_cosigning(found: Found) -> None:
+    federation = found()
+
+    def garbled(_name: str, request: Message, deliver: Deliver) -> Message:
+        body = expect_body(deliver(request), Identity)
+        return encode_message(body.model_copy(update={"checkpoint": "garbage"}))
+
+    federation.wire.on("fi", Kind.HELLO, garbled, times=50)
+    service.tend_log(federation.coordinator, federation.wire, until=times(3))
+    assert (federation.coordinator / "log" / "public" / "checkpoint").exists()
+    assert len(federation.said(DataDeclared)) == len(NAMES) - 1
 
 
 def test_between_runs_the_log_is_cosigned_and_takes_entries(found: Found) -> None:

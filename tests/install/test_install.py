@@ -168,7 +168,7 @@ def test_a_role_finds_all_that_its_extra_promises(
     for role in sorted(lacking):
         done = installed.run(role, *commands[role][0])
         assert done.returncode == 3, done.stderr
-        assert f"needs the extra '{role}': pip install" in done.stderr
+        assert f"pip install 'tapestry-federated[{role}]'" in done.stderr
         assert done.stderr.count("\n") == 1
 
 

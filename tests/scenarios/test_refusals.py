@@ -148,7 +148,7 @@ def test_nodes_with_other_software_wait_for_their_upgrade(
     federation = found()
     with monkeypatch.context() as patch:
         patch.setattr(round_plan, "software_digest", lambda: other)
-        with refused(QuorumError, "rounds-failed", match="install the same release"):
+        with refused(QuorumError, "nodes-too-few", match="install the same release"):
             federation.run()
     assert federation.said(RoundOpened) == []
     federation.run()

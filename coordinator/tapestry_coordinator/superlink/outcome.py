@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tapestry import errors
 from tapestry.encoding import canonical_json, decode_json
-from tapestry.errors import TapestryError
+from tapestry.errors import ConfigError, TapestryError
 from tapestry.inputs.faults import unforeseen
 from tapestry.storage import durable_files
 from tapestry.storage.file_lock import is_locked, lock_file
@@ -75,12 +75,22 @@ def write_outcome(directory: Path, outcome: Outcome) -> None:
 
 
 def read_outcome(directory: Path) -> Outcome | None:
-    """Return the outcome; None while there is none."""
+    """Return the outcome; None while there is none.
+
+    Raises:
+        ConfigError: The file is damaged.
+    """
     try:
         data = (directory / _OUTCOME).read_bytes()
     except FileNotFoundError:
         return None
-    return Outcome(**decode_json(data))
+    try:
+        return Outcome(**decode_json(data))
+    except (TypeError, TapestryError):
+        raise ConfigError(
+            f"{directory / _OUTCOME} is damaged; delete it, and the work is done again",
+            code="outcome-damaged",
+        ) from None
 
 
 def clear_outcome(directory: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tapestry.errors import ConfigError
 from tapestry_coordinator.superlink.outcome import (
     Outcome,
     clear_outcome,
@@ -15,6 +16,7 @@ from tapestry_coordinator.superlink.outcome import (
     working_on,
     write_outcome,
 )
+from tests.support.refusals import refused
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,13 @@ def test_an_outcome_is_read_as_written_and_cleared(
     clear_outcome(tmp_path)
     clear_outcome(tmp_path)
     assert read_outcome(tmp_path) is None
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"x":1}', b"\xff"])
+def test_a_damaged_outcome_is_named(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "outcome.json").write_bytes(data)
+    with refused(ConfigError, "outcome-damaged", match=r"outcome\.json is damaged"):
+        read_outcome(tmp_path)
 
 
 def test_the_lock_shows_from_outside_and_ends_with_the_work(tmp_path: Path) -> None:
