@@ -1,12 +1,16 @@
 """The audit bundle of a coordinator: what an auditor verifies from files alone."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tapestry.artifacts import manifest as manifests
 from tapestry.encoding import digest
+from tapestry.errors import ConfigError
+from tapestry.storage import durable_files
 from tapestry.tlog import tiles
 from tapestry.tlog.checkpoint import read_claim
 from tapestry_coordinator.spot_check_responder import EVIDENCE
@@ -18,21 +22,30 @@ from tapestry_governance.audit.bundle import (
     write_bundle,
 )
 
+_RELEASE = re.compile("base-[0-9]+")
+
 
 def collect_bundle(directory: Path, bundle: Path) -> Bundle:
     """Copy a coordinator's log, evidence, adapters and releases into a new bundle.
 
-    A bundle has no weights of a release, which it names by digest.
+    A bundle has no weights of a release, which it names by digest. What a crash left
+    among releases and adapters is passed over.
 
     Raises:
         ConfigError: The bundle's folder exists already.
         IncompleteError: The log has no cosigned checkpoint yet.
         ResourceError: A file cannot be copied.
     """
+    if bundle.exists() or bundle.is_symlink():
+        raise ConfigError(f"{bundle} exists; choose a new folder", code="file-exists")
     public = directory / "log" / "public"
     size = read_claim(read_small(public / CHECKPOINT)).size
     charter = next(tiles.read_entries(public, size))
-    adapters = {path.name: path for path in sorted((directory / "adapters").glob("*"))}
+    adapters = {
+        path.name: path
+        for path in sorted((directory / "adapters").glob("[!.]*"))
+        if (path / manifests.FOLDER).is_dir()
+    }
     with _without_weights(directory / "releases", bundle) as releases:
         write_bundle(
             bundle,
@@ -41,21 +54,24 @@ def collect_bundle(directory: Path, bundle: Path) -> Bundle:
             genesis=digest(charter),
             artifacts=adapters | releases,
         )
-    evidence = sorted((directory / EVIDENCE).glob("*"))
-    return add_sums(bundle, {int(path.name): path for path in evidence})
+    evidence = sorted((directory / EVIDENCE).glob("[0-9]*"))
+    return add_sums(
+        bundle, {int(path.name): path for path in evidence if path.name.isdecimal()}
+    )
 
 
 @contextmanager
 def _without_weights(releases: Path, bundle: Path) -> Iterator[dict[str, Path]]:
-    """Copy what the log names of releases, beside the bundle, for as long as needed."""
-    draft = bundle.with_name(f"{bundle.name}.releases")
-    shutil.rmtree(draft, ignore_errors=True)
-    found: dict[str, Path] = {}
-    try:
-        for path in sorted(releases.glob("*")):
+    """Copy what the log names of releases, near the bundle, for as long as needed."""
+    durable_files.make_folders(bundle.parent)
+    with (
+        durable_files.write_errors(bundle),
+        TemporaryDirectory(dir=bundle.parent, prefix=".releases-") as place,
+    ):
+        draft, found = Path(place), dict[str, Path]()
+        for path in sorted(releases.glob("base-*")):
             source = path / manifests.FOLDER
-            shutil.copytree(source, draft / path.name / manifests.FOLDER)
-            found[path.name] = draft / path.name
+            if _RELEASE.fullmatch(path.name) and source.is_dir():
+                found[path.name] = draft / path.name
+                shutil.copytree(source, found[path.name] / manifests.FOLDER)
         yield found
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

@@ -12,7 +12,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +20,13 @@ import tomli_w
 
 from tapestry.encoding import digest
 from tapestry.encrypted_keys import load_key, save_key
-from tapestry.errors import ConfigError, IncompleteError, RuleError
+from tapestry.errors import (
+    ConfigError,
+    IncompleteError,
+    ProtocolError,
+    RuleError,
+    VerificationError,
+)
 from tapestry.inputs.setting_values import to_toml
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.settings import Settings
@@ -57,6 +63,7 @@ from tapestry_governance.founding_files import (
     RequestFile,
     bind_charter,
     check_distinct,
+    check_records,
     check_request,
     invite,
     open_charter,
@@ -197,18 +204,36 @@ def hosts_of(settings: CoordinatorSettings) -> list[str]:
     return list(dict.fromkeys([host, *LOCAL]))
 
 
-def write_charter(folder: Path, requests: Sequence[Path]) -> OpenedCharter:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenCharter:
+    """The charter of a folder, and whether it replaced another or a damaged one."""
+
+    charter: OpenedCharter
+    replaced: bool
+
+
+def write_charter(
+    folder: Path, requests: Sequence[Path], *, is_planned: bool = True
+) -> WrittenCharter:
     """Write the charter of the institutions that sent requests.
 
+    Args:
+        folder: The coordinator's.
+        requests: The files that institutions sent.
+        is_planned: Whether rounds are planned by the records of requests, so that no
+            founder may have fewer than ten where all rounds have noise.
+
     Edge cases:
-        The same requests and policy give the charter that is there.
+        The same requests and policy give the charter that is there. A damaged one is
+        written anew.
 
     Raises:
         ConfigError: The log is founded already, a file cannot be read, or the
             certificates are not valid now.
         VerificationError: A request is not signed by its keys.
-        RuleError: A request is to another federation, two have one name or key, or the
-            founders are too few for the policy's cohorts, or too many.
+        RuleError: A request is to another federation or has too few records for noise,
+            two have one name or key, or the founders are too few for the policy's
+            cohorts, or too many.
     """
     settings = CoordinatorSettings.read(folder / "coordinator.toml")
     if (folder / "log").exists():
@@ -224,16 +249,23 @@ def write_charter(folder: Path, requests: Sequence[Path]) -> OpenedCharter:
     leader = Coordinator(name=COORDINATOR, key=str(author.verify_key))
     check_distinct(sent, str(terms.log), leader)
     _check_number(len(sent), terms.policy)
+    for each in sent if is_planned else ():
+        check_records(each.request.name, each.request.records, terms.policy)
     check_validity(ServerFiles.of(folder / "tls"), datetime.now(UTC))
-    known = _known_charter(folder, settings)
+    path = charter_path(folder, settings)
+    is_there = path.exists()
+    try:
+        known = _known_charter(folder, settings)
+    except VerificationError:
+        known = None
     if known is not None and _is_same(known, sent, terms):
-        return known
+        return WrittenCharter(charter=known, replaced=False)
     entry = make_charter(
         terms, [each.request for each in sent], author=author, now=datetime.now(UTC)
     )
     document = bind_charter(entry, sent)
-    durable_files.replace_file(charter_path(folder, settings), document.encode())
-    return open_charter(document)
+    durable_files.replace_file(path, document.encode())
+    return WrittenCharter(charter=open_charter(document), replaced=is_there)
 
 
 def charter_path(folder: Path, settings: CoordinatorSettings) -> Path:
@@ -252,6 +284,7 @@ def open_log(folder: Path, acceptances: Sequence[Path]) -> OpenedCharter:
             entries, or the certificates are not valid now.
         IncompleteError: There is no charter, or a founder's acceptance is missing;
             nothing was written.
+        VerificationError: The charter's file is damaged.
         RuleError, VerificationError: An acceptance is of another charter, not by the
             founder's root key, or a founder's second one; nothing was written.
     """
@@ -368,10 +401,22 @@ def _check_own(
 
 
 def _known_charter(folder: Path, settings: CoordinatorSettings) -> OpenedCharter | None:
+    """Read the own charter.
+
+    Raises:
+        VerificationError: The file is no charter, or not a whole one.
+    """
     path = charter_path(folder, settings)
     if not path.exists():
         return None
-    return open_charter(read_document(path, CharterFile, limit=MAX_CHARTER_BYTES))
+    try:
+        return open_charter(read_document(path, CharterFile, limit=MAX_CHARTER_BYTES))
+    except (ProtocolError, RuleError, VerificationError):
+        raise VerificationError(
+            f"{path} is damaged; put back a copy that was sent, or write it anew with"
+            " tapestry coordinator charter",
+            code="charter-damaged",
+        ) from None
 
 
 def _is_same(

@@ -111,17 +111,28 @@ def init(folder: Path, **given: Unpack[_CoordinatorOptions]) -> None:
 )
 @as_json
 def charter(folder: Path, requests: tuple[Path, ...], as_json: bool) -> None:
-    """Write the charter of the institutions that sent requests."""
+    """Write the charter of the institutions that sent requests.
+
+    It replaces one of other requests or terms, and acceptances of that one no longer
+    count.
+    """
     from tapestry_coordinator import coordinator_folder
     from tapestry_coordinator.settings import CoordinatorSettings
 
-    found = coordinator_folder.write_charter(folder, requests)
+    written = coordinator_folder.write_charter(folder, requests)
+    found = written.charter
     settings = CoordinatorSettings.read(folder / "coordinator.toml")
     path = coordinator_folder.charter_path(folder, settings)
     if as_json:
         members = sorted(found.requests)
-        console.say_json({"charter": str(path), "members": members})
+        said = {"charter": str(path), "members": members}
+        console.say_json({**said, "replaced": written.replaced})
         return
+    if written.replaced:
+        console.say(
+            "replaced    another charter, or a damaged one: its acceptances no longer"
+            " count, each member accepts anew"
+        )
     console.say(f"charter     {path}: {', '.join(sorted(found.requests))}")
     console.say("send it to each of them, which runs")
     console.say(f"  tapestry governance accept {path.name} --node NAME")

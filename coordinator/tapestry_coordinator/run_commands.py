@@ -12,6 +12,8 @@ from tapestry.cli import console
 from tapestry.cli.commands import PATH, Argument, Command, as_json
 from tapestry_coordinator.founding_commands import folder_argument
 
+_DIGITS = 18  # of a number among a workload's options
+
 
 class _PlanOptions(TypedDict):
     base: str
@@ -183,7 +185,7 @@ def _option(text: str) -> tuple[str, int | str]:
     """Read an option of a workload.
 
     Raises:
-        ConfigError: The text is not KEY=VALUE.
+        ConfigError: The text is not KEY=VALUE, or a number has too many digits.
     """
     from tapestry.errors import ConfigError
 
@@ -193,4 +195,12 @@ def _option(text: str) -> tuple[str, int | str]:
             f"--option {text!r} is not KEY=VALUE; for example sequence_length=96",
             code="usage",
         )
-    return key, int(value) if value.isdecimal() else value
+    if not value.isdecimal():
+        return key, value
+    if len(value) > _DIGITS:
+        raise ConfigError(
+            f"--option {key[:40]} has a number of {len(value)} digits; give at most"
+            f" {_DIGITS}",
+            code="usage",
+        )
+    return key, int(value)

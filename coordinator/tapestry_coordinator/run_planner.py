@@ -190,7 +190,7 @@ def _noise(wish: Wish, records: Mapping[str, int], state: FederationState) -> fl
         raise ConfigError(
             f"{', '.join(few)} may have fewer records than a batch of"
             f" {wish.batch_size}; plan with a smaller --batch-size",
-            code="records-too-few",
+            code="batch-above-records",
         )
     fewest = min(records.values())
     noise = accounting.calibrate(

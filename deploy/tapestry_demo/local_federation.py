@@ -95,7 +95,7 @@ def _found(directory: Path, founding: Founding) -> str:
         folders[each.name] = directory / "nodes" / each.name
         _ask(folders[each.name], each, invited)
     requests = [folder / f"{name}.request" for name, folder in folders.items()]
-    charter = write_charter(coordinator, requests)
+    charter = write_charter(coordinator, requests, is_planned=False).charter
     acceptances = [_accept(folder, name, charter) for name, folder in folders.items()]
     open_log(coordinator, acceptances)
     return charter.genesis

@@ -319,6 +319,25 @@ def read_acceptance(path: Path) -> Signed:
     return signed
 
 
+def check_records(name: str, records: int, policy: Policy) -> None:
+    """Require as many records as a round with noise can be planned for.
+
+    Args:
+        name: The institution's.
+        records: Their number as its request says it, rounded down.
+        policy: The federation's, or a draft of it.
+
+    Raises:
+        RuleError: They are fewer than ten, and each round has noise.
+    """
+    if not records and "none" not in policy.noise:
+        raise RuleError(
+            f"{name!r} has fewer than ten records, and the policy wants noise: no round"
+            " could be planned for it; join with more records",
+            code="records-too-few",
+        )
+
+
 def check_distinct(
     requests: Iterable[RequestFile], log: str, coordinator: Coordinator
 ) -> None:

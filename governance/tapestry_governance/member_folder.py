@@ -13,6 +13,7 @@ Guarantees:
 """
 
 import hmac
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ from tapestry_governance.founding_files import (
 
 _OWN = ("node", "witness", "community")  # what a node signs with by itself
 _ROOT = "root.key"
+_GENESIS = re.compile(rb"^genesis\b.*\n?", re.M)  # its line in node.toml
 # Rules of node.toml, and the term of the charter's policy that each answers to.
 _RULES = {
     "min_cohort": "min_cohort",
@@ -117,22 +119,29 @@ def check_invited(folder: Path, name: str, invitation: Invitation) -> None:
     """Require that an invitation is by whom this member was invited before.
 
     Edge cases:
-        Its policy and base may be others: they are a draft until the charter.
+        Its policy and base may be others until the member has joined: they are a draft
+        until the charter.
 
     Raises:
-        RuleError: The one that was kept has another address, authority or key.
+        RuleError: The one that was kept has another address, authority or key; or the
+            member has joined, and kept another one or none.
     """
-    path = folder / f"{name}.invite"
-    if not path.exists():
-        return
-    known = read_document(path, Invitation).terms
+    path, settings = folder / f"{name}.invite", folder / "node.toml"
+    known = read_document(path, Invitation) if path.exists() else None
     for what in ("log", "coordinator", "address", "authority"):
-        if getattr(known, what) != getattr(invitation.terms, what):
+        if known and getattr(known.terms, what) != getattr(invitation.terms, what):
             raise RuleError(
                 f"the invitation has another {what} than {path}, which was answered;"
                 " ask the coordinator, and choose another folder if it began anew",
                 code="invitation-differs",
             )
+    is_joined = settings.exists() and "genesis" in _read_settings(settings)
+    if is_joined and known != invitation:
+        raise RuleError(
+            f"{settings} has a genesis, and the invitation is not the one kept in"
+            f" {path}; name that one, or choose another folder",
+            code="invitation-differs",
+        )
 
 
 def write_request(
@@ -252,6 +261,17 @@ def policy_differences(folder: Path, policy: Policy) -> list[str]:
     return found
 
 
+def draft_differences(folder: Path, name: str, policy: Policy) -> list[str]:
+    """List the terms in which the kept invitation's and the charter's policy differ."""
+    draft = read_document(folder / f"{name}.invite", Invitation).terms.policy
+    mine, theirs = (each.model_dump(mode="json") for each in (draft, policy))
+    return [
+        f"{term} {mine[term]}, the charter's {theirs[term]}"
+        for term in theirs
+        if mine[term] != theirs[term]
+    ]
+
+
 def check_fingerprint(charter: OpenedCharter, typed: str) -> None:
     """Require the fingerprint that the other founders read out.
 
@@ -275,28 +295,44 @@ def check_fingerprint(charter: OpenedCharter, typed: str) -> None:
 def join(folder: Path, charter: OpenedCharter) -> None:
     """Trust the log that a charter founds: trust-policy.txt, and ``genesis``.
 
+    Guarantees:
+        A node that mirrors a log (``view.db``) keeps the genesis of that log.
+
     Edge cases:
-        A second call with the same charter changes nothing.
+        A second call with the same charter changes nothing, also not an edited
+        trust-policy.txt. Before there is a mirror, another charter of the same
+        federation replaces both: the coordinator may have written it anew.
+
+    Args:
+        folder: The member's.
+        charter: What ``own_request`` and ``check_fingerprint`` let pass.
 
     Raises:
-        ConfigError: node.toml names another genesis already.
+        ConfigError: node.toml names another genesis, and the node mirrors its log or
+            the charter is of another federation.
         ResourceError: A file cannot be written.
     """
-    path = folder / "node.toml"
-    known = _read_settings(path).get("genesis")
-    if known not in {None, charter.genesis}:
+    path, trust = folder / "node.toml", folder / "trust-policy.txt"
+    settings = _read_settings(path)
+    known = settings.get("genesis")
+    is_new = known != charter.genesis
+    is_kept = known is not None and (folder / "view.db").exists()
+    if is_new and (is_kept or charter.federation != settings.get("federation")):
         raise ConfigError(
-            f"{path} has genesis {known}: this node is in another federation; a node is"
-            " in one",
+            f"{path} has federation {settings.get('federation')!r} and genesis {known}:"
+            " a node is in one federation, and stays with the log that it mirrors; join"
+            " another from a new folder, by tapestry node init",
             code="joined-elsewhere",
         )
-    log = VerifyKey.parse(charter.body.log)
-    requests = [each.request for each in charter.requests.values()]
-    trust = trust_policy_of(log, requests).encode()
-    durable_files.replace_file(folder / "trust-policy.txt", trust)
-    if known is None:  # the line comes first: keys of no table stand above all tables
-        line = f'genesis = "{charter.genesis}"\n'
-        durable_files.replace_file(path, line.encode("ascii"), path.read_bytes())
+    if is_new or not trust.exists():
+        log = VerifyKey.parse(charter.body.log)
+        requests = [each.request for each in charter.requests.values()]
+        durable_files.replace_file(trust, trust_policy_of(log, requests).encode())
+    if is_new:  # the line comes first: keys of no table stand above all tables
+        line, rest = f'genesis = "{charter.genesis}"\n', path.read_bytes()
+        if known is not None:
+            rest = _GENESIS.sub(b"", rest, count=1)
+        durable_files.replace_file(path, line.encode("ascii"), rest)
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -16,11 +16,13 @@ from tapestry.inputs.setting_values import to_toml
 from tapestry.keys import VerifyKey
 from tapestry.storage import durable_files
 from tapestry.workloads.base import Workload
+from tapestry_governance.founding import rounded_down
 from tapestry_governance.founding_files import (
     Invitation,
     InvitationTerms,
     RequestFile,
     check_invitation,
+    check_records,
 )
 from tapestry_governance.member_folder import (
     check_invited,
@@ -59,7 +61,8 @@ def apply(
         VerificationError: The invitation is not signed by the keys that it names.
         ConfigError: The base or the data are not what the invitation or the options
             say, or node.toml or the keys are another federation's, name's or root's.
-        RuleError: The invitation is of another coordinator than the one before.
+        RuleError: The invitation is of another coordinator than the one before, or
+            another one than the node joined by; or the records are too few for noise.
         ResourceError: A file cannot be written.
     """
     check_invitation(invitation)
@@ -77,12 +80,13 @@ def apply(
             )
     check_invited(folder, applicant.name, invitation)
     _describe(applicant, workload)
+    data = Trainer(folder / settings.data, workload=workload, settings=settings)
+    check_records(applicant.name, rounded_down(data.count), terms.policy)
     durable_files.make_folders(folder)
     folder.chmod(0o700)
     if is_new:
         text = tomli_w.dumps(to_toml(settings.model_dump(), NodeSettings))
         durable_files.replace_file(path, text.encode())
-    data = Trainer(folder / settings.data, workload=workload, settings=settings)
     keys = make_keys(
         folder, applicant.name, root=applicant.root, passphrase=applicant.passphrase
     )

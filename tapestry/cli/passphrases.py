@@ -2,7 +2,8 @@
 
 Guarantees:
     No passphrase stands in an argument or in the environment, and none is printed. A
-    file of one beside the key that it locks is refused.
+    file of one beside the key that it locks, or anywhere in the node's or coordinator's
+    folder that has the key, is refused.
 """
 
 import getpass
@@ -87,12 +88,19 @@ def _require_terminal(key: Path) -> None:
         )
 
 
+def _is_with(file: Path, key: Path) -> bool:
+    """Return whether a file is beside a key, or in the folder that has ``keys``."""
+    if key.parent.name == "keys":
+        return file.is_relative_to(key.parent.parent.resolve())
+    return file.parent == key.parent.resolve()
+
+
 def _read(file: Path, key: Path) -> str:
-    """Read the first line of a file that is neither open to others nor beside a key."""
-    if file.resolve().parent == key.resolve().parent:
+    """Read the first line of a file that is neither open to others nor with the key."""
+    if any(_is_with(file.resolve(), each) for each in (key.absolute(), key.resolve())):
         raise ConfigError(
-            f"{file} lies beside {key}: who takes the folder has both; keep it"
-            " elsewhere",
+            f"{file} lies in the folder of {key}: who takes the folder has both; keep"
+            " it elsewhere",
             code="passphrase-beside-key",
         )
     empty = ConfigError(

@@ -15,9 +15,15 @@ def test_a_bundle_verifies_and_has_no_weights(found: Found, tmp_path: Path) -> N
     federation = found()
     federation.run()
     coordinator, bundle = federation.coordinator, tmp_path / "bundle"
+    strange = [tmp_path / "bundle.releases" / "mine"]
+    strange += [coordinator / "releases" / name for name in ("x.new", "base-7")]
+    strange += [coordinator / "adapters" / ".draft", coordinator / "evidence" / "7.new"]
+    for folder in strange:
+        folder.mkdir(parents=True)
     said = tapestry("coordinator", "bundle", coordinator, "-o", bundle)
     assert said.exit_code == 0, said.stderr
-    assert [path.name for path in tmp_path.glob("bundle*")] == ["bundle"]
+    assert not list(tmp_path.glob(".releases-*"))
+    assert all(folder.is_dir() for folder in strange)
     assert list(coordinator.rglob("releases/*/*.safetensors"))
     assert not list(bundle.rglob("*.safetensors"))
     genesis = (bundle / "genesis.sha256").read_text().strip()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tapestry.encrypted_keys import load_public
+from tapestry.encrypted_keys import load_key, load_public
 from tapestry.errors import ConfigError, IncompleteError, RuleError, VerificationError
 from tapestry.keys import SigningKey
 from tapestry_coordinator import coordinator_folder
@@ -18,9 +18,10 @@ from tapestry_coordinator.coordinator_folder import (
     write_charter,
 )
 from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.superlink.tls import issue_certificate
 from tapestry_governance.events.federation_events import GivenBase, Policy
 from tapestry_governance.founding_files import Invitation, check_invitation
-from tests.support.founders import Founders
+from tests.support.founders import Founders, asks
 from tests.support.log_world import fake_digest
 from tests.support.refusals import refused
 
@@ -87,7 +88,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _accepted(folder: Path, founders: Founders, requests: list[Path]) -> list[Path]:
-    charter = write_charter(folder, requests)
+    charter = write_charter(folder, requests).charter
     paths = []
     for name in founders.keys:
         path = folder.parent / f"{name}.acceptance"
@@ -162,8 +163,12 @@ def test_an_authority_that_is_not_valid_is_not_replaced(
 
 def test_a_charter_follows_the_settings_and_the_policy(folder: Path) -> None:
     requests = _sent(folder, Founders.of(NAMES))
-    first = write_charter(folder, requests)
-    assert write_charter(folder, requests).genesis == first.genesis
+    written = write_charter(folder, requests)
+    assert not written.replaced
+    first = written.charter
+    again = write_charter(folder, requests)
+    assert again.charter.genesis == first.genesis
+    assert not again.replaced
     for name, old, new in (
         ("policy.toml", "epsilon_cap = 8", "epsilon_cap = 9"),
         ("coordinator.toml", "rivers.example:443", "rivers.example:8443"),
@@ -171,8 +176,9 @@ def test_a_charter_follows_the_settings_and_the_policy(folder: Path) -> None:
         path = folder / name
         path.write_text(path.read_text().replace(old, new))
         again = write_charter(folder, requests)
-        assert again.genesis != first.genesis
-        first = again
+        assert again.charter.genesis != first.genesis
+        assert again.replaced
+        first = again.charter
     assert first.body.address == "rivers.example:8443"
 
 
@@ -232,6 +238,53 @@ def test_as_many_members_as_a_charter_holds_found_a_log(
         open_log(folder, accepted[:7] + accepted[8:])
     assert len(open_log(folder, accepted).requests) == number
     assert len(list((folder / "enrolled").iterdir())) == number
+
+
+def test_a_damaged_charter_is_written_anew(folder: Path) -> None:
+    founders = Founders.of(NAMES)
+    requests = _sent(folder, founders)
+    accepted = _accepted(folder, founders, requests)
+    path = folder / "rivers.charter"
+    path.write_bytes(path.read_bytes()[:-9])
+    with refused(VerificationError, "charter-damaged", match="coordinator charter"):
+        open_log(folder, accepted)
+    written = write_charter(folder, requests)
+    assert written.replaced
+    assert write_charter(folder, requests).charter == written.charter
+
+
+def test_a_founder_with_too_few_records_for_noise_is_named(folder: Path) -> None:
+    founders = Founders.of(NAMES)
+    requests = [asks(name, keys, records=9) for name, keys in founders.keys.items()]
+    paths = [folder.parent / f"{each.request.name}.request" for each in requests]
+    for path, each in zip(paths, requests, strict=True):
+        path.write_bytes(each.encode())
+    with refused(RuleError, "records-too-few", match="'nordland'"):
+        write_charter(folder, paths)
+    assert not (folder / "rivers.charter").exists()
+    policy = folder / "policy.toml"
+    policy.write_text(policy.read_text().replace('"local"', '"none"'))
+    write_charter(folder, paths)
+
+
+def test_a_certificate_of_another_key_is_issued_anew(folder: Path) -> None:
+    requests = _sent(folder, Founders.of(NAMES))
+    key = folder / "tls" / "superlink.key"
+    certificate = (folder / "tls" / "superlink.pem").read_bytes()
+    issue_certificate(
+        folder / "tls",
+        ["rivers.example"],
+        key=load_key(folder / "keys" / "authority.key", passphrase=None),
+    )
+    for torn in (key.read_bytes(), key.read_bytes()[:40]):
+        key.write_bytes(torn)
+        (folder / "tls" / "superlink.pem").write_bytes(certificate)
+        assert not is_certified(folder)
+        with refused(ConfigError, "certificate-key-differs", match="coordinator renew"):
+            write_charter(folder, requests)
+    _init(folder)
+    assert is_certified(folder)
+    write_charter(folder, requests)
 
 
 def test_a_log_of_other_entries_stays(folder: Path) -> None:

@@ -83,7 +83,7 @@ def test_members_that_declared_nothing_count_by_their_requests(
     federation: Federation,
 ) -> None:
     assert RECORDS >= 10
-    with refused(ConfigError, "records-too-few", match="fi, fr, id, sw may have"):
+    with refused(ConfigError, "batch-above-records", match="fi, fr, id, sw may have"):
         plan_run(federation.coordinator, wish(federation))  # their requests said 0
     assert waiting(federation.coordinator) == []
 

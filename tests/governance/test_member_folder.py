@@ -11,16 +11,18 @@ from tapestry_governance.founding import fingerprint
 from tapestry_governance.member_folder import (
     check_fingerprint,
     check_sent,
+    draft_differences,
     has_keys,
     join,
     make_keys,
     policy_differences,
 )
-from tests.support.founders import Founders, asks, member_keys
+from tests.support.founders import Founders, asks, invitation_of, member_keys
 from tests.support.log_world import World, fake_digest
 from tests.support.refusals import refused
 
 NAMES = ("nordland", "ostrava", "sueden")
+MINE = '# mine\nfederation = "rivers"\nname = "sueden"\n[policy]\nmin_cohort = 3\n'
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -103,18 +105,55 @@ def test_a_node_joins_one_federation(tmp_path: Path) -> None:
     path = tmp_path / "node.toml"
     with refused(ConfigError, "file-missing"):
         join(tmp_path, charter)
-    path.write_text('# mine\nname = "sueden"\n[policy]\nmin_cohort = 3\n')
+    path.write_text(MINE)
     join(tmp_path, charter)
     joined = path.read_bytes()
     assert joined.startswith(f'genesis = "{charter.genesis}"\n# mine\n'.encode())
+    trust = tmp_path / "trust-policy.txt"
+    edited = trust.read_bytes() + b"# edited\n"
+    trust.write_bytes(edited)
     join(tmp_path, charter)
     assert path.read_bytes() == joined
-    trust = (tmp_path / "trust-policy.txt").read_bytes()
+    assert trust.read_bytes() == edited
+    (tmp_path / "view.db").touch()
+    join(tmp_path, charter)
     other = Founders.of(NAMES)
     with refused(ConfigError, "joined-elsewhere", match=charter.genesis):
         join(tmp_path, other.charter(other.requests()))
     assert path.read_bytes() == joined
-    assert (tmp_path / "trust-policy.txt").read_bytes() == trust
+    assert trust.read_bytes() == edited
+
+
+def test_a_charter_that_was_rewritten_is_joined_before_a_log_is_mirrored(
+    tmp_path: Path,
+) -> None:
+    founders = Founders.of(NAMES)
+    first = founders.charter(founders.requests())
+    path, trust = tmp_path / "node.toml", tmp_path / "trust-policy.txt"
+    path.write_text(MINE)
+    join(tmp_path, first)
+    old = trust.read_bytes()
+    again = founders.charter([asks(name, member_keys(name)) for name in NAMES])
+    join(tmp_path, again)
+    assert path.read_text() == f'genesis = "{again.genesis}"\n{MINE}'
+    assert trust.read_bytes() != old
+    path.write_text(path.read_text().replace('"rivers"', '"lakes"'))
+    with refused(ConfigError, "joined-elsewhere", match="'lakes'"):
+        join(tmp_path, first)
+
+
+def test_terms_that_differ_from_the_invitations_are_told(tmp_path: Path) -> None:
+    draft = World().policy()
+    (tmp_path / "sueden.invite").write_bytes(invitation_of(draft).encode())
+    assert draft_differences(tmp_path, "sueden", draft) == []
+    changed = draft.model_copy(
+        update={"max_accounts": 17, "max_attempt": 2, "adapter_licences": ("MIT",)}
+    )
+    found = draft_differences(tmp_path, "sueden", changed)
+    assert {line.split()[0] for line in found} == {
+        *("max_accounts", "max_attempt", "adapter_licences")
+    }
+    assert f"max_accounts {draft.max_accounts}, the charter's 17" in found
 
 
 RULES = """[policy]

@@ -161,6 +161,46 @@ def test_a_second_invitation_is_by_whom_the_first_was(
     assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
 
 
+@pytest.mark.parametrize("kept", ["this", "other draft", "none"])
+def test_a_node_that_joined_takes_the_invitation_that_it_kept(
+    tmp_path: Path, data: Path, workload: Workload, kept: str
+) -> None:
+    folder, policy = tmp_path / "sueden", _policy(workload)
+    invitation = invitation_of(policy)
+    apply(folder, invitation, _applicant(data), workload=workload)
+    path = folder / "node.toml"
+    path.write_text(f'genesis = "{fake_digest("genesis")}"\n{path.read_text()}')
+    apply(folder, invitation, _applicant(data), workload=workload)
+    other = invitation_of(policy)
+    if kept == "none":
+        (folder / "sueden.invite").unlink()
+    elif kept == "other draft":
+        draft = invitation.terms.model_copy(update={"base": "another"})
+        changed = invitation.model_copy(update={"terms": draft})
+        (folder / "sueden.invite").write_bytes(changed.encode())
+        other = invitation
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    with refused(RuleError, "invitation-differs"):
+        apply(folder, other, _applicant(data), workload=workload)
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+
+
+@pytest.mark.parametrize(("rows", "noise"), [(9, "local"), (9, "none"), (10, "local")])
+def test_too_few_records_for_noise_are_told_at_once(
+    tmp_path: Path, data: Path, workload: Workload, rows: int, noise: str
+) -> None:
+    lines = (data / "rows.jsonl").read_text("utf-8").splitlines()
+    (data / "rows.jsonl").write_text("\n".join(lines[:rows]) + "\n", "utf-8")
+    folder = tmp_path / "sueden"
+    invitation = invitation_of(_policy(workload, noise=(noise,)))
+    if rows < 10 and noise == "local":
+        with refused(RuleError, "records-too-few", match="'sueden'"):
+            apply(folder, invitation, _applicant(data), workload=workload)
+        assert not folder.exists()
+    else:
+        apply(folder, invitation, _applicant(data), workload=workload)
+
+
 def test_a_manifest_of_the_data_stays(
     tmp_path: Path, data: Path, workload: Workload
 ) -> None:

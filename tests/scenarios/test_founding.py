@@ -434,11 +434,16 @@ def test_an_acceptance_of_another_charter_opens_nothing(chartered: Place) -> Non
     changed = policy.read_text("utf-8").replace("epsilon_cap = 8", "epsilon_cap = 9")
     policy.write_text(changed, "utf-8")
     before = chartered.fingerprint()
-    ok(chartered.write_charter())
+    assert "no longer count" in ok(chartered.write_charter()).stdout
     assert chartered.fingerprint() != before
+    assert "replaced" not in ok(chartered.write_charter()).stdout
     refuses(chartered.open(), 2, "accepted-charter-differs")
     assert not (chartered.coordinator / "log").exists()
-    refuses(chartered.accept("sueden"), 64, "joined-elsewhere")
+    for name in NAMES:
+        said = ok(chartered.accept(name)).stdout
+        differs = "from the invitation in:\n  epsilon_cap 8, the charter's 9\naccept"
+        assert differs in said
+    ok(chartered.open())
 
 
 def test_each_missing_acceptance_is_named(chartered: Place) -> None:

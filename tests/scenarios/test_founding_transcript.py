@@ -74,6 +74,7 @@ member       sueden: 60 records or more, sv
 ...
 you are nordland; your keys are in it as in your request
 policy differs from node.toml in: nothing
+policy differs from the invitation in: nothing
 acceptance  nordland/nordland.acceptance: send it to the coordinator
 joined      nordland: genesis and trust-policy.txt are written
 ostrava$ tapestry governance accept rivers.charter --node ostrava \

@@ -33,7 +33,11 @@ def member_keys(name: str) -> dict[str, SigningKey]:
 
 
 def asks(
-    name: str, keys: Mapping[str, SigningKey], *, federation: str = "rivers"
+    name: str,
+    keys: Mapping[str, SigningKey],
+    *,
+    federation: str = "rivers",
+    records: int = 1234,
 ) -> RequestFile:
     """Ask with a new transport key."""
     transport = ec.generate_private_key(ec.SECP384R1())
@@ -42,7 +46,7 @@ def asks(
         {purpose: key.verify_key for purpose, key in keys.items()},
         transport=transport_digest(public_text(transport)),
         languages=["de"],
-        records=1234,
+        records=records,
     )
     return sign_request(request, keys, transport=transport, federation=federation)
 

@@ -73,8 +73,8 @@ def _seeds(place: Place) -> dict[str, bytes]:
 
 
 def _key(place: Place) -> Result:
-    words = ("governance", "key", place.root / "keys" / "root.key", "--name", "sueden")
-    durable_files.make_folders(place.root / "keys")
+    words = ("governance", "key", place.root / "vault" / "root.key", "--name", "sueden")
+    durable_files.make_folders(place.root / "vault")
     return tapestry(*words, "--passphrase-file", place.passphrase)
 
 
@@ -113,7 +113,7 @@ def _check_charter(place: Place) -> None:
 
 
 def _check_key(place: Place) -> None:
-    assert (place.root / "keys" / "root.pub").read_text("ascii").endswith("\n")
+    assert (place.root / "vault" / "root.pub").read_text("ascii").endswith("\n")
 
 
 Step = tuple[Callable[[Place], Result], Callable[[Place], None]]

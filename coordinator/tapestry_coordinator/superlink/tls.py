@@ -78,7 +78,7 @@ def make_server_certificate(folder: Path, hosts: Sequence[str] = LOCAL) -> Serve
 
 
 def are_valid(files: ServerFiles, now: datetime.datetime) -> bool:
-    """Return whether key and certificates are there, and valid for another day."""
+    """Return whether ``check_validity`` passes and the server's key is there."""
     try:
         check_validity(files, now)
     except TapestryError:
@@ -135,10 +135,14 @@ def issue_certificate(
 
 
 def check_validity(files: ServerFiles, now: datetime.datetime) -> None:
-    """Require certificates that are valid for another day.
+    """Require certificates that are valid for another day, and of the server's key.
+
+    Edge cases:
+        A server's key that lies elsewhere is not compared.
 
     Raises:
-        ConfigError: One is not, by this clock.
+        ConfigError: One is not, by this clock; or the key is another one, as after a
+            crash in the midst of ``issue_certificate``.
         ResourceError: One cannot be read.
     """
     for path in (files.authority, files.certificate):
@@ -151,6 +155,22 @@ def check_validity(files: ServerFiles, now: datetime.datetime) -> None:
                 " new certificate with tapestry coordinator renew",
                 code="certificate-not-valid",
             )
+    certified = _read_certificate(files.certificate).public_key()
+    if files.key.exists() and certified != _public_half(files.key):
+        raise ConfigError(
+            f"{files.key} is not the key of {files.certificate}; issue a new"
+            " certificate with tapestry coordinator renew",
+            code="certificate-key-differs",
+        )
+
+
+def _public_half(path: Path) -> object:
+    """Return the public half of a server's key; None if the file is damaged."""
+    try:
+        data = path.read_bytes()
+        return serialization.load_pem_private_key(data, None).public_key()
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _authority_key(key: SigningKey) -> Ed25519PrivateKey:

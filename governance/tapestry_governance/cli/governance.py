@@ -58,6 +58,9 @@ def key(file: Path, name: str, passphrase_file: Path | None, as_json: bool) -> N
     from tapestry_governance.founding import generate_member_key
 
     _check_new(file, name)
+    beside = file.with_suffix(".pub")
+    if beside.exists() and not file.exists():
+        raise _occupied(beside)
     if not file.exists():
         passphrase = new_passphrase(file, passphrase_file)
         save_key(generate_member_key(name, "root"), file, passphrase=passphrase)
@@ -67,8 +70,11 @@ def key(file: Path, name: str, passphrase_file: Path | None, as_json: bool) -> N
             f"{file} is there already and is {public.name}; a key is never overwritten",
             code="file-exists",
         )
-    beside = file.with_suffix(".pub")
-    replace_file(beside, f"{public}\n".encode("ascii"))
+    text = f"{public}\n".encode("ascii")
+    if not beside.exists():
+        replace_file(beside, text)
+    elif not beside.is_file() or beside.read_bytes() != text:
+        raise _occupied(beside)
     if as_json:
         console.say_json({"key": str(public), "public": str(beside)})
         return
@@ -109,6 +115,14 @@ def fingerprint(charter: Path) -> None:
     from tapestry_governance import founding
 
     console.say(founding.fingerprint(open_charter_file(charter).genesis))
+
+
+def _occupied(public: Path) -> ConfigError:
+    return ConfigError(
+        f"{public} is there already and is no public half of this key; nothing was"
+        " changed: move it away, or choose another name",
+        code="file-exists",
+    )
 
 
 def _check_new(file: Path, name: str) -> None:
@@ -324,16 +338,19 @@ def _before_accepting(
     found: "OpenedCharter", name: str, node: Path | None
 ) -> Iterator[str]:
     """Tell what a charter says, and how it differs from the node's own rules."""
-    from tapestry_governance.member_folder import policy_differences
+    from tapestry_governance.member_folder import draft_differences, policy_differences
 
     yield from _in_words(found)
     yield f"you are {name}; your keys are in it as in your request"
     if node is None:
         return
-    differing = policy_differences(node, found.body.policy)
-    yield f"policy differs from node.toml in: {'' if differing else 'nothing'}".rstrip()
-    for each in differing:
-        yield f"  {each}"
+    policy = found.body.policy
+    for what, differing in (
+        ("node.toml", policy_differences(node, policy)),
+        ("the invitation", draft_differences(node, name, policy)),
+    ):
+        yield f"policy differs from {what} in:{'' if differing else ' nothing'}"
+        yield from (f"  {each}" for each in differing)
 
 
 def _in_words(found: "OpenedCharter") -> Iterator[str]:

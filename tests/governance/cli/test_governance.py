@@ -78,6 +78,21 @@ def test_a_key_is_made_once_under_a_passphrase(tmp_path: Path, phrase: Path) -> 
     assert file.read_bytes() == before
 
 
+def test_a_public_key_of_something_else_stays(tmp_path: Path, phrase: Path) -> None:
+    words = ("governance", "key", tmp_path / "id", "--name", "sueden")
+    public = tmp_path / "id.pub"
+    public.write_text("ssh-ed25519 AAAA mine\n")
+    said = refuses(tapestry(*words, "--passphrase-file", phrase), 64, "file-exists")
+    assert str(public) in said
+    assert not (tmp_path / "id").exists()
+    public.unlink()
+    ok(tapestry(*words, "--passphrase-file", phrase))
+    ok(tapestry(*words, "--passphrase-file", phrase))
+    public.write_text("ssh-ed25519 AAAA mine\n")
+    refuses(tapestry(*words, "--passphrase-file", phrase), 64, "file-exists")
+    assert public.read_text() == "ssh-ed25519 AAAA mine\n"
+
+
 def test_a_key_file_that_a_crash_left_empty_is_made_again(
     tmp_path: Path, phrase: Path
 ) -> None:

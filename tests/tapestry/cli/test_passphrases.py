@@ -18,8 +18,8 @@ GOOD = "correct horse battery café"
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
-    (tmp_path / "keys").mkdir()
-    return tmp_path / "keys" / "root.key"
+    (tmp_path / "sueden" / "keys").mkdir(parents=True)
+    return tmp_path / "sueden" / "keys" / "root.key"
 
 
 def _file(place: Path, text: str | bytes = f"{GOOD}\n", mode: int = 0o600) -> Path:
@@ -67,6 +67,29 @@ def test_a_file_beside_the_key_is_refused_whatever_path_leads_there(
                 read(key, path)
     with refused(ConfigError, "passphrase-beside-key"):
         new_passphrase(Path("root.key"), file)
+
+
+def test_a_file_in_the_folder_that_has_the_keys_is_refused(
+    tmp_path: Path, key: Path
+) -> None:
+    below = key.parent.parent / "secrets" / "deep"
+    below.mkdir(parents=True)
+    (tmp_path / "vault").mkdir()
+    (tmp_path / "link").symlink_to(key.parent.parent)
+    for path, file in (
+        (key, _file(key.parent.parent)),
+        (key, _file(below)),
+        (tmp_path / "link" / "keys" / "root.key", _file(below)),
+    ):
+        with refused(ConfigError, "passphrase-beside-key", match="elsewhere"):
+            known_passphrase(path, file)
+    key.parent.rmdir()
+    key.parent.symlink_to(tmp_path / "vault")
+    with refused(ConfigError, "passphrase-beside-key"):
+        known_passphrase(key, _file(below))
+    with refused(ConfigError, "passphrase-beside-key"):
+        known_passphrase(key, _file(tmp_path / "vault"))
+    assert known_passphrase(key, _file(tmp_path)) == GOOD
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o610])
