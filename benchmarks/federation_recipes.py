@@ -13,7 +13,11 @@ from tapestry.protocol.round_manifest import (
     PrivacyPlan,
     TrainingPlan,
 )
-from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
+from tapestry_coordinator.settings import (
+    DEADLINES,
+    CoordinatorSettings,
+    RunSettings,
+)
 from tapestry_demo import scenario
 from tapestry_demo.local_federation import ADDRESS, Founding, Institution
 from tapestry_governance.events.federation_events import GivenBase, Policy
@@ -149,7 +153,7 @@ def _run(recipe: Recipe, *, noise: float) -> RunSettings:
             "max_norm": "1000",
             "max_loss_increase": "0.2",
         },
-        "deadlines": dict.fromkeys(scenario.DEADLINES, 86_400),
+        "deadlines": dict.fromkeys(DEADLINES, 86_400),
     }
     return RunSettings.model_validate(settings)
 

@@ -42,7 +42,7 @@ from tapestry_coordinator.run_folders import (
     unfinished,
     waiting,
 )
-from tapestry_coordinator.settings import RunSettings
+from tapestry_coordinator.settings import DEADLINES, RunSettings
 from tapestry_governance.audit.privacy_accounts import steps_of
 from tapestry_governance.events.member_events import CharterAccepted
 from tapestry_governance.log.writer import Log
@@ -51,16 +51,6 @@ from tapestry_governance.rules.replay import apply_all
 
 WORKLOAD = "language"
 _UPDATE_NORM = 128.0  # of a node's update, L2
-_DEADLINES = {
-    "cosign": 60,
-    "advertise_keys": 120,
-    "share_keys": 60,
-    "collect_masked_inputs": 1800,
-    "check_consistency": 60,
-    "unmask": 60,
-    "apply_result": 300,
-    "publish_adapter": 1800,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +222,7 @@ def _settings(wish: Wish, state: FederationState, noise: float) -> RunSettings:
             "max_norm": norm,
             "max_loss_increase": "0.05",
         },
-        "deadlines": _DEADLINES,
+        "deadlines": dict(DEADLINES),
     }
     return validated(RunSettings, draft, what="such a run is not possible")
 

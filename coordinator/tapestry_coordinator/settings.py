@@ -1,6 +1,7 @@
 """The settings of a coordinator: ``coordinator.toml``, and ``run.toml`` of a run."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -72,6 +73,21 @@ class Deadlines(StageDeadlines):
     cosign: Count
     apply_result: Count
     publish_adapter: Count
+
+
+DEADLINES = MappingProxyType(
+    {
+        "cosign": 60,
+        "advertise_keys": 120,
+        "share_keys": 60,
+        "collect_masked_inputs": 1800,
+        "check_consistency": 60,
+        "unmask": 60,
+        "apply_result": 300,
+        "publish_adapter": 1800,
+    }
+)
+"""The deadlines of a run that is planned by a program, in seconds."""
 
 
 Address = Annotated[

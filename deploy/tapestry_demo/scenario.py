@@ -11,7 +11,11 @@ from pathlib import Path
 from tapestry.encoding import encode_decimal
 from tapestry.privacy import accounting
 from tapestry.software_digest import software_digest
-from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
+from tapestry_coordinator.settings import (
+    DEADLINES,
+    CoordinatorSettings,
+    RunSettings,
+)
 from tapestry_demo import corpora
 from tapestry_demo.local_federation import ADDRESS, Founding, Institution
 from tapestry_governance.events.federation_events import GivenBase, Policy
@@ -21,16 +25,6 @@ RUN = "run-1"
 DELTA = "0.00001"
 LONGEST = 140  # bytes of a dialogue; of longer ones the end is left out
 EPSILON_LIMIT = "8"
-DEADLINES = {
-    "cosign": 60,
-    "advertise_keys": 120,
-    "share_keys": 60,
-    "collect_masked_inputs": 1800,
-    "check_consistency": 60,
-    "unmask": 60,
-    "apply_result": 300,
-    "publish_adapter": 1800,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +188,7 @@ def _run(scale: DemoScale, *, noise: float) -> RunSettings:
             "max_norm": encode_decimal(scale.update_norm),
             "max_loss_increase": "0.05",
         },
-        "deadlines": DEADLINES,
+        "deadlines": dict(DEADLINES),
     }
     return RunSettings.model_validate(settings)
 
