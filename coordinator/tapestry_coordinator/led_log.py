@@ -44,7 +44,9 @@ def open_led_log(directory: Path, grid: Grid, *, deadline: float) -> LedLog:
         RuleError, ProtocolError: The log breaks its rules, or is empty.
     """
     trust, key = read_small(directory / "trust-policy.txt"), _log_key(directory)
-    log = Log.open(directory / "log", key=key)
+    policy = TrustPolicy.parse(trust)
+    author = SigningKey.load(directory / "keys" / "author.key")
+    log = Log.open(directory / "log", key=key)  # last: an error leaves no lock
     genesis = digest(next(log.stream(), b""))  # an empty log is refused below
     members = AuthenticatedGrid(
         ValidatingGrid(grid),
@@ -53,8 +55,8 @@ def open_led_log(directory: Path, grid: Grid, *, deadline: float) -> LedLog:
     )
     publisher = LogPublisher(
         log,
-        trust=TrustPolicy.parse(trust),
-        key=SigningKey.load(directory / "keys" / "author.key"),
+        trust=policy,
+        key=author,
         grid=members,
         deadline=deadline,
     )

@@ -2,7 +2,7 @@
 
 from contextlib import closing
 
-from tapestry.errors import ResourceError
+from tapestry.errors import ConfigError, ResourceError
 from tapestry_coordinator.led_log import open_led_log
 from tests.support.federation import NAMES
 from tests.support.federation_fixtures import Found
@@ -18,5 +18,17 @@ def test_an_open_log_knows_the_members_and_lets_nobody_else_in(found: Found) -> 
         assert log.members.nodes() == sorted(NAMES)
         with refused(ResourceError, "folder-in-use"):
             open_led_log(federation.coordinator, federation.wire, deadline=5)
+    with closing(open_led_log(federation.coordinator, federation.wire, deadline=5)):
+        pass
+
+
+def test_a_file_that_is_missing_leaves_the_log_to_the_next(found: Found) -> None:
+    federation = found()
+    path = federation.coordinator / "keys" / "author.key"
+    path.rename(path.with_suffix(".away"))
+    with refused(ConfigError, "file-unreadable", match=r"author\.key") as caught:
+        open_led_log(federation.coordinator, federation.wire, deadline=5)
+    path.with_suffix(".away").rename(path)
+    assert caught.traceback  # what it refers to is still there, and holds no lock
     with closing(open_led_log(federation.coordinator, federation.wire, deadline=5)):
         pass
