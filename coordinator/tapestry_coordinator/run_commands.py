@@ -16,7 +16,7 @@ _DIGITS = 18  # of a number among a workload's options
 
 
 class _PlanOptions(TypedDict):
-    base: str
+    base: str | None
     held_out: Path
     rounds: int
     epsilon: float
@@ -33,7 +33,11 @@ class _PlanOptions(TypedDict):
 @click.command(cls=Command)
 @folder_argument
 @click.argument("name", cls=Argument, metavar="RUN", help="The run's name.")
-@click.option("--base", metavar="BASE", required=True, help="The model to start from.")
+@click.option(
+    "--base",
+    metavar="BASE",
+    help="The model to start from; default: the newest release.",
+)
 @click.option(
     "--held-out",
     type=PATH,
@@ -115,11 +119,11 @@ def plan(folder: Path, name: str, **given: Unpack[_PlanOptions]) -> None:
 
     Nothing is queued that a member could not afford by the log.
     """
-    from tapestry_coordinator.run_planner import Wish, plan_run
+    from tapestry_coordinator.run_planner import Wish, newest_release, plan_run
 
     wish = Wish(
         name=name,
-        base=given["base"],
+        base=given["base"] or newest_release(folder),
         held_out=given["held_out"],
         rounds=given["rounds"],
         epsilon=given["epsilon"],

@@ -108,6 +108,23 @@ class PlannedRun:
         yield f"queued   {self.folder}"
 
 
+def newest_release(directory: Path) -> str:
+    """Return the full path of the release that was published last.
+
+    Raises:
+        ConfigError: No release was published yet.
+    """
+    state = _state(directory)[0]
+    last = state.released.last
+    if last is None:
+        raise ConfigError(
+            f"{directory} has published no release yet; name the model to start from,"
+            " as in --base smollm2",
+            code="release-missing",
+        )
+    return str((directory / "releases" / last.name).resolve())
+
+
 def plan_run(directory: Path, wish: Wish) -> PlannedRun:
     """Plan a run and put it into the queue.
 
@@ -122,14 +139,7 @@ def plan_run(directory: Path, wish: Wish) -> PlannedRun:
             f"{directory} has a run {wish.name!r} already; choose another name",
             code="run-exists",
         )
-    key = SigningKey.load(directory / "keys" / "log.key")
-    entries = Log.read(directory / "log", key=key)
-    state = apply_all(None, entries)
-    if state is None or not state.is_founded:
-        raise ConfigError(
-            f"{directory} has no founded federation; run tapestry coordinator open",
-            code="not-founded",
-        )
+    state, entries = _state(directory)
     records = _records(state, entries)
     noise = _noise(wish, records, state)
     settings = _settings(wish, state, noise)
@@ -154,6 +164,23 @@ def plan_run(directory: Path, wish: Wish) -> PlannedRun:
         upload=4 * first.length,
         disk=4 * first.length * (len(records) + 1),
     )
+
+
+def _state(directory: Path) -> tuple[FederationState, list[bytes]]:
+    """Read the log.
+
+    Raises:
+        ConfigError: It is not open yet.
+    """
+    key = SigningKey.load(directory / "keys" / "log.key")
+    entries = Log.read(directory / "log", key=key)
+    state = apply_all(None, entries)
+    if state is None or not state.is_founded:
+        raise ConfigError(
+            f"{directory} has no founded federation; run tapestry coordinator open",
+            code="not-founded",
+        )
+    return state, entries
 
 
 def _records(state: FederationState, entries: Sequence[bytes]) -> dict[str, int]:

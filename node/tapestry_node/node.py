@@ -66,7 +66,7 @@ from tapestry_node.directory import open_mirror, read_keys
 from tapestry_node.node_state import DATABASE, NodeState
 from tapestry_node.readiness import check_keys
 from tapestry_node.refusal import Refused, reason_of
-from tapestry_node.round.admission import Facts, check_offer, first_round
+from tapestry_node.round.admission import Facts, check_offer
 from tapestry_node.round.base_snapshots import BaseSnapshots
 from tapestry_node.round.gate_check import GateCheck
 from tapestry_node.round.result import ResultApplier
@@ -365,7 +365,7 @@ class Node:
             federation=self.settings.federation,
             software_digest=software_digest(),
             base_digest=self.replica.digest,
-            first_base=first_round(self.mirror, manifest.run_id).model_digest,
+            origin=self._base.origin(manifest.run_id),
             parameters=self.replica.manifest.parameters,
             named_parameters=None if named is None else named.parameters,
             layout_digest=layout.digest,

@@ -115,6 +115,16 @@ class Replica:
             return tensor
         return narrow(widen(tensor), self.types[name])
 
+    def of_release(self) -> "Replica":
+        """Return the replica with which a run starts that goes on from this release."""
+        parameters = self.rounded()
+        kept = {
+            name: inner
+            for name, inner in self.hashes.items()
+            if parameters[name] is self.parameters[name]
+        }
+        return self.moved(parameters, known=kept, optimizer=OuterState())
+
     def after(
         self,
         total: RingVector,

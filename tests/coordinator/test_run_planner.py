@@ -10,7 +10,7 @@ from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, RuleError
 from tapestry_coordinator import run_planner
 from tapestry_coordinator.run_folders import begin_next, run_folder, waiting
-from tapestry_coordinator.run_planner import Wish, plan_run
+from tapestry_coordinator.run_planner import Wish, newest_release, plan_run
 from tapestry_coordinator.settings import RunSettings
 from tapestry_coordinator.superlink.outcome import Outcome, write_outcome
 from tests.support.federation import NAMES, RECORDS, Base, Federation
@@ -77,6 +77,18 @@ def test_a_member_that_could_not_afford_it_is_named_and_nothing_is_queued(
     with refused(RuleError, "epsilon-above-cap", match="fi, fr, id, sw would have"):
         plan_run(federation.coordinator, wish(federation, epsilon=3.9))
     assert waiting(federation.coordinator) == []
+
+
+def test_a_run_goes_on_from_the_newest_release_and_from_none_before_the_first(
+    federation: Federation,
+) -> None:
+    with refused(ConfigError, "release-missing", match="--base smollm2"):
+        newest_release(federation.coordinator)
+    federation.run()
+    base = newest_release(federation.coordinator)
+    assert Path(base) == federation.coordinator / "releases" / "base-1"
+    found = plan_run(federation.coordinator, wish(federation, base=base))
+    assert RunSettings.read(found.folder / "run.toml").base == base
 
 
 def test_members_that_declared_nothing_count_by_their_requests(

@@ -11,20 +11,25 @@ import numpy as np
 import pytest
 
 from tapestry.artifacts.safetensors_writer import write_tensors
+from tapestry.model.replica import Replica
 from tapestry.protocol.messages import ApplyResultRequest, Kind, Message, expect_body
 from tapestry.storage import durable_files
+from tapestry.workloads.workload_registry import open_workload
 from tapestry_governance.audit.verify import AuditVerdict
+from tapestry_governance.events.model_events import ReleasePublished
 from tapestry_node.node import Node
 from tapestry_node.node_state import NodeState
 from tapestry_node.round.base_snapshots import FOLDER, BaseSnapshots
 from tapestry_node.round.gate_check import GateCheck
 from tapestry_node.round.result import ResultApplier
 from tapestry_node.round.spot_checks import SpotChecks
+from tapestry_node.settings import NodeSettings
 from tests.scenarios.conftest import Found
 from tests.scenarios.test_crash import check, nth
 from tests.support.deaths import dies
 from tests.support.federation import NAMES, Base, Deliver, Federation, Killed, lost
 from tests.support.node_folders import fifo
+from tests.support.settings_files import change_settings
 
 Settings = Mapping[str, Any]
 FULL: Settings = {
@@ -283,6 +288,67 @@ def test_a_second_run_starts_from_the_given_base_whatever_snapshots_there_are(
     assert set(federation.digests().values()) == {federation.closed()[-1].base_after}
     federation.bundle()
     assert federation.audit().verdict is AuditVerdict.HOLDS
+
+
+@pytest.mark.parametrize("settings", KINDS)
+@pytest.mark.parametrize("away", ["", "before it", "in it", "both"])
+def test_a_run_goes_on_from_the_release_of_the_last_one_by_itself(
+    found: Found, settings: Settings, away: str
+) -> None:
+    """The nodes' settings name the first base alone, and stay as they are."""
+    federation = of_rounds(found, 2, settings)
+    federation.run()
+    given = federation.base.replica.digest
+    release = federation.coordinator / "releases" / "base-1"
+    federation.begin_another_run("second", base=str(release))
+    if away in {"before it", "both"}:
+        federation.restart("fr")
+    if away in {"in it", "both"}:
+        restarted = at_offers(federation, [2], lambda: federation.restart("fr"))
+        federation.run()
+        assert len(restarted) == 1
+        assert results(federation, *restarted) in ([], [2])
+    else:
+        federation.run()
+    first, second = federation.said(ReleasePublished)
+    rounds = federation.closed()
+    assert [each.outcome for each in rounds] == ["applied"] * 4
+    assert (rounds[0].base_before, rounds[2].base_before) == (given, first.model_digest)
+    assert federation.refusals() == {}
+    assert (second.run_id, second.previous) == ("second", first.name)
+    assert set(federation.digests().values()) == {rounds[-1].base_after}
+    rebuilt = {node.store.rebuilt("second", 2) for node in federation.nodes.values()}
+    assert rebuilt == {second.manifest_digest}
+    federation.bundle()
+    assert federation.audit().verdict is AuditVerdict.HOLDS
+
+
+def test_a_node_that_did_not_follow_a_release_needs_its_folder_to_go_on_from_it(
+    found: Found, caplog: pytest.LogCaptureFixture
+) -> None:
+    federation = of_rounds(found, 2)
+    federation.run()
+    release = federation.coordinator / "releases" / "base-1"
+    federation.begin_another_run("second", base=str(release))
+    folder = federation.directory / "nodes" / "fr"
+    shutil.rmtree(folder / FOLDER)
+    node = federation.restart("fr")
+    federation.run_until_killed(nth(Kind.ADVERTISE_KEYS, len(NAMES) + 1))
+    assert federation.closed()[-1].included == ("fi", "id", "sw")
+    assert federation.refusals() == {"fr": "base_mismatch"}
+    words = "name its folder as base in node.toml [base-differs]"
+    assert any(words in each.getMessage() for each in caplog.records)
+    named = federation.said(ReleasePublished)[0].model_digest
+    policy = {"bases": [*node.settings.policy.bases, named]}
+    changes = {"base": str(release), "policy": policy}
+    change_settings(folder / "node.toml", NodeSettings, changes)
+    federation.kill("fr")
+    workload = open_workload("language", str(release))
+    base = Base(workload=workload, replica=Replica.start(workload.given))
+    federation.start("fr", base=base)
+    federation.run()
+    assert federation.closed()[-1].included == NAMES
+    assert len(set(federation.digests().values())) == 1
 
 
 # Snapshots that do not fit

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tapestry_coordinator.settings import RunSettings
 from tapestry_governance.founding import fingerprint
 from tapestry_governance.founding_files import (
     MAX_CHARTER_BYTES,
@@ -30,7 +31,7 @@ from tests.support.commands import tapestry
 NAMES = ("nordland", "ostrava", "sueden")
 ROWS = 60
 SECONDS = 300.0
-PLAN = ("--base", "tiny", "--batch-size", "8", "--target", "q_proj", "--rounds", "2")
+PLAN = ("--batch-size", "8", "--target", "q_proj", "--rounds", "2")
 
 pytestmark = pytest.mark.slow
 
@@ -173,7 +174,7 @@ def superlinks(site: Site) -> list[psutil.Process]:
 
 
 def test_two_runs_follow_one_another_on_one_log(site: Site) -> None:
-    site.plan("run-1")
+    site.plan("run-1", "--base", "tiny")
     site.lead()
     for name in NAMES:
         site.start(name, "node", "run")
@@ -181,6 +182,8 @@ def test_two_runs_follow_one_another_on_one_log(site: Site) -> None:
     site.plan("run-2")
     site.wait(lambda: site.ended("run-2"))
     assert [site.closed(run_id) for run_id in ("run-1", "run-2")] == [2, 2]
+    plan = RunSettings.read(site.coordinator / "runs" / "run-2" / "run.toml")
+    assert plan.base == str(site.coordinator / "releases" / "base-1")
     assert site.status()["waiting"] == []
 
 

@@ -305,12 +305,13 @@ class Federation:
         """The coordinator's folder."""
         return self.directory / "coordinator"
 
-    def start(self, name: str) -> Node:
+    def start(self, name: str, *, base: Base | None = None) -> Node:
         """Open a node's folder and put the node on the wire."""
+        given = base or self.base
         node = Node(
             self.directory / "nodes" / name,
-            workload=self.base.workload,
-            replica=self.base.replica,
+            workload=given.workload,
+            replica=given.replica,
             clock=lambda: datetime.now(UTC) + self.now,
             open_trainer=partial(RecordingTrainer, federation=self, name=name),
         )
@@ -331,11 +332,12 @@ class Federation:
 
     def run(self) -> None:
         """Let a new coordinator process finish the run."""
+        goes_on = RunSettings.read(self.run_folder / run_folders.PLAN).base != "tiny"
         driver.main(
             self.coordinator,
             self.wire,
-            workload=self.base.workload,
-            replica=self.base.replica,
+            workload=None if goes_on else self.base.workload,
+            replica=None if goes_on else self.base.replica,
             notify=self.events.append,
         )
 

@@ -239,17 +239,17 @@ def _begin(state: FederationState, manifest: RoundManifest) -> FederationState:
 
 
 def _check_base(state: FederationState, manifest: RoundManifest) -> None:
-    """Demand the current base; of a new run the last run's, or one by policy.
+    """Demand the current base; of a new run a published release, or one by policy.
 
     A new run starts from what a release holds, not from the wider tensors that a run
     has in its course.
     """
     base = manifest.model_digest
     if manifest.run_id not in state.runs:
-        given = state.policy.bases
-        last = None if state.last_closed is None else state.last_closed.release_digest
-        if base != last and given != "any" and not state.policy.given_base(base):
-            message = f"the policy names no base {base} to start from"
+        released = {each.model_digest for each in state.releases.values()}
+        is_named = state.policy.bases == "any" or state.policy.given_base(base)
+        if base not in released and not is_named:
+            message = f"{base} is neither a base of the policy nor a release"
             raise RuleError(message, code="base-not-allowed")
         return
     expected = state.base

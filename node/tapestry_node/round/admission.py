@@ -4,8 +4,9 @@ Default deny. The node joins a round only when all of this holds:
 
 1. The log proves the round: its own mirror of the log, under a checkpoint that a
    quorum cosigned lately, ends with ``round.opened`` holding exactly these bytes.
-2. The round starts from the base that this node holds, by digest, and its run from
-   one that its policy names; none named, none allowed.
+2. The round starts from the base that this node holds, by digest, and its run goes
+   back to one that its policy names, through releases that this node has followed;
+   none named, none allowed.
 3. The software that runs here is one of those that the round names.
 4. Cohort, threshold, noise, steps and parameterization are within its own policy,
    without noise the outer step is no smaller than ``_LEAST_RATE``, and
@@ -44,7 +45,7 @@ class Facts:
     federation: str
     software_digest: str
     base_digest: str
-    first_base: str  # of the run, by the log
+    origin: str  # the base that the run goes back to, by the log and by this node
     parameters: str  # of the base, by its digest
     named_parameters: str | None  # those that the federation's policy names with it
     layout_digest: str
@@ -109,18 +110,20 @@ def _check_identity(manifest: RoundManifest, facts: Facts) -> None:
 def _check_base(manifest: RoundManifest, policy: NodePolicy, facts: Facts) -> None:
     _require(
         manifest.model_digest == facts.base_digest,
-        f"round starts from {manifest.model_digest}, here is {facts.base_digest}",
+        f"round starts from {manifest.model_digest}, here is {facts.base_digest}; if"
+        " it is a release whose rounds were not followed here, name its folder as base"
+        " in node.toml",
         code="base-differs",
         reason=Reason.BASE_MISMATCH,
     )
     _require(
-        facts.first_base in policy.bases,
-        f"the run began with {facts.first_base}, not among policy.bases",
+        facts.origin in policy.bases,
+        f"the run goes back to {facts.origin}, not among policy.bases",
         code="base-not-allowed",
     )
     _require(
         facts.named_parameters in (None, facts.parameters),
-        f"the federation's policy names {facts.first_base} with the parameters"
+        f"the federation's policy names {manifest.model_digest} with the parameters"
         f" {facts.named_parameters}, here they are {facts.parameters}",
         code="base-parameters-differ",
         reason=Reason.BASE_MISMATCH,

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 
 from tapestry.errors import IncompleteError, ResourceError, VerificationError
 from tapestry.model.release_draft import ReleaseDraft
-from tapestry.model.replica import measure
+from tapestry.model.replica import Replica, measure
 from tapestry.protocol.messages import ChunkRequest, Reason
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import Result
@@ -48,6 +48,7 @@ from tapestry_governance.log.mirror import LogMirror
 from tapestry_governance.rules.round_records import ReleaseRecord, RoundKey
 from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
+from tapestry_node.round.admission import first_round
 from tapestry_node.round.base_snapshots import BaseSnapshots, check_base
 from tapestry_node.round.gate_check import GateCheck, Step
 from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
@@ -100,6 +101,7 @@ class ResultApplier:
         """
         self.snapshots = snapshots
         self.replica, self.applied = snapshots.given, 0
+        self._ended_run: Replica | None = None  # of the run before
         self.run_id: str | None = None  # of the round that was applied last
         self.taken = -1  # log index of the end of that round
         self.mirror, self._store, self._workload = mirror, store, workload
@@ -133,12 +135,13 @@ class ResultApplier:
             VerificationError: The round is none of the log's newest run, this node has
                 not taken it, or the snapshot is not of the base that it gave.
         """
-        state = self.mirror.state
-        run_id = state.last[0] if state.last else ""
-        ends = state.closed.while_newest(lambda each: each.run_id == run_id)
+        last = self.mirror.state.closed.last
+        run_id = last.run_id if last else ""
+        ends = self.mirror.state.closed.while_newest(lambda each: each.run_id == run_id)
         if all(each.index != index for each in ends):
             raise VerificationError(
-                f"no round of the log's newest run, {run_id!r}, ended at entry {index}",
+                f"no round of the run that was closed last, {run_id!r}, ended at entry"
+                f" {index}",
                 code="snapshot-run-differs",
             )
         closed = self.mirror.body(index, RoundClosed)
@@ -172,13 +175,35 @@ class ResultApplier:
         )
 
     def enter(self, run_id: str) -> None:
-        """Go back to the given base where another run begins.
+        """Go to the base that another run begins with, where one begins.
 
-        Base and outer optimizer of a run start from what is given, also where the last
-        one ended with an equal base.
+        It is the release to which this node followed the run before, if the log says
+        so, and else the given base. The outer optimizer starts anew, also where the
+        last run ended with an equal base.
         """
-        if self.run_id not in (None, run_id):
-            self.replica, self.applied, self.run_id = self.snapshots.given, 0, None
+        if run_id == self.run_id:
+            return
+        if self.run_id is not None:
+            self._ended_run = self.replica
+        self.replica, self.applied, self.run_id = self.snapshots.given, 0, None
+        if self._ended_run is not None:
+            base = first_round(self.mirror, run_id).model_digest
+            if base == self._ended_run.release_digest != self.replica.digest:
+                self.replica = self._ended_run.of_release()
+
+    def origin(self, run_id: str) -> str:
+        """Return the base that a run goes back to, through what was followed here.
+
+        Where a run began with what an earlier one gave on this node, by its own steps
+        and to a published release, it goes back to where that one began.
+        """
+        state = self.mirror.state
+        base = first_round(self.mirror, run_id).model_digest
+        for release in state.released.newest_first():
+            made = self._store.base(release.run_id, release.round_number)
+            if release.index < state.runs[run_id] and made == base:
+                return self.origin(release.run_id)
+        return base
 
     def ended(self, number: int, *, within: int) -> EndedRound:
         """Find the end of a round within the first entries of the log.

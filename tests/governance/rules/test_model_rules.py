@@ -112,8 +112,10 @@ def test_a_release_is_the_rounded_model_and_a_new_run_starts_from_it(
     assert world.folded.base == world.base(1)
     with refused(RuleError, "release-model-differs", match=rounded):
         world.add(world.release(1))
-    world.add(changed(world.release(1), model_digest=rounded))
     fresh = renamed(world.manifest(1), run_id="run-2", model_digest=rounded)
+    with refused(RuleError, "base-not-allowed", match=rounded):  # not published yet
+        world.add(RoundOpened(manifest=fresh))
+    world.add(changed(world.release(1), model_digest=rounded))
     apply(world.folded, world.entry(RoundOpened(manifest=fresh)), len(world.entries))
     wide = renamed(fresh, model_digest=world.base(1))
     with refused(RuleError, "base-not-allowed", match=world.base(1)):

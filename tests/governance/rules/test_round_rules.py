@@ -101,8 +101,10 @@ def test_rounds_follow_one_another(world: World) -> None:
         world.add(RoundOpened(manifest=world.manifest(attempt=4)))
 
 
-def test_a_new_run_goes_on_from_the_base_or_starts_anew(world: World) -> None:
+def test_a_new_run_goes_on_from_any_release_or_starts_anew(world: World) -> None:
     world.run_round(1)
+    world.add(world.release(1))
+    world.run_round(2)
     fresh = renamed(world.manifest(1), run_id="run-2", model_digest=world.base(1))
     given = renamed(fresh, model_digest=world.base(0))
     for manifest in (fresh, given):
@@ -111,7 +113,10 @@ def test_a_new_run_goes_on_from_the_base_or_starts_anew(world: World) -> None:
             world.entry(RoundOpened(manifest=manifest)),
             len(world.entries),
         )
-    back = renamed(world.manifest(2), model_digest=world.base(0))
+    unreleased = renamed(fresh, model_digest=world.base(2))
+    with refused(RuleError, "base-not-allowed", match=world.base(2)):
+        world.add(RoundOpened(manifest=unreleased))
+    back = renamed(world.manifest(3), model_digest=world.base(0))
     with refused(RuleError, "base-not-current", match=world.base(0)):
         world.add(RoundOpened(manifest=back))
 

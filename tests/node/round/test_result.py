@@ -31,7 +31,7 @@ from tapestry_node.round.result import EndedRound, ResultApplier
 from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
 from tapestry_node.round.survivor_marks import ConsentMark
 from tests.support.gate_models import gate_check, inputs, metrics
-from tests.support.log_world import NAMES, World, changed
+from tests.support.log_world import NAMES, World, changed, fake_digest, renamed
 from tests.support.refusals import refused
 from tests.support.secagg_cohort import Federation
 
@@ -529,18 +529,46 @@ def test_a_round_whose_release_was_not_rebuilt_is_taken_again(
     assert tried(caplog)
 
 
-def test_a_round_of_another_run_starts_from_the_given_base(
-    applier: Applier, finished: Finished
+@pytest.mark.parametrize("begun", ["given", "release", "unknown"])
+def test_another_run_begins_with_the_given_base_or_what_the_last_one_gave(
+    applier: Applier, finished: Finished, begun: str
 ) -> None:
-    base = applier()
+    after = finished.after
+    digests = {
+        "given": given().digest,
+        "release": after.release_digest,
+        "unknown": fake_digest("unknown"),
+    }
+    world = World(rules={"bases": "any"}).found()
+    manifest = renamed(world.manifest(), run_id="another", model_digest=digests[begun])
+    world.add(RoundOpened(manifest=manifest))
+    base = applier(world)
     base.take(finished.ended(), finished.result, finished.total.chunks(), done=None)
     base.enter(RUN)
-    assert (base.replica.digest, base.applied) == (finished.after.digest, 1)
-    base.enter("another-run")
-    assert (base.replica.digest, base.applied) == (given().digest, 0)
-    assert base.replica.optimizer.step == 0
-    base.enter("another-run")
-    assert base.taken == 9
+    assert (base.replica.digest, base.applied) == (after.digest, 1)
+    expected = after.of_release() if begun == "release" else given()
+    for _ in range(2):
+        base.enter("another")
+        assert (base.replica.digest, base.applied) == (expected.digest, 0)
+        assert base.replica.optimizer.step == 0
+        assert base.taken == 9
+    assert base.origin("another") == digests[begun]  # the log has no release of it
+
+
+def test_a_run_goes_back_to_the_first_base_only_through_what_was_followed_here(
+    applier: Applier, store: NodeState
+) -> None:
+    world = World().found()
+    world.run_round(1)
+    world.add(world.release(1))
+    goes_on = renamed(world.manifest(), run_id="another", model_digest=world.base(1))
+    world.add(RoundOpened(manifest=goes_on))
+    base = applier(world)
+    assert base.origin("another") == world.base(1)
+    store.keep_base("run", 1, gives=world.base(2))
+    assert base.origin("another") == world.base(1)
+    store.keep_base("run", 1, gives=world.base(1))
+    assert base.origin("another") == world.base(0)
 
 
 def test_a_round_is_taken_where_no_snapshot_can_be_written(
