@@ -18,6 +18,7 @@ from tapestry.cli import console
 from tapestry.cli.progress import ProgressEvent, live
 from tapestry.errors import ConfigError, ResourceError
 from tapestry_coordinator.superlink.config_files import check_home
+from tapestry_coordinator.superlink.service_process import HOME
 from tapestry_demo import scenario
 from tapestry_demo.demo_folder import (
     FINISHED,
@@ -31,7 +32,6 @@ from tapestry_demo.demo_folder import (
 from tapestry_demo.demo_run import FLOWER, IN_PROCESS, DemoRun
 from tapestry_demo.demo_stages import run_demo
 from tapestry_demo.interrupts import interruptible
-from tapestry_demo.local_federation import ENGINE_FOLDER
 from tapestry_demo.report.page import write_report
 from tapestry_demo.shell_command import command
 from tapestry_demo.wire_tap import WireTap
@@ -84,7 +84,7 @@ def start_or_resume(out: Path | None, options: DemoOptions, *, resume: bool) -> 
 def _begin(out: Path, record: Record, *, threads: int) -> None:
     """Start a demo in a folder; a demo that fails at once leaves no folder."""
     if record.engine == FLOWER:
-        check_home(out / ENGINE_FOLDER)
+        check_home(out / "coordinator" / HOME)
     check_space(out, needed=needed_bytes(record.base))
     with claim_new(out) as claim:
         try:

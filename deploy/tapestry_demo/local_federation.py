@@ -34,7 +34,6 @@ from tapestry_governance.founding_files import (
 from tapestry_governance.member_folder import join, make_keys, write_request
 from tapestry_node.settings import NodeSettings
 
-ENGINE_FOLDER = "flower"
 ADDRESS = "localhost:443"  # in the charter; on one machine nodes are told a port
 
 

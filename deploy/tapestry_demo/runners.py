@@ -2,25 +2,37 @@
 
 import json
 import logging
+import os
+import socket
 import sys
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from tapestry.cli.progress import Progress, ProgressEvent
+from tapestry.errors import ResourceError
 from tapestry.evaluation.scorer import KnownScores
+from tapestry.inputs.setting_values import to_toml
 from tapestry.model.replica import Replica
+from tapestry.settings import Settings
+from tapestry.storage import durable_files
 from tapestry.workloads.base import Workload
 from tapestry_coordinator import run
 from tapestry_coordinator.grid import LocalGrid
 from tapestry_coordinator.run_folders import PROGRESS, run_folder
-from tapestry_demo.local_federation import ENGINE_FOLDER
+from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.superlink.outcome import read_outcome
+from tapestry_coordinator.superlink.processes import ChildGroup
 from tapestry_demo.scenario import RUN
 from tapestry_demo.wire_tap import WireTap
 from tapestry_node.node import Node
+from tapestry_node.settings import NodeSettings
 
+_TICK = 0.2  # seconds between looks at files and processes
 _FIELDS = frozenset(ProgressEvent.__required_keys__ | ProgressEvent.__optional_keys__)
 
 
@@ -97,24 +109,62 @@ def run_in_process(
 def run_flower(
     out: Path, *, seconds: MutableMapping[str, float], notify: Progress
 ) -> None:
-    """Run a SuperLink, the coordinator as its ServerApp, and each node as a process."""
-    from tapestry_coordinator.superlink.supervisor import Engine
+    """Run each party's command as a process, until the run has ended.
 
+    Raises:
+        TapestryError: The run ended with this error.
+        ResourceError: A command ended by itself; its last words say why.
+    """
+    coordinator, place = out / "coordinator", run_folder(out / "coordinator", RUN)
     clock = StageTimer(notify, seconds)
-    tail = EventTail(run_folder(out / "coordinator", RUN) / PROGRESS, clock)
-    with Engine(out / ENGINE_FOLDER, tls=out / "coordinator" / "tls") as engine:
-        for folder in sorted((out / "nodes").iterdir()):
-            site = engine.enroll(folder.name, folder / "keys" / "transport")
-            command = [
-                *(sys.executable, "-m", "tapestry", "node", "run", str(folder)),
-                *("--superlink", site.superlink),
-                *("--root-certificates", str(site.root_certificates)),
-                *("--auth-key", str(site.auth_key)),
-            ]
-            engine.start_node(folder.name, command)
-        engine.run(out / "coordinator", tick=tail.read)
+    tail = EventTail(place / PROGRESS, clock)
+    home = out / "logs"
+    durable_files.make_folders(home)
+    nodes = sorted((out / "nodes").iterdir())
+    _choose_port(coordinator, nodes)
+    with ChildGroup(home) as group:
+        _start(group, "coordinator", "coordinator", "run", str(coordinator))
+        for folder in nodes:
+            _start(group, folder.name, "node", "run", str(folder))
+        while (outcome := read_outcome(place)) is None:
+            tail.read()
+            for name in group.pids:
+                if (group[name].status or 0) > 0:
+                    said = f"{group[name].last_words}; see {group[name].log}"
+                    raise ResourceError(f"{name} ended: {said}", code="process-ended")
+            group.tend()
+            time.sleep(_TICK)
     tail.read()
     clock.enter("end")
+    outcome.require_success()
+
+
+def _start(group: ChildGroup, name: str, *command: str) -> None:
+    words = [sys.executable, "-m", "tapestry", *command]
+    group.start(name, words, {"OMP_NUM_THREADS": "1", **os.environ})
+
+
+def _choose_port(coordinator: Path, nodes: Sequence[Path]) -> None:
+    """Have the coordinator listen on a free port, and tell it to the nodes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    listen = {"listen": {"superlink": f"127.0.0.1:{port}"}}
+    _change(coordinator / "coordinator.toml", CoordinatorSettings, listen)
+    for folder in nodes:
+        transport = {
+            "superlink": f"localhost:{port}",
+            "root_certificates": "authority.pem",
+            "auth_key": "keys/transport",
+            "poll_seconds": "0.1",
+        }
+        _change(folder / "node.toml", NodeSettings, {"transport": transport})
+
+
+def _change(path: Path, kind: type[Settings], changes: Mapping[str, object]) -> None:
+    settings = {**kind.read(path).model_dump(), **changes}
+    text = tomli_w.dumps(to_toml(settings, kind))
+    durable_files.replace_file(path, text.encode())
 
 
 class EventTail:

@@ -13,6 +13,7 @@ from tapestry_coordinator.superlink.supervisor import Engine
 from tapestry_coordinator.superlink.tls import ServerFiles, make_server_certificate
 from tests.deploy.reverse_proxy import PATHS, Proxy, ask, needs_nginx, proxied
 from tests.support.echo_members import NAMES
+from tests.support.enrolled import enroll
 from tests.support.federation_fixtures import Found, base, found
 from tests.support.settings_files import run_settings
 
@@ -65,7 +66,7 @@ def test_nodes_prove_their_keys_and_send_sixteen_mebibytes_through_the_proxy(
     engine: Engine, proxy: Proxy, tmp_path: Path
 ) -> None:
     for name in NAMES[:2]:
-        site = engine.enroll(name, engine.home / "keys" / name)
+        site = enroll(engine, name, engine.home / "keys" / name)
         script = [sys.executable, str(MEMBERS / "echo_node.py"), name, proxy.address]
         files = [str(site.root_certificates), str(site.auth_key)]
         engine.start_node(name, [*script, *files])
@@ -95,7 +96,7 @@ def test_a_round_of_real_nodes_closes_through_the_proxy(found: Found) -> None:
         proxied(folder, files_of(engine), superlink=engine.address) as proxy,
     ):
         for place in sorted((federation.directory / "nodes").iterdir()):
-            site = engine.enroll(place.name, place / "keys" / "transport")
+            site = enroll(engine, place.name, place / "keys" / "transport")
             command = [
                 *(sys.executable, "-m", "tapestry", "node", "run", str(place)),
                 *("--superlink", proxy.address),

@@ -82,7 +82,7 @@ JOINED = {
         NUMBER
     ),
     ("coordinator/tapestry_coordinator/superlink/config_files.py", "name"): CODE,
-    ("coordinator/tapestry_coordinator/superlink/supervisor.py", "f'{name}.log'"): CODE,
+    ("coordinator/tapestry_coordinator/superlink/processes.py", "f'{name}.log'"): CODE,
     ("coordinator/tapestry_coordinator/uploads.py", "f'{name}.u32'"): NAME,
     ("coordinator/tapestry_coordinator/uploads.py", "str(number)"): NUMBER,
     ("governance/tapestry_governance/audit/bundle.py", "name"): FILE,

@@ -312,6 +312,24 @@ def test_the_demo_over_flower_completes_when_any_process_is_killed(
         _check_alike(out, embedded)
 
 
+def test_the_demo_over_flower_ends_with_the_words_of_a_command_that_refuses(
+    tmp_path: Path, cache: Path
+) -> None:
+    out = tmp_path / "demo"
+    demo = _start(out, cache, "--engine", "flower")
+    key = out / "nodes" / "spain" / "keys" / "node.key"
+    while not (out / "coordinator" / "superlink").exists():
+        assert demo.poll() is None
+        time.sleep(0.05)
+    key.chmod(0o644)
+    _, errors = demo.communicate(timeout=_SECONDS)
+    assert demo.returncode == 3
+    (said,) = (line for line in errors.splitlines() if line.startswith("tapestry: "))
+    assert said.startswith("tapestry: spain ended: tapestry: ")
+    assert f"key file {key} is open to others" in said
+    assert f"see {out / 'logs' / 'spain.log'}" in said
+
+
 def _check_alike(out: Path, other: Path) -> None:
     """Two engines, one driver: the same events and costs, and scores up to noise.
 

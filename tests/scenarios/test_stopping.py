@@ -160,7 +160,7 @@ def test_an_engine_that_is_stopped_while_it_starts_leaves_no_process(
     out = place / "demo"
     try:
         end = time.monotonic() + _SECONDS
-        while not (out / "flower" / "superlink.log").exists():
+        while not (out / "coordinator" / "superlink" / "superlink.log").exists():
             assert time.monotonic() < end
             assert demo.poll() is None
             time.sleep(0.05)

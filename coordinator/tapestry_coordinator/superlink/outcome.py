@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tapestry import errors
 from tapestry.encoding import canonical_json, decode_json
-from tapestry.errors import ConfigError, TapestryError
+from tapestry.errors import ConfigError, ResourceError, TapestryError
 from tapestry.inputs.faults import unforeseen
 from tapestry.storage import durable_files
 from tapestry.storage.file_lock import is_locked, lock_file
@@ -43,6 +43,21 @@ class Outcome:
             kind, code, message = type(error).__name__, "", unforeseen(error)
         text = unicodedata.normalize("NFC", message).encode("ascii", "replace")
         return cls(kind=kind, code=code, message=text.decode())
+
+    def require_success(self) -> None:
+        """Raise the error that ended the work, if one did.
+
+        Raises:
+            TapestryError: That error, by its kind.
+            ResourceError: The work ended with an error that is not Tapestry's.
+        """
+        if self.kind in errors.__all__:
+            kind: type[TapestryError] = getattr(errors, self.kind)
+            raise kind(self.message, code=self.code)
+        if self.kind:
+            raise ResourceError(
+                f"the coordinator failed: {self.message}", code="coordinator-failed"
+            )
 
 
 @contextmanager

@@ -26,12 +26,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 VARIABLE = "TAPESTRY_FAMILY"
-OURS = secrets.token_hex(16)  # begins every mark that this process gives
+OURS = secrets.token_hex(16)  # in every mark that this process gives
 
 
 def new_mark() -> str:
-    """Draw a mark for one family of processes."""
-    return f"{OURS}.{secrets.token_hex(4)}"
+    """Draw a mark for one family of processes.
+
+    It begins with the mark of the family that this process is in, if it is in one.
+    """
+    family = os.environ.get(VARIABLE)
+    return f"{family + '/' if family else ''}{OURS}.{secrets.token_hex(4)}"
 
 
 def count(mark: str) -> int:

@@ -1,12 +1,22 @@
-"""A child process that is started again when it ends, and never outlives this one."""
+"""Child processes that are started again when they end, and never outlive this one."""
 
+import logging
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
+from tapestry.cli import console
+from tapestry_coordinator.superlink import process_tree
+from tapestry_coordinator.superlink.flwr_command import one_line
+
+_logger = logging.getLogger(__name__)
+_STOP_SECONDS = 8.0
+_HURRY_SECONDS = 1.0  # after Ctrl-C; nothing depends on a graceful end
 _QUICK_DEATH = 2.0  # a process that lives no longer than this is started more slowly
 
 # The child gets SIGTERM when this process dies, however it dies (prctl 1 is
@@ -51,7 +61,18 @@ class Child:
     @property
     def alive(self) -> bool:
         """Return whether the process runs."""
-        return self._process.poll() is None
+        return self.status is None
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, or the negative number of its signal; None as it runs."""
+        return self._process.poll()
+
+    @property
+    def last_words(self) -> str:
+        """The end of its output, in one line."""
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        return one_line(text[-4000:])
 
     def tend(self) -> bool:
         """Start the process again if it ended; return whether it was started.
@@ -86,3 +107,90 @@ class Child:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # the parent handles Ctrl-C
             )
+
+
+class ChildGroup:
+    """Child processes by name, with all that they start.
+
+    Guarantees:
+        ``stop`` ends every process that was started here, and only those; they also
+        end when this process is killed. On Linux that includes what children start in
+        new sessions.
+
+    Edge cases:
+        Children are tied to the thread that calls ``start``: on Linux they end with
+        it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Take the folder of the children's logs."""
+        self.folder = folder
+        self.mark = process_tree.new_mark()
+        self._children: dict[str, Child] = {}
+
+    def __enter__(self) -> Self:
+        """Return the group."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop all processes; at once after an interruption."""
+        if kind is None or issubclass(kind, Exception):
+            self.stop()
+        else:
+            self.stop_now()
+
+    def __getitem__(self, name: str) -> Child:
+        """Return a child."""
+        return self._children[name]
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether a child of this name was started."""
+        return name in self._children
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids, by name."""
+        return {name: child.pid for name, child in self._children.items()}
+
+    @property
+    def processes(self) -> int:
+        """The number of processes, with all that they started."""
+        return max(process_tree.count(self.mark), len(self._children))
+
+    def start(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str]
+    ) -> None:
+        """Start a child; its output is appended to ``NAME.log``."""
+        self._children[name] = Child(
+            command,
+            log=self.folder / f"{name}.log",
+            environment={**environment, process_tree.VARIABLE: self.mark},
+        )
+
+    def tend(self) -> list[str]:
+        """Start the processes again that have ended; return their names."""
+        again = [name for name, child in self._children.items() if child.tend()]
+        for name in again:
+            _logger.warning("process %s had ended; started it again", name)
+        return again
+
+    def stop(self, *, seconds: float = _STOP_SECONDS) -> None:
+        """End all processes: SIGTERM, and SIGKILL ``seconds`` later for those left."""
+        for child in self._children.values():
+            child.ask_to_end()
+        end = time.monotonic() + seconds
+        for child in self._children.values():
+            child.end(max(end - time.monotonic(), 0.1))
+        process_tree.end(self.mark, seconds=max(end - time.monotonic(), 0.5))
+        self._children.clear()
+
+    def stop_now(self) -> None:
+        """Say how many processes there are, and end them within a second or two."""
+        if count := self.processes:
+            console.note(f"stopping: ending {count} processes ...")
+        self.stop(seconds=_HURRY_SECONDS)

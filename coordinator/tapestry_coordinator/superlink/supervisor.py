@@ -29,11 +29,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tapestry import errors
-from tapestry.cli import console
 from tapestry.environment import without_proxies
-from tapestry.errors import ConfigError, ResourceError, TapestryError
-from tapestry.transport_keys import make_transport_key
+from tapestry.errors import ConfigError, ResourceError
 from tapestry_coordinator.superlink import process_tree
 from tapestry_coordinator.superlink.config_files import (
     check_home,
@@ -41,7 +38,7 @@ from tapestry_coordinator.superlink.config_files import (
     write_connection,
     write_programs,
 )
-from tapestry_coordinator.superlink.flwr_command import flwr, one_line, program
+from tapestry_coordinator.superlink.flwr_command import flwr, program
 from tapestry_coordinator.superlink.listen_address import check_listen_host
 from tapestry_coordinator.superlink.outcome import (
     Outcome,
@@ -49,7 +46,7 @@ from tapestry_coordinator.superlink.outcome import (
     is_worked_on,
     read_outcome,
 )
-from tapestry_coordinator.superlink.processes import Child
+from tapestry_coordinator.superlink.processes import ChildGroup
 from tapestry_coordinator.superlink.tls import (
     AUTHORITY,
     ServerFiles,
@@ -62,8 +59,6 @@ _LOG = logging.getLogger(__name__)
 COORDINATOR = "tapestry_coordinator.flower:app"
 _LOOPBACK = "127.0.0.1"
 _START_SECONDS = 60.0
-_STOP_SECONDS = 8.0
-_HURRY_SECONDS = 1.0  # after Ctrl-C; nothing depends on a graceful end
 _RELEASE_SECONDS = 15.0
 _TICK = 0.2
 _LIST_SECONDS = 5.0
@@ -85,12 +80,7 @@ class Engine:
 
     Guarantees:
         Only registered node keys are let in, over TLS. ``stop`` ends every process
-        that was started here, and only those; they also end when this process is
-        killed. On Linux that includes what Flower's programs start in new sessions.
-
-    Edge cases:
-        Children are tied to the thread that calls ``start`` and ``start_node``: on
-        Linux they end with it.
+        that was started here, as ``ChildGroup`` does.
     """
 
     def __init__(
@@ -113,8 +103,7 @@ class Engine:
         self._tls = self.home / "tls" if tls is None else tls.absolute()
         self.port, self._host, self._proxied = port, host, proxied
         self._extra = dict(environment or {})
-        self._mark = process_tree.new_mark()
-        self._children: dict[str, Child] = {}
+        self._group = ChildGroup(self.home)
         self._enrolled: dict[str, Path] = {}
 
     def __enter__(self) -> Self:
@@ -122,7 +111,7 @@ class Engine:
         try:
             self.start()
         except BaseException:
-            self._stop_now()
+            self._group.stop_now()
             raise
         return self
 
@@ -133,10 +122,7 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         """Stop all processes; at once after an interruption."""
-        if kind is None or issubclass(kind, Exception):
-            self.stop()
-        else:
-            self._stop_now()
+        self._group.__exit__(kind, error, trace)
 
     @property
     def address(self) -> str:
@@ -146,12 +132,12 @@ class Engine:
     @property
     def pids(self) -> dict[str, int]:
         """Process ids of the SuperLink (``superlink``) and of the nodes."""
-        return {name: child.pid for name, child in self._children.items()}
+        return self._group.pids
 
     @property
     def processes(self) -> int:
         """The number of processes, with all that they started."""
-        return max(process_tree.count(self._mark), len(self._children))
+        return self._group.processes
 
     def start(self) -> None:
         """Start the SuperLink and wait until it answers.
@@ -190,20 +176,9 @@ class Engine:
         )
         self._await_superlink()
 
-    def stop(self, *, seconds: float = _STOP_SECONDS) -> None:
-        """End all processes: SIGTERM, and SIGKILL ``seconds`` later for those left."""
-        for child in self._children.values():
-            child.ask_to_end()
-        end = time.monotonic() + seconds
-        for child in self._children.values():
-            child.end(max(end - time.monotonic(), 0.1))
-        process_tree.end(self._mark, seconds=max(end - time.monotonic(), 0.5))
-        self._children.clear()
-
-    def _stop_now(self) -> None:
-        if count := self.processes:
-            console.note(f"stopping: ending {count} processes ...")
-        self.stop(seconds=_HURRY_SECONDS)
+    def stop(self) -> None:
+        """End all processes: SIGTERM, and SIGKILL some seconds later."""
+        self._group.stop()
 
     def site(self, auth_key: Path) -> Site:
         """Return the arguments by which a node with this key reaches the SuperLink."""
@@ -212,19 +187,6 @@ class Engine:
             root_certificates=self._tls / AUTHORITY,
             auth_key=auth_key,
         )
-
-    def enroll(self, name: str, auth_key: Path) -> Site:
-        """Register a node under its name; make its key if there is none.
-
-        Raises:
-            ResourceError: The SuperLink refuses the key, for instance a known one.
-        """
-        public = auth_key.with_name(auth_key.name + ".pub")
-        if not auth_key.exists():
-            auth_key.parent.mkdir(parents=True, exist_ok=True)
-            make_transport_key(auth_key)
-        self.admit(name, public)
-        return self.site(auth_key)
 
     def admit(self, name: str, public: Path) -> None:
         """Register a node's public key under its name, now and at each restart.
@@ -241,7 +203,7 @@ class Engine:
         Raises:
             ConfigError: A process of this name runs already.
         """
-        if name == "superlink" or name in self._children:
+        if name in self._group:
             raise ConfigError(
                 f"a process {name!r} runs already; choose another name",
                 code="process-name-taken",
@@ -250,9 +212,7 @@ class Engine:
 
     def tend(self) -> list[str]:
         """Start the processes again that have ended; return their names."""
-        again = [name for name, child in self._children.items() if child.tend()]
-        for name in again:
-            _LOG.warning("process %s had ended; started it again", name)
+        again = self._group.tend()
         if "superlink" in again:
             self._await_superlink()
             for name, public in self._enrolled.items():
@@ -291,7 +251,7 @@ class Engine:
                 continue
             outcome = self._watch(run_id, directory, tick or _nothing)
             if outcome is not None:
-                _require_success(outcome)
+                outcome.require_success()
                 return
             _LOG.warning("run %s ended without an outcome; submitting another", run_id)
             self._forget(run_id)
@@ -338,7 +298,7 @@ class Engine:
         try:
             answer = self.flwr("run", str(bundle), "local")
         except ResourceError:
-            if self._children["superlink"].alive:
+            if self._group["superlink"].alive:
                 raise
             while "superlink" not in self.tend():
                 time.sleep(_TICK)
@@ -374,7 +334,7 @@ class Engine:
         path = (*map(str, programs), os.environ.get("PATH", os.defpath))
         return {
             **without_proxies(os.environ),
-            process_tree.VARIABLE: self._mark,
+            process_tree.VARIABLE: self._group.mark,
             "PATH": os.pathsep.join(path),
             "TAPESTRY_BUNDLE": str(self.home / "bundle"),
             "FLWR_HOME": str(self.home / "flwr"),
@@ -388,18 +348,16 @@ class Engine:
         }
 
     def _spawn(self, name: str, command: Sequence[str]) -> None:
-        self._children[name] = Child(
-            command, log=self.home / f"{name}.log", environment=self._environment()
-        )
+        self._group.start(name, command, self._environment())
 
     def _await_superlink(self) -> None:
-        child = self._children["superlink"]
+        child = self._group["superlink"]
         context = ssl.create_default_context(cafile=self._tls / AUTHORITY)
         end = time.monotonic() + _START_SECONDS
         while not _answers(self.address, context):
             if not child.alive:
                 raise ResourceError(
-                    f"the SuperLink ended: {_last_line(child.log)}; see {child.log}",
+                    f"the SuperLink ended: {child.last_words}; see {child.log}",
                     code="superlink-ended",
                 )
             if time.monotonic() > end:
@@ -441,22 +399,6 @@ def _answers(address: str, context: ssl.SSLContext) -> bool:
         return False
     finally:
         connection.close()
-
-
-def _require_success(outcome: Outcome) -> None:
-    """Raise the error that the coordinator ended with, if it did."""
-    if outcome.kind in errors.__all__:
-        kind: type[TapestryError] = getattr(errors, outcome.kind)
-        raise kind(outcome.message, code=outcome.code)
-    if outcome.kind:
-        raise ResourceError(
-            f"the coordinator failed: {outcome.message}", code="coordinator-failed"
-        )
-
-
-def _last_line(path: Path) -> str:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    return one_line(text[-4000:])
 
 
 def _nothing() -> None:

@@ -26,6 +26,7 @@ from tapestry_coordinator.superlink.flwr_command import flwr
 from tapestry_coordinator.superlink.supervisor import Engine
 from tapestry_node.flower import serve
 from tests.support.echo_members import NAMES, identity
+from tests.support.enrolled import enroll
 
 HERE = Path(__file__).parent
 
@@ -94,7 +95,7 @@ def test_an_outsider_at_the_control_paths_gains_no_name_and_no_message(
     outsider.thread.start()
     try:
         for name in NAMES:
-            site = engine.enroll(name, engine.home / "keys" / name)
+            site = enroll(engine, name, engine.home / "keys" / name)
             script = [sys.executable, str(HERE / "echo_node.py"), name, site.superlink]
             files = [str(site.root_certificates), str(site.auth_key)]
             engine.start_node(name, [*script, *files])

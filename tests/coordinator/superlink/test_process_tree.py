@@ -65,6 +65,19 @@ def test_a_family_is_ended_with_those_who_left_home_and_no_other(
     process_tree.end(mine, seconds=seconds)
 
 
+def test_the_families_of_a_member_are_part_of_its_own(
+    script: Path,
+    start: Callable[[str], subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine = process_tree.new_mark()
+    monkeypatch.setenv(process_tree.VARIABLE, mine)
+    start(process_tree.new_mark())
+    found = pids(script, 2)
+    process_tree.end(mine, seconds=0)
+    assert not any(map(lives, found))
+
+
 def test_a_process_that_listens_is_not_killed(tmp_path: Path) -> None:
     code = (
         "import pathlib, signal, sys, time\n"

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,7 +10,9 @@ import psutil
 import pytest
 
 from tapestry_coordinator.superlink import processes
-from tapestry_coordinator.superlink.processes import Child
+from tapestry_coordinator.superlink.processes import Child, ChildGroup
+
+SLEEP = "import time; print('ready', flush=True); time.sleep(60)"
 
 
 def child(tmp_path: Path, code: str) -> Child:
@@ -81,3 +84,21 @@ def test_a_child_ends_when_we_are_killed(tmp_path: Path) -> None:
             or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
         )
     )
+
+
+def test_a_group_keeps_its_children_up_and_ends_them_all(tmp_path: Path) -> None:
+    sleeps, environment = [sys.executable, "-c", SLEEP], dict(os.environ)
+    with ChildGroup(tmp_path) as group:
+        for name in ("one", "other"):
+            group.start(name, sleeps, environment)
+        before = group.pids
+        assert ("one" in group, "third" in group) == (True, False)
+        wait_until(lambda: "ready" in group["one"].last_words)
+        os.kill(before["one"], signal.SIGKILL)
+        wait_until(lambda: group["one"].status == -signal.SIGKILL)
+        wait_until(lambda: group.tend() == ["one"])
+        assert group.pids["other"] == before["other"]
+        assert group.processes == 2
+        children = [psutil.Process(pid) for pid in group.pids.values()]
+    assert group.processes == 0
+    assert not any(process.is_running() for process in children)

@@ -25,6 +25,7 @@ from tapestry.transport_keys import make_transport_key
 from tapestry_coordinator.superlink.outcome import clear_outcome, read_outcome
 from tapestry_coordinator.superlink.supervisor import Engine, Site
 from tapestry_node.flower import serve
+from tests.support.enrolled import enroll
 from tests.support.refusals import refused
 
 HERE = Path(__file__).parent
@@ -39,7 +40,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     path = os.pathsep.join([str(HERE), *filter(None, sys.path)])  # the code under test
     with Engine(home, environment={"PYTHONPATH": path}) as engine:
         for name in NAMES:
-            site = engine.enroll(name, home / "keys" / name)
+            site = enroll(engine, name, home / "keys" / name)
             engine.start_node(name, node_command(name, site))
         yield engine
     assert not [process for process in children() if process.is_running()]
