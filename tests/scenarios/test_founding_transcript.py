@@ -1,12 +1,19 @@
-"""Three institutions and a coordinator found a federation on machines of their own.
+"""Three institutions and a coordinator found a federation, and train a first release.
 
-The commands run as processes, each in its machine's folder, and files go from one to
-another as by mail. ``...`` in what a command prints stands for any text.
+The page ``deploy/FOUNDING.md`` is run as it is printed: the commands as processes, each
+in its machine's folder; files go from one to another as by mail. ``...`` in what a
+command prints stands for any text.
 """
 
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,91 +21,15 @@ import pytest
 from tapestry.keys import SigningKey
 from tapestry_governance.log.writer import Log
 from tapestry_governance.rules.replay import apply_all
+from tests.scenarios.test_service import free_port
 from tests.support.processes import environment, run
 
 pytestmark = pytest.mark.slow
 
-# Sueden's root key is made and used on a machine without a network, ``vault``.
-TRANSCRIPT = r"""
-coordinator$ tapestry coordinator init rivers --federation rivers \
-    --address rivers.example:443 --base tiny --passphrase-file pass/phrase
-keys        rivers/keys; authority.key is locked
-policy      rivers/policy.toml: edit it until the charter
-invitation  rivers/rivers.invite: give it to each institution, which runs
-  tapestry node init NAME --invite rivers.invite --data FOLDER ...
-mail coordinator/rivers/rivers.invite nordland ostrava sueden
-
-nordland$ tapestry node init nordland --invite rivers.invite --data records \
-    --language nl --licence CC0-1.0 --passphrase-file pass/phrase
-keys      nordland/keys; root.key is locked: later, into a safe
-settings  nordland/node.toml: your rules, to read and tighten
-request   nordland/nordland.request: send it to the coordinator; it ...
-next      tapestry node check nordland
-ostrava$ tapestry node init ostrava --invite rivers.invite --data records \
-    --language cs --licence CC0-1.0 --passphrase-file pass/phrase
-...
-vault$ tapestry governance key root.key --name sueden --passphrase-file pass/phrase
-key     root.key: locked; keep it here, and a copy in a safe
-public  root.pub: for tapestry node init --root root.pub
-mail vault/root.pub sueden
-sueden$ tapestry node init sueden --invite rivers.invite --root root.pub \
-    --data records --language sv --licence CC0-1.0
-keys      sueden/keys; no root.key
-...
-mail nordland/nordland/nordland.request coordinator
-mail ostrava/ostrava/ostrava.request coordinator
-mail sueden/sueden/sueden.request coordinator vault
-
-coordinator$ tapestry coordinator charter rivers nordland.request ostrava.request \
-    sueden.request
-charter     rivers/rivers.charter: nordland, ostrava, sueden
-send it to each of them, which runs
-  tapestry governance accept rivers.charter --node NAME
-They compare its fingerprint with one another, by telephone.
-mail coordinator/rivers/rivers.charter nordland ostrava sueden vault
-
-nordland$ tapestry governance fingerprint rivers.charter
-FINGERPRINT
-ostrava$ tapestry governance fingerprint rivers.charter
-FINGERPRINT
-sueden$ tapestry governance fingerprint rivers.charter
-FINGERPRINT
-nordland$ tapestry governance accept rivers.charter --node nordland \
-    --fingerprint FINGERPRINT --heard ostrava --heard sueden \
-    --passphrase-file pass/phrase
-federation   rivers, log rivers.example/log
-coordinator  coordinator at rivers.example:443
-member       nordland: 60 records or more, nl
-member       ostrava: 60 records or more, cs
-member       sueden: 60 records or more, sv
-...
-you are nordland; your keys are in it as in your request
-policy differs from node.toml in: nothing
-policy differs from the invitation in: nothing
-acceptance  nordland/nordland.acceptance: send it to the coordinator
-joined      nordland: genesis and trust-policy.txt are written
-ostrava$ tapestry governance accept rivers.charter --node ostrava \
-    --fingerprint FINGERPRINT --heard nordland --heard sueden \
-    --passphrase-file pass/phrase
-...
-vault$ tapestry governance accept rivers.charter --key root.key \
-    --request sueden.request --fingerprint FINGERPRINT --heard nordland \
-    --heard ostrava --passphrase-file pass/phrase
-...
-you are sueden; your keys are in it as in your request
-acceptance  sueden.acceptance: after tapestry node join on the node's ...
-sueden$ tapestry node join sueden rivers.charter --fingerprint FINGERPRINT
-joined  sueden: genesis and trust-policy.txt are written
-mail nordland/nordland/nordland.acceptance coordinator
-mail ostrava/ostrava/ostrava.acceptance coordinator
-mail vault/sueden.acceptance coordinator
-
-coordinator$ tapestry coordinator open rivers nordland.acceptance \
-    ostrava.acceptance sueden.acceptance
-log         rivers/log: charter and 3 acceptances
-genesis     sha256:...
-"""
+PAGE = Path(__file__).resolve().parents[2] / "deploy" / "FOUNDING.md"
 MACHINES = ("coordinator", "nordland", "ostrava", "sueden", "vault")
+LOOKS = {("node", "check"), ("node", "budget"), ("coordinator", "status")}
+_SECONDS = 300.0
 
 
 def _machine(root: Path, name: str) -> None:
@@ -106,10 +37,16 @@ def _machine(root: Path, name: str) -> None:
     phrase = root / name / "pass" / "phrase"
     phrase.write_text(f"the secret words of {name}", "utf-8")
     phrase.chmod(0o600)
-    records = root / name / "records"
-    records.mkdir()
-    rows = [json.dumps({"text": f"row {n} of {name}"}) for n in range(60)]
-    (records / "rows.jsonl").write_text("\n".join(rows) + "\n", "utf-8")
+    _write_rows(root / name / "records" / "rows.jsonl", name)
+    if name == "coordinator":
+        for language in ("nl", "cs", "sv"):
+            _write_rows(root / name / "public" / f"{language}.jsonl", language)
+
+
+def _write_rows(path: Path, name: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    rows = [json.dumps({"text": f"row {n} of {name} on rivers"}) for n in range(60)]
+    path.write_text("\n".join(rows) + "\n", "utf-8")
 
 
 def _matches(wanted: list[str], said: str) -> bool:
@@ -118,9 +55,10 @@ def _matches(wanted: list[str], said: str) -> bool:
 
 
 def _blocks() -> list[tuple[str, list[str]]]:
-    """Each step of the transcript, with what it prints."""
+    """Each step of the page, with what it prints."""
+    (transcript,) = re.findall(r"^```\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S)
     blocks: list[tuple[str, list[str]]] = []
-    for line in filter(None, re.sub(r" \\\n +", " ", TRANSCRIPT).splitlines()):
+    for line in filter(None, re.sub(r" \\\n +", " ", transcript).splitlines()):
         if re.match(r"\w+\$ |mail ", line):
             blocks.append((line, []))
         else:
@@ -128,34 +66,109 @@ def _blocks() -> list[tuple[str, list[str]]]:
     return blocks
 
 
-def test_institutions_found_a_federation_from_machine_to_machine(
-    tmp_path: Path,
-) -> None:
+class _Walk:
+    """The machines, and what was learned and started on the way."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.fingerprint, self.port = root, "", free_port()
+        self.running: list[subprocess.Popen[bytes]] = []
+        self.environment = environment(HOME=str(root))
+
+    def take(self, step: str, wanted: list[str]) -> None:
+        """Take a step of the page, and compare what it prints."""
+        step = self._fill(step)
+        words = step.split()
+        if words[0] == "mail":
+            self._mail(words[1], words[2:])
+        elif words[-1] == "&":
+            self._leave_running(words[0][:-1], words[2:-1])
+        else:
+            expected = [self._fill(line) for line in wanted]
+            end = time.monotonic() + _SECONDS
+            while not (said := self._say(step, words, expected)):
+                assert time.monotonic() < end, step
+            if words[3] == "fingerprint":
+                self.fingerprint = said.strip()
+
+    def _fill(self, text: str) -> str:
+        address = f"localhost:{self.port}"
+        text = text.replace("rivers.example:443", address)
+        text = text.replace("rivers.example", "localhost")
+        return text.replace("FINGERPRINT", self.fingerprint or "...")
+
+    def _mail(self, name: str, machines: list[str]) -> None:
+        for each in machines:
+            source, place = self.root / name, self.root / each
+            if source.is_dir():
+                shutil.copytree(source, place / source.name)
+            else:
+                shutil.copy(source, place)
+
+    def _say(self, step: str, words: list[str], expected: list[str]) -> str:
+        """Run a command; nothing, if it only looks and is to look again."""
+        machine = self.root / words[0].removesuffix("$")
+        done = run("-m", "tapestry", *words[2:], env=self.environment, cwd=machine)
+        assert (done.returncode, done.stderr) == (0, ""), f"{step}\n{done}"
+        if _matches(expected, done.stdout):
+            return done.stdout
+        assert tuple(words[3:5]) == ("status", "rivers"), f"{step}\n{done.stdout}"
+        assert all(process.poll() is None for process in self.running), self._logs()
+        time.sleep(1)
+        return ""
+
+    def _leave_running(self, machine: str, words: list[str]) -> None:
+        place = self.root / machine
+        with (place / "run.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tapestry", *words],
+                env={**self.environment, "OMP_NUM_THREADS": "1"},
+                cwd=place,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self.running.append(process)
+
+    def _logs(self) -> str:
+        return "\n".join(path.read_text() for path in self.root.glob("*/run.log"))
+
+    def end(self) -> None:
+        for process in self.running:
+            process.send_signal(signal.SIGTERM)
+        for process in self.running:
+            process.wait(60)
+
+
+@pytest.fixture
+def walk(tmp_path: Path) -> Iterator[_Walk]:
     for name in MACHINES:
         _machine(tmp_path, name)
-    env = environment(HOME=str(tmp_path))
-    fingerprint = ""
+    walk = _Walk(tmp_path)
+    yield walk
+    walk.end()
+
+
+def test_institutions_found_a_federation_and_train_from_machine_to_machine(
+    walk: _Walk,
+) -> None:
     for step, wanted in _blocks():
-        words = step.replace("FINGERPRINT", fingerprint).split()
-        if words[0] == "mail":
-            for name in words[2:]:
-                shutil.copy(tmp_path / words[1], tmp_path / name)
-            continue
-        machine = tmp_path / words[0].removesuffix("$")
-        done = run("-m", "tapestry", *words[2:], env=env, cwd=machine)
-        assert (done.returncode, done.stderr) == (0, ""), step
-        if words[3] == "fingerprint":
-            fingerprint = fingerprint or done.stdout.strip()
-        expected = [line.replace("FINGERPRINT", fingerprint) for line in wanted]
-        assert _matches(expected, done.stdout), f"{step}\n{done.stdout}"
-    key = SigningKey.load(tmp_path / "coordinator" / "rivers" / "keys" / "log.key")
-    state = apply_all(
-        None, Log.read(tmp_path / "coordinator" / "rivers" / "log", key=key)
-    )
+        walk.take(step, wanted)
+    rivers = walk.root / "coordinator" / "rivers"
+    key = SigningKey.load(rivers / "keys" / "log.key")
+    state = apply_all(None, Log.read(rivers / "log", key=key))
     assert state is not None
-    assert state.is_founded
-    assert not list((tmp_path / "sueden").rglob("root.key"))
-    sent = [
-        path for path in tmp_path.rglob("*") if path.suffix in (".request", ".invite")
-    ]
-    assert len(sent) == 3 + 4 + 4 + 3
+    assert list(state.releases) == ["base-1"]
+    assert not list((walk.root / "sueden").rglob("root.key"))
+    files = [*walk.root.rglob("*.request"), *walk.root.rglob("*.invite")]
+    assert len(files) == 3 + 4 + 4 + 3
+
+
+def test_each_party_gets_there_in_few_commands() -> None:
+    commands = [step.split() for step, _ in _blocks() if not step.startswith("mail")]
+    first = next(n for n, words in enumerate(commands) if words[3] == "status")
+    counted = Counter(
+        words[0].removesuffix("$")
+        for words in commands[:first]
+        if tuple(words[2:4]) not in LOOKS
+    )
+    counted["sueden"] += counted.pop("vault")
+    assert counted == {"coordinator": 5, "nordland": 4, "ostrava": 4, "sueden": 6}
