@@ -77,9 +77,9 @@ from tapestry.inputs.private_data import frames_of
 from tapestry.protocol.framing import pack, unpack
 from tapestry.protocol.messages import Kind, Message
 from tapestry.storage import durable_files
+from tapestry.transport_keys import load_transport_key
 from tapestry_node.superlink_credentials import (
     check_address,
-    load_auth_key,
     read_certificates,
 )
 from tapestry_node.superlink_faults import Dialled, explain
@@ -210,7 +210,7 @@ def _site(superlink: str, root_certificates: Path, auth_key: Path) -> _Site:
         dialled=Dialled(
             superlink=superlink, root_certificates=root_certificates, auth_key=auth_key
         ),
-        key=load_auth_key(auth_key),
+        key=load_transport_key(auth_key),
         seen=_Header(),
     )
 

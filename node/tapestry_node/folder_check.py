@@ -24,6 +24,7 @@ from tapestry.keys import SigningKey, VerifyKey
 from tapestry.storage.file_lock import lock_file
 from tapestry.storage.sqlite_database import ReadOnly
 from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry.transport_keys import load_transport_key
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.directory import PURPOSES, open_mirror, read_key, read_trust
 from tapestry_node.node_state import DATABASE, NodeState
@@ -32,7 +33,6 @@ from tapestry_node.settings import NodeSettings, Transport
 from tapestry_node.superlink_credentials import (
     check_address,
     check_validity,
-    load_auth_key,
     read_certificates,
     validity,
 )
@@ -158,7 +158,7 @@ class FolderCheck:
             check_address(transport.superlink)
         readers: tuple[tuple[str, Callable[[Path], object]], ...] = (
             ("root_certificates", read_certificates),
-            ("auth_key", load_auth_key),
+            ("auth_key", load_transport_key),
         )
         for name, read in readers:
             with self.findings.noting(f"transport.{name}: "):

@@ -1,20 +1,15 @@
-"""A node's credentials towards its SuperLink: address, certificate and key.
+"""Address and certificate of a SuperLink, as its node holds them.
 
 Guarantees:
     A FIFO or device is refused and not waited for. No message holds a byte of a file.
 """
 
-import os
 import re
 import ssl
-from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from tapestry.errors import ConfigError, VerificationError
 from tapestry.inputs.plain_file import open_plain
@@ -43,7 +38,7 @@ def read_certificates(path: Path) -> bytes:
     Raises:
         ConfigError: The file cannot be read, or holds no certificate (PEM).
     """
-    data, _ = _read(path, "the certificates")
+    data = _read(path)
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(cadata=data.decode("ascii"))
@@ -106,37 +101,14 @@ def check_validity(
     )
 
 
-def load_auth_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Read the key that authenticates a node to the SuperLink.
-
-    Raises:
-        ConfigError: The file cannot be read, is open to others, or holds no EC key.
-    """
-    data, mode = _read(path, "the key")
-    if mode & 0o077:
-        raise ConfigError(
-            f"key file {path} is open to others; chmod 600 it",
-            code="key-file-not-private",
-        )
-    with suppress(ValueError, TypeError, UnsupportedAlgorithm):
-        key = load_ssh_private_key(data, password=None)
-        if isinstance(key, ec.EllipticCurvePrivateKey):
-            return key
-    raise ConfigError(
-        f"{path} is not an elliptic-curve key in OpenSSH form; put the node's there",
-        code="key-file-invalid",
-    )
-
-
-def _read(path: Path, what: str) -> tuple[bytes, int]:
-    """Return the bytes of a file and its mode."""
+def _read(path: Path) -> bytes:
+    """Return the bytes of a file."""
     try:
         with open_plain(path, links=True) as file:
             data = file.read(_MOST_BYTES + 1)
-            mode = os.fstat(file.fileno()).st_mode
     except OSError as error:
         raise ConfigError(
-            f"cannot read {what} {path}: {error.strerror}", code="file-unreadable"
+            f"cannot read the certificates {path}: {error.strerror}", code="file-unreadable"
         ) from error
     except VerificationError:
         raise ConfigError(
@@ -147,4 +119,4 @@ def _read(path: Path, what: str) -> tuple[bytes, int]:
             f"{path} is over {_MOST_BYTES >> 20} MiB; it is another file",
             code="file-too-large",
         )
-    return data, mode
+    return data

@@ -5,15 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tapestry.errors import ConfigError
 from tapestry.transport_keys import make_transport_key
 from tapestry_coordinator.superlink.tls import make_server_certificate
 from tapestry_node.superlink_credentials import (
     check_address,
-    load_auth_key,
     read_certificates,
 )
 from tests.support.node_folders import change, fifo, run
@@ -49,44 +46,8 @@ def test_an_address_without_host_or_port_is_refused(address: str) -> None:
         check_address(address)
 
 
-def test_a_key_that_tapestry_made_is_read(key: Path) -> None:
-    text = (
-        load_auth_key(key)
-        .public_key()
-        .public_bytes(
-            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-        )
-    )
-    assert key.with_name("key.pub").read_bytes() == text + b"\n"
-
-
 def test_a_certificate_that_tapestry_made_is_read(certificate: Path) -> None:
     assert read_certificates(certificate) == certificate.read_bytes()
-
-
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
-def test_a_key_open_to_others_is_refused(key: Path, mode: int) -> None:
-    key.chmod(mode)
-    with refused(ConfigError, "key-file-not-private", match=f"{key} .*chmod 600"):
-        load_auth_key(key)
-
-
-def test_a_key_of_another_algorithm_is_refused(key: Path) -> None:
-    data = Ed25519PrivateKey.generate().private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.OpenSSH,
-        serialization.NoEncryption(),
-    )
-    key.write_bytes(data)
-    with refused(ConfigError, "key-file-invalid", match=f"{key} is not an elliptic"):
-        load_auth_key(key)
-
-
-def test_a_file_that_is_no_key_is_refused_without_its_content(key: Path) -> None:
-    key.write_bytes(b"canary")
-    with refused(ConfigError, "key-file-invalid", match=f"{key} .*OpenSSH") as caught:
-        load_auth_key(key)
-    assert "canary" not in str(caught.value)
 
 
 @pytest.mark.parametrize("data", [b"canary", b"", b"\xff\xfe"])
@@ -120,18 +81,14 @@ def device(path: Path) -> None:
     ],
     ids=["missing", "FIFO", "folder", "device", "too large"],
 )
-@pytest.mark.parametrize("read", [read_certificates, load_auth_key])
 def test_a_file_that_cannot_be_read_whole_is_refused_at_once(
-    key: Path,
     certificate: Path,
-    read: Callable[[Path], object],
     spoil: Callable[[Path], object],
     code: str,
 ) -> None:
-    path = key if read is load_auth_key else certificate
-    spoil(path)
-    with refused(ConfigError, code, match=str(path)):
-        read(path)
+    spoil(certificate)
+    with refused(ConfigError, code, match=str(certificate)):
+        read_certificates(certificate)
 
 
 WRONG: dict[str, tuple[Callable[[Path], object], str, str]] = {
@@ -153,7 +110,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a FIFO for a key": (
         lambda folder: fifo(folder / "keys" / "transport"),
         "auth_key",
-        "file-not-plain",
+        "key-file-invalid",
     ),
     "a folder for a certificate": (
         lambda folder: change(folder, {"transport": {"root_certificates": "data"}}),

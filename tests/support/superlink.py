@@ -15,8 +15,8 @@ from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.superlink.main import create_app
 
+from tapestry.transport_keys import load_transport_key
 from tapestry_coordinator.superlink.tls import ServerFiles, make_server_certificate
-from tapestry_node.superlink_credentials import load_auth_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class SuperLink:
 
     def register(self, auth_key: Path) -> int:
         """Register a node's key as ``flwr supernode register`` does; return the id."""
-        key = public_key_to_bytes(load_auth_key(auth_key).public_key())
+        key = public_key_to_bytes(load_transport_key(auth_key).public_key())
         node_id = self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 0)
         return int(node_id)
 

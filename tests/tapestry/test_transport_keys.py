@@ -5,6 +5,8 @@ from pathlib import Path
 from shutil import which
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tapestry.errors import ConfigError, ResourceError, VerificationError
 from tapestry.transport_keys import (
@@ -35,12 +37,35 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         make_transport_key(tmp_path / "missing" / "key")
 
 
-def test_a_file_of_another_kind_is_no_key(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
+def test_a_key_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "key"
-    path.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n")
-    path.chmod(0o600)
-    with refused(ConfigError, "key-file-invalid", match=str(path)):
+    make_transport_key(path)
+    path.chmod(mode)
+    with refused(ConfigError, "key-file-not-private", match=f"{path} .*chmod 600"):
         load_transport_key(path)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n",
+        b"canary",
+        Ed25519PrivateKey.generate().private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
+        ),
+    ],
+    ids=["cut", "text", "another algorithm"],
+)
+def test_a_file_of_another_kind_is_no_key(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(data)
+    path.chmod(0o600)
+    with refused(ConfigError, "key-file-invalid", match=f"{path} .*OpenSSH") as caught:
+        load_transport_key(path)
+    assert "canary" not in str(caught.value)
 
 
 def test_a_proof_is_of_one_key_and_one_statement(tmp_path: Path) -> None:
