@@ -108,7 +108,8 @@ def _read(path: Path) -> bytes:
             data = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise ConfigError(
-            f"cannot read the certificates {path}: {error.strerror}", code="file-unreadable"
+            f"cannot read the certificates {path}: {error.strerror}",
+            code="file-unreadable",
         ) from error
     except VerificationError:
         raise ConfigError(
