@@ -30,6 +30,7 @@ _GLANCE = 1.0  # and while none is
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 60.0  # seconds before another greeting
 
 Keys = Callable[[], Mapping[str, VerifyKey]]
+Notice = Callable[[Mapping[str, Identity]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,9 @@ class AuthenticatedGrid:
         and is greeted ever more rarely, with at most ``MAX_GREETED`` at a time.
     """
 
-    def __init__(self, grid: Grid, *, genesis: str, keys: Keys) -> None:
+    def __init__(
+        self, grid: Grid, *, genesis: str, keys: Keys, notice: Notice = lambda _: None
+    ) -> None:
         """Take the transport's grid.
 
         Args:
@@ -60,8 +63,10 @@ class AuthenticatedGrid:
                 each answers a request at most once.
             genesis: The digest of the log's first entry.
             keys: Returns the members' node keys, as of the log's last entry.
+            notice: Told who is reachable, with what each said last, at each look.
         """
         self._grid, self._genesis, self._keys = grid, genesis, keys
+        self._notice, self._said = notice, dict[str, Identity]()
         self._bindings: dict[str, _Binding] = {}  # by member
         self._replaced: set[str] = set()
         self._pauses: dict[str, tuple[float, float]] = {}  # until when, how long
@@ -75,7 +80,9 @@ class AuthenticatedGrid:
         self._replaced &= online
         self._pauses = {c: p for c, p in self._pauses.items() if c in online}
         self._introduce(online)
-        return sorted(self._reachable(online))
+        reachable = sorted(self._reachable(online))
+        self._notice({name: self._said[name] for name in reachable})
+        return reachable
 
     def exchange(
         self, requests: Mapping[str, Message], *, deadline: float
@@ -164,6 +171,7 @@ class AuthenticatedGrid:
                 who = f"node {name}" if name else f"connection {connection}"
                 _logger.warning("leaving %s out, bad hello: %s", who, error)
             else:
+                self._said[said.name] = said
                 yield connection, said
 
     def _verify(self, connection: str, reply: Message, *, nonce: str) -> Identity:

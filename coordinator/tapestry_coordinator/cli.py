@@ -39,13 +39,7 @@ def status(folder: Path, as_json: bool) -> None:
 
     found = read_status(folder)
     if as_json:
-        runs = [each.to_json() for each in found.runs]
-        waiting = list(found.waiting)
-        console.say_json({"entries": found.entries, "runs": runs, "waiting": waiting})
+        console.say_json(found.to_json())
         return
-    for each in found.runs:
-        for line in each.lines():
-            console.say(line)
-    for name in found.waiting:
-        console.say(f"run {name}: waits")
-    console.say(f"the log has {found.entries} entries")
+    for line in found.lines():
+        console.say(line)

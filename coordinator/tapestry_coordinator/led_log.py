@@ -10,6 +10,7 @@ from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
 from tapestry_coordinator.grid import Grid, ValidatingGrid
 from tapestry_coordinator.log_publisher import LogPublisher
+from tapestry_coordinator.members_seen import MembersFile
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_governance.audit.bundle import read_small
 from tapestry_governance.log.writer import Log
@@ -52,6 +53,7 @@ def open_led_log(directory: Path, grid: Grid, *, deadline: float) -> LedLog:
         ValidatingGrid(grid),
         genesis=genesis,
         keys=lambda: publisher.state.roster.node_keys,
+        notice=MembersFile(directory).write,
     )
     publisher = LogPublisher(
         log,

@@ -16,7 +16,7 @@ from tapestry.protocol.messages import (
     expect_body,
 )
 from tapestry.protocol.round_manifest import RoundManifest
-from tapestry_governance.events.envelope import open_entry
+from tapestry_governance.events.envelope import Event
 from tapestry_governance.events.round_events import ContributionRefused
 
 _LEAST = 2  # final refusals that may end a run
@@ -64,11 +64,10 @@ def end_the_run(refused: Mapping[str, Reason], manifest: RoundManifest) -> bool:
     return final >= enough and len(manifest.participants) - final < least
 
 
-def by_round(entries: Sequence[bytes], *, run_id: str) -> dict[int, dict[str, Reason]]:
-    """Read the refusals of a run from log entries: reasons by round and node."""
+def by_round(events: Sequence[Event], *, run_id: str) -> dict[int, dict[str, Reason]]:
+    """Find the refusals of a run among events: reasons by round and node."""
     found: dict[int, dict[str, Reason]] = {}
-    for entry in entries:
-        event = open_entry(entry).event
+    for event in events:
         said = event.body
         if isinstance(said, ContributionRefused) and said.run_id == run_id:
             found.setdefault(said.round_number, {})[event.actor] = said.reason

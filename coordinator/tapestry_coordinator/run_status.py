@@ -1,20 +1,40 @@
 """The state of a federation's runs, read from files while a coordinator works."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tapestry.keys import SigningKey
 from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.software_digest import software_digest
+from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 from tapestry_coordinator.journal import Journal, JournaledRound
-from tapestry_coordinator.log_publisher import event_of
+from tapestry_coordinator.members_seen import SeenMember, read_members
 from tapestry_coordinator.refusals import by_round, in_words
-from tapestry_coordinator.run_folders import PLAN, begun, run_folder, waiting
+from tapestry_coordinator.run_folders import (
+    PLAN,
+    PROGRESS,
+    begun,
+    run_folder,
+    waiting,
+)
 from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_coordinator.superlink.outcome import read_outcome
+from tapestry_coordinator.superlink.tls import certificate_end
+from tapestry_governance.audit.bundle import read_small
+from tapestry_governance.events.envelope import Event, open_entry
+from tapestry_governance.events.member_events import CharterAccepted
 from tapestry_governance.events.round_events import RoundClosed
+from tapestry_governance.log.tile_writer import CHECKPOINT
 from tapestry_governance.log.writer import Log
+
+_TAIL = 1 << 16  # bytes of the progress file that are looked at
+_SOON = 30  # days before a certificate's end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +66,7 @@ class RunStatus:
     run_id: str
     planned: int  # rounds
     end: str  # empty while it goes on; ``done``, or why it ended early
+    doing: str  # the step of a round at which it is; empty if it is at none
     rounds: tuple[RoundStatus, ...]
 
     @property
@@ -59,12 +80,13 @@ class RunStatus:
             "run": self.run_id,
             "of": self.planned,
             "end": self.end,
+            "doing": self.doing,
             "rounds": [each.to_json() for each in self.rounds],
         }
 
     def lines(self) -> Iterator[str]:
         """Yield it as lines of text."""
-        end = f"; {self.end}" if self.end else ""
+        end = f"; {self.end or self.doing}" if self.end or self.doing else ""
         yield f"run {self.run_id}: {self.closed} of {self.planned} rounds closed{end}"
         for each in self.rounds:
             names = ", ".join(each.included)
@@ -74,12 +96,61 @@ class RunStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CoordinatorStatus:
-    """All runs of a coordinator, and the size of its log."""
+class MemberStatus:
+    """A member, as the coordinator sees it."""
 
+    name: str
+    here: bool
+    since: str  # when that began, UTC; empty: never seen
+    behind: int  # entries of the log that it lacked at its last greeting
+    same_software: bool
+
+    def __str__(self) -> str:
+        """Return it as a line of text."""
+        since = f" since {self.since}" if self.since else ", not seen yet"
+        words = [f"{'here' if self.here else 'away'}{since}"]
+        if self.here and not self.same_software:
+            words.append("other software: no round that names only this one's")
+        return f"{self.name:<11} {'; '.join(words)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorStatus:
+    """All runs of a coordinator, its members and its log."""
+
+    serving: bool  # a coordinator works on the folder now
+    members: tuple[MemberStatus, ...]
     entries: int
+    cosigned: int  # entries under the newest published checkpoint
+    cosigners: tuple[str, ...]  # of it
+    cosigned_at: str  # by the latest of their clocks, UTC; empty: never
+    certificate_days: int | None  # left; None without a certificate
     runs: tuple[RunStatus, ...]
     waiting: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {
+            **asdict(replace(self, runs=())),
+            "runs": [each.to_json() for each in self.runs],
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Yield it as lines of text."""
+        yield "serving" if self.serving else "no coordinator is running here"
+        for member in self.members if self.serving else ():
+            yield str(member)
+        for run in self.runs:
+            yield from run.lines()
+        for name in self.waiting:
+            yield f"run {name}: waits"
+        yield f"the log has {self.entries} entries"
+        if self.cosigned_at:
+            by = f"{len(self.cosigners)} of {len(self.members)} members"
+            yield f"{self.cosigned} are cosigned by {by} at {self.cosigned_at}"
+        if self.certificate_days is not None and self.certificate_days <= _SOON:
+            said = f"the certificate ends in {self.certificate_days} days"
+            yield f"{said}: tapestry coordinator renew"
 
 
 def read_status(directory: Path) -> CoordinatorStatus:
@@ -95,19 +166,64 @@ def read_status(directory: Path) -> CoordinatorStatus:
     CoordinatorSettings.read(directory / "coordinator.toml")  # or it is another folder
     key = SigningKey.load(directory / "keys" / "log.key")
     entries = Log.read(directory / "log", key=key)
+    events = [open_entry(entry).event for entry in entries]
+    seen = read_members(directory)
+    cosigned = _cosigned(directory)
+    times = [each.time for each in cosigned.cosignatures] if cosigned else []
     return CoordinatorStatus(
+        serving=seen is not None,
+        members=tuple(_members(events, seen or {})),
         entries=len(entries),
-        runs=tuple(_run(directory, name, entries) for name in begun(directory)),
+        cosigned=cosigned.checkpoint.size if cosigned else 0,
+        cosigners=tuple(c.witness for c in cosigned.cosignatures) if cosigned else (),
+        cosigned_at=_utc(max(times)) if times else "",
+        certificate_days=_days_left(directory / "tls"),
+        runs=tuple(_run(directory, name, events) for name in begun(directory)),
         waiting=tuple(waiting(directory)),
     )
 
 
-def _run(directory: Path, name: str, entries: Sequence[bytes]) -> RunStatus:
+def _members(
+    events: Sequence[Event], seen: Mapping[str, SeenMember]
+) -> Iterator[MemberStatus]:
+    ours = software_digest()
+    for event in events:
+        if isinstance(event.body, CharterAccepted):
+            last = seen.get(event.actor)
+            yield MemberStatus(
+                name=event.actor,
+                here=last is not None and last.here,
+                since=last.changed if last else "",
+                behind=max(len(events) - last.entries, 0) if last else len(events),
+                same_software=last is None or last.software == ours,
+            )
+
+
+def _days_left(tls: Path) -> int | None:
+    if not tls.exists():
+        return None
+    return (certificate_end(tls) - datetime.now(UTC)).days
+
+
+def _utc(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _cosigned(directory: Path) -> CosignedCheckpoint | None:
+    """Open the published checkpoint; None before the first one."""
+    path = directory / "log" / "public" / CHECKPOINT
+    if not path.exists():
+        return None
+    trust = TrustPolicy.parse(read_small(directory / "trust-policy.txt"))
+    return trust.open_published(read_small(path))
+
+
+def _run(directory: Path, name: str, events: Sequence[Event]) -> RunStatus:
     folder = run_folder(directory, name)
     settings = RunSettings.read(folder / PLAN)
-    own = [b for b in map(event_of, entries) if getattr(b, "run_id", None) == name]
+    own = [e.body for e in events if getattr(e.body, "run_id", None) == name]
     closed = {body.round_number: body for body in own if isinstance(body, RoundClosed)}
-    refused = by_round(entries, run_id=name)
+    refused = by_round(events, run_id=name)
     rows: list[JournaledRound] = []
     if own or Journal.is_there(folder):  # a run that has just begun has none
         journal = Journal(folder, readonly=True)
@@ -129,5 +245,24 @@ def _run(directory: Path, name: str, entries: Sequence[bytes]) -> RunStatus:
     outcome = read_outcome(folder)
     end_words = "" if outcome is None else outcome.message or "done"
     return RunStatus(
-        run_id=name, planned=settings.rounds, end=end_words, rounds=tuple(rounds)
+        run_id=name,
+        planned=settings.rounds,
+        end=end_words,
+        doing="" if end_words else _doing(folder / PROGRESS),
+        rounds=tuple(rounds),
     )
+
+
+def _doing(path: Path) -> str:
+    """Return the last step that a run told of."""
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(file.tell() - _TAIL, 0))
+        rows = file.read().split(b"\n")[:-1]  # the last one may be half written
+    with suppress(ValueError, LookupError, TypeError):
+        told = dict(json.loads(rows[-1]))
+        at = f"round {told['round']}: " if "round" in told else ""
+        return f"{at}{told.get('round_stage') or told['stage']}".replace("_", " ")
+    return ""

@@ -70,8 +70,12 @@ class World:
     def __init__(self, **connections: Connection) -> None:
         self.keys: dict[str, VerifyKey] = dict(node_keys())
         self.wire = LocalGrid(connections)
+        self.told: list[list[str]] = []
         self.grid = AuthenticatedGrid(
-            self.wire, genesis=GENESIS, keys=lambda: self.keys
+            self.wire,
+            genesis=GENESIS,
+            keys=lambda: self.keys,
+            notice=lambda said: self.told.append(sorted(said)),
         )
 
     def open(self, name: str, connection: Connection) -> None:
@@ -203,6 +207,17 @@ def test_a_member_that_left_is_not_listed_and_keeps_its_name() -> None:
     assert world.grid.nodes() == ["it"]
     world.wire.handlers["c1"] = true
     assert world.grid.nodes() == ["fr", "it"]
+
+
+def test_each_look_tells_who_is_reachable_by_a_proof() -> None:
+    stranger = Connection(lambda request: identity("fr", request, "elsewhere"))
+    world = World(a=member("it", "a"), b=stranger)
+    assert world.grid.nodes() == ["it"]
+    world.open("c", member("de", "c"))
+    world.grid.nodes()
+    del world.wire.handlers["a"]
+    world.grid.nodes()
+    assert world.told == [["it"], ["de", "it"], ["de"]]
 
 
 def test_a_roll_call_yields_what_is_proven_again(

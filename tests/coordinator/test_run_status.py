@@ -1,6 +1,14 @@
 """The state of all runs is read from files, by the log and each run's journal."""
 
+import json
+from dataclasses import replace
+
+import pytest
+
+from tapestry_coordinator import run_status
+from tapestry_coordinator.run_folders import PROGRESS
 from tapestry_coordinator.run_status import read_status
+from tapestry_coordinator.superlink.outcome import working_on
 from tests.support.federation import NAMES
 from tests.support.federation_fixtures import Found
 
@@ -18,3 +26,48 @@ def test_a_run_goes_from_nothing_to_its_rounds(found: Found) -> None:
     assert (closed.status, closed.outcome) == ("closed", "applied")
     assert closed.included == NAMES
     assert next(run.lines()) == "run run: 1 of 1 rounds closed"
+
+
+def test_members_cosignatures_and_certificate_are_told(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = found()
+    before = read_status(federation.coordinator)
+    assert (before.serving, before.cosigned, before.cosigned_at) == (False, 0, "")
+    assert [member.name for member in before.members] == list(NAMES)
+    federation.run()
+    with working_on(federation.coordinator):
+        after = read_status(federation.coordinator)
+    assert after.serving
+    assert all(member.here and member.same_software for member in after.members)
+    assert after.cosigned == after.entries
+    assert len(after.cosigners) == len(NAMES)
+    lines = list(after.lines())
+    assert lines[0] == "serving"
+    assert lines[1].startswith("fi          here since 20")
+    assert (
+        f"{after.entries} cosigned by 4 of 4 members at {after.cosigned_at}"
+        in lines[-1]
+    )
+    monkeypatch.setattr(run_status, "software_digest", lambda: "sha256:" + "0" * 64)
+    with working_on(federation.coordinator):
+        strange = read_status(federation.coordinator)
+    assert all("; other software: " in str(member) for member in strange.members)
+    soon = replace(after, certificate_days=30)
+    assert list(soon.lines())[-1] == (
+        "the certificate ends in 30 days: tapestry coordinator renew"
+    )
+
+
+def test_the_step_at_which_a_run_is_is_its_last_whole_line(found: Found) -> None:
+    federation = found()
+    path = federation.run_folder / PROGRESS
+    told = [{"stage": "round", "round": 2, "round_stage": "share_keys"}]
+    path.write_text("".join(json.dumps(each) + "\n" for each in told) + '{"stage": "re')
+    (run,) = read_status(federation.coordinator).runs
+    assert run.doing == "round 2: share keys"
+    assert next(run.lines()).endswith("0 of 1 rounds closed; round 2: share keys")
+    for text in ("", "[]\n", "not JSON\n", '{"round": 1}\n'):
+        path.write_text(text)
+        (run,) = read_status(federation.coordinator).runs
+        assert run.doing == ""

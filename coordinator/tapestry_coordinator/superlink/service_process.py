@@ -3,17 +3,20 @@
 import logging
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tapestry.cli import console
 from tapestry.errors import ResourceError
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.superlink.supervisor import Engine
+from tapestry_coordinator.superlink.tls import certificate_end
 
 _logger = logging.getLogger(__name__)
 SERVICE = "tapestry_coordinator.flower:service"
 HOME = "superlink"  # the folder of Flower's files
 ENROLLED = "enrolled"
+_SOON = 30  # days before a certificate's end
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 
 
@@ -54,6 +57,10 @@ def _serve_once(folder: Path, tick: Callable[[], None]) -> None:
         for public in sorted((folder / ENROLLED).glob("*.pub")):
             engine.admit(public.stem, public)
         console.note(f"listening on {settings.listen.superlink}")
+        days = (certificate_end(folder / "tls") - datetime.now(UTC)).days
+        if days <= _SOON:
+            said = "the certificate ends in %d days; run tapestry coordinator renew"
+            _logger.warning(said, days)
         engine.run(folder, app=SERVICE, tick=tick, for_ever=True)
 
 

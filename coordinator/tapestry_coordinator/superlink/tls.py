@@ -164,6 +164,17 @@ def check_validity(files: ServerFiles, now: datetime.datetime) -> None:
         )
 
 
+def certificate_end(folder: Path) -> datetime.datetime:
+    """Return when the SuperLink's certificate ends, or its authority's, if earlier.
+
+    Raises:
+        ResourceError: One cannot be read.
+    """
+    files = ServerFiles.of(folder)
+    both = (files.authority, files.certificate)
+    return min(_read_certificate(path).not_valid_after_utc for path in both)
+
+
 def _public_half(path: Path) -> object:
     """Return the public half of a server's key; None if the file is damaged."""
     try:
