@@ -45,10 +45,8 @@ def test_members_cosignatures_and_certificate_are_told(
     lines = list(after.lines())
     assert lines[0] == "serving"
     assert lines[1].startswith("fi          here since 20")
-    assert (
-        f"{after.entries} cosigned by 4 of 4 members at {after.cosigned_at}"
-        in lines[-1]
-    )
+    by = f"cosigned by 4 of 4 members at {after.cosigned_at}"
+    assert lines[-1] == f"{after.entries} are {by}"
     monkeypatch.setattr(run_status, "software_digest", lambda: "sha256:" + "0" * 64)
     with working_on(federation.coordinator):
         strange = read_status(federation.coordinator)
