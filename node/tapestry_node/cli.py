@@ -18,6 +18,7 @@ from tapestry.cli.exit_status import ExitStatus
 from tapestry.encoding import decode_decimal
 from tapestry.environment import direct
 from tapestry.errors import ConfigError
+from tapestry_node.backup_commands import backup, bundle, restore
 from tapestry_node.membership_commands import init, join
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ def app() -> None:
 
 app.add_command(init)
 app.add_command(join)
+app.add_command(backup)
+app.add_command(restore)
+app.add_command(bundle)
 
 
 @app.command()

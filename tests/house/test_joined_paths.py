@@ -50,6 +50,7 @@ JOINED = {
     ("node/tapestry_node/folder_check.py", "getattr(transport, name)"): OPERATOR,
     ("node/tapestry_node/membership_commands.py", "f'{name}.request'"): NAME,
     ("node/tapestry_node/node.py", "self.settings.data"): OPERATOR,
+    ("node/tapestry_node/node_backup.py", "name"): OPERATOR,
     ("node/tapestry_node/round/gate_check.py", "name"): FILE,
     ("node/tapestry_node/round/spot_checks.py", "str(taken.index)"): NUMBER,
     ("node/tapestry_node/round/spot_checks.py", "str(spot.index)"): NUMBER,
@@ -104,6 +105,8 @@ JOINED = {
     ("governance/tapestry_governance/member_folder.py", "f'{name}.request'"): NAME,
     ("governance/tapestry_governance/member_folder.py", "f'{purpose}.key'"): CODE,
     ("governance/tapestry_governance/member_folder.py", "file"): NAME,
+    ("governance/tapestry_governance/folder_backup.py", "name"): FILE,
+    ("governance/tapestry_governance/folder_backup.py", "found.odd[0]"): FILE,
     ("governance/tapestry_governance/log/tile_writer.py", "tile.path"): (
         "Tile, of numbers"
     ),
