@@ -61,6 +61,7 @@ JOINED = {
     ("coordinator/tapestry_coordinator/adapter_collector.py", "name"): FILE,
     ("coordinator/tapestry_coordinator/adapter_collector.py", "published.name"): NAME,
     ("coordinator/tapestry_coordinator/adapter_collector.py", "published.base"): "Base",
+    ("coordinator/tapestry_coordinator/coordinator_backup.py", "name"): LISTED,
     ("coordinator/tapestry_coordinator/coordinator_folder.py", "f'{name}.pub'"): NAME,
     (
         "coordinator/tapestry_coordinator/coordinator_folder.py",
