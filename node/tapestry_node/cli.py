@@ -85,6 +85,7 @@ def run(
     from tapestry.workloads.workload_registry import open_workload
     from tapestry_node.flower import serve
     from tapestry_node.node import Node
+    from tapestry_node.node_metrics import monitored
     from tapestry_node.settings import NodeSettings
 
     console.start_logging()
@@ -98,9 +99,9 @@ def run(
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stop.set())
     console.note(f"{node.name}: dialling {where.superlink}")
-    with direct(where.superlink):
+    with direct(where.superlink), monitored(node, settings.monitor.metrics) as handle:
         serve(
-            node.handle,
+            handle,
             superlink=where.superlink,
             root_certificates=Path(where.root_certificates),
             auth_key=Path(where.auth_key),

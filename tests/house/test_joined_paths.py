@@ -51,6 +51,10 @@ JOINED = {
     ("node/tapestry_node/membership_commands.py", "f'{name}.request'"): NAME,
     ("node/tapestry_node/node.py", "self.settings.data"): OPERATOR,
     ("node/tapestry_node/node_backup.py", "name"): OPERATOR,
+    (
+        "node/tapestry_node/node_metrics.py",
+        "settings.transport.root_certificates",
+    ): OPERATOR,
     ("node/tapestry_node/round/gate_check.py", "name"): FILE,
     ("node/tapestry_node/round/spot_checks.py", "str(taken.index)"): NUMBER,
     ("node/tapestry_node/round/spot_checks.py", "str(spot.index)"): NUMBER,

@@ -164,6 +164,15 @@ def check_validity(files: ServerFiles, now: datetime.datetime) -> None:
         )
 
 
+def ends(files: ServerFiles) -> datetime.datetime:
+    """Return when a server's certificate ends.
+
+    Raises:
+        ResourceError: The certificate cannot be read.
+    """
+    return _read_certificate(files.certificate).not_valid_after_utc
+
+
 def _public_half(path: Path) -> object:
     """Return the public half of a server's key; None if the file is damaged."""
     try:

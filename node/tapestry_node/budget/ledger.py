@@ -24,7 +24,7 @@ Edge cases:
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -235,9 +235,12 @@ class Ledger:
         """Return everything reserved or spent, oldest first."""
         return list(self._state.reading().rows.values())
 
-    def balance(self) -> Balance:
-        """Compute what is spent and what is left, at the ledger's delta."""
-        rows = self.rows()
+    def balance(self, rows: Sequence[ChargeRecord] | None = None) -> Balance:
+        """Compute what is spent and what is left, at the ledger's delta.
+
+        With ``rows``, of these, and the state is not read.
+        """
+        rows = self.rows() if rows is None else rows
         spent = [row for row in rows if row.state == "spent"]
         runs = sorted({row.charge.run for row in spent})
         return Balance(
@@ -260,9 +263,12 @@ class Ledger:
         replay = self._state.reading()
         return any(key not in replay.rows for key in replay.accounted)
 
-    def rounds_left(self, charge: Charge) -> int:
-        """Count how many more charges like this one fit."""
-        return self._left([row.charge for row in self.rows()], charge)
+    def rounds_left(
+        self, charge: Charge, rows: Sequence[ChargeRecord] | None = None
+    ) -> int:
+        """Count how many more charges like this one fit, beside all or some rows."""
+        rows = self.rows() if rows is None else rows
+        return self._left([row.charge for row in rows], charge)
 
     def require(self, published: Iterable[Charge]) -> None:
         """Compare with what the federation's log says that this node spent.
