@@ -39,7 +39,8 @@ def back_up(folder: Path, place: Path) -> FolderBackup:
     """Copy a coordinator's folder into a new one, also while it works.
 
     Raises:
-        ConfigError: The folder has no log, a file is invalid, or the place is taken.
+        ConfigError: The folder has no log, a file is invalid, or the place is taken or
+            in the folder itself.
         ResourceError: A file cannot be copied.
     """
     settings = CoordinatorSettings.read(folder / "coordinator.toml")
@@ -52,10 +53,11 @@ def back_up(folder: Path, place: Path) -> FolderBackup:
     journals = [f"{RUNS}/{run_id}/{_JOURNAL}" for run_id in begun(folder)]
     names = [_LOG, *(name for name in journals if (folder / name).exists())]
     content = BackupContent(
+        folder=folder,
         kind="coordinator",
         name=settings.federation,
-        databases={name: folder / name for name in names},
-        files=dict(_files(folder)),
+        databases=names,
+        files=list(_files(folder)),
     )
     key = SigningKey.load(folder / KEYS / "author.key")
     return write_backup(place, content, key=key, now=datetime.now(UTC))
@@ -117,7 +119,7 @@ def _charter(folder: Path) -> CharterAdopted:
         store.close()
 
 
-def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+def _files(folder: Path) -> Iterator[str]:
     """Name the files that are copied; a crash's leftovers are not among them."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
@@ -126,4 +128,4 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
         is_draft = any(part.endswith(durable_files.SUFFIX) for part in name.parts)
         is_plain = path.is_file() and not path.is_symlink()
         if is_plain and not (is_left or is_hidden or is_draft):
-            yield name.as_posix(), path
+            yield name.as_posix()

@@ -16,7 +16,7 @@ Not protected:
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -77,10 +77,11 @@ class BackupContent:
     A plain file that vanishes meanwhile is left out: the folder is in use.
     """
 
+    folder: Path
     kind: Kind
     name: str
-    databases: Mapping[str, Path]  # copied first, in this order
-    files: Mapping[str, Path]
+    databases: Sequence[str]  # copied first, in this order
+    files: Sequence[str]
 
 
 def write_backup(
@@ -105,20 +106,26 @@ def write_backup(
             not hold.
 
     Raises:
-        ConfigError: The place is taken.
+        ConfigError: The place is taken, or in the folder itself.
         ResourceError: A file cannot be copied.
         VerificationError: A name is not portable, so that no list can have it.
     """
     if place.exists() or place.is_symlink():
         raise ConfigError(f"{place} exists; choose a new folder", code="file-exists")
+    if place.resolve().is_relative_to(content.folder.resolve()):
+        raise ConfigError(
+            f"{place} is in {content.folder}, and would be in the next backup; choose a"
+            " folder elsewhere, best on another disk",
+            code="backup-inside-folder",
+        )
     with durable_files.replace_folder(place) as draft:
         draft.mkdir(mode=0o700)
-        for name, source in content.databases.items():
-            copy_database(source, _place(draft, name))
+        for name in content.databases:
+            copy_database(content.folder / name, _place(draft, name))
         check(draft)
-        for name, source in content.files.items():
+        for name in content.files:
             with suppress(FileNotFoundError):
-                _copy(source, _place(draft, name))
+                _copy(content.folder / name, _place(draft, name))
         _write_list(draft, content, key=key, now=now)
     return open_backup(place, kind=content.kind)
 

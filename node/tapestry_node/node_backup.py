@@ -6,6 +6,7 @@ snapshots of the base, an adapter under way.
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -42,23 +43,25 @@ def back_up(folder: Path, place: Path) -> FolderBackup:
         was copied after it. It was checked as a node checks it at its start.
 
     Raises:
-        ConfigError: The node never ran, a setting is invalid, or the place is taken.
+        ConfigError: The node never ran, a setting is invalid, or the place is taken or
+            in the folder itself.
         ResourceError: A file cannot be copied.
         VerificationError: The state does not hold.
     """
     settings = NodeSettings.read(folder / SETTINGS)
-    if not (folder / DATABASE).exists():
+    databases = (VIEW, DATABASE)
+    if missing := [name for name in databases if not (folder / name).exists()]:
         raise ConfigError(
-            f"{folder} has no {DATABASE}: the node never ran, or it was deleted; there"
-            " is nothing to back up",
+            f"{folder} has no {' and no '.join(missing)}: the node never ran, or it was"
+            " deleted; there is nothing to back up",
             code="state-missing",
         )
-    databases = {name: folder / name for name in (VIEW, DATABASE)}
     content = BackupContent(
+        folder=folder,
         kind="node",
         name=settings.name,
-        databases={name: path for name, path in databases.items() if path.exists()},
-        files=dict(_public_files(folder, settings)),
+        databases=databases,
+        files=list(_public_files(folder, settings)),
     )
     return write_backup(
         place,
@@ -111,17 +114,12 @@ def _check_backup(backup: FolderBackup) -> int:
             f" {settings.name!r}",
             code="backup-of-another",
         )
-    state = NodeState(backup.folder / DATABASE, readonly="still")
-    try:
-        if VIEW not in backup.files:
-            return 0
+    with ExitStack() as opened:
+        state = NodeState(backup.folder / DATABASE, readonly="still")
+        opened.callback(state.close)
         mirror = open_mirror(backup.folder, settings, readonly="still")
-        try:
-            return _check_mirror(backup, mirror, state)
-        finally:
-            mirror.close()
-    finally:
-        state.close()
+        opened.callback(mirror.close)
+        return _check_mirror(backup, mirror, state)
 
 
 def _check_mirror(backup: FolderBackup, mirror: LogMirror, state: NodeState) -> int:
@@ -129,10 +127,19 @@ def _check_mirror(backup: FolderBackup, mirror: LogMirror, state: NodeState) -> 
 
     Returns:
         The index of the last round that was opened, which may go on after the backup.
+
+    Raises:
+        VerificationError: The log that was mirrored does not know the node, so that its
+            key cannot be told.
     """
     member = mirror.state.members.get(backup.name) if mirror.size else None
     if member is None:
-        return 0
+        raise VerificationError(
+            f"{backup.folder} has no log with {backup.name!r} in it, so that nothing"
+            " tells whose backup it is; a node that saw no log has spent nothing, and"
+            " starts from its keys and settings",
+            code="backup-without-log",
+        )
     backup.require_signature(VerifyKey.parse(member.node))
     state.require(mirror.state.uploads_of(backup.name))
     last = mirror.state.last
@@ -149,7 +156,7 @@ def _check_copy(draft: Path) -> None:
     NodeState(draft / DATABASE, readonly="still").close()
 
 
-def _public_files(folder: Path, settings: NodeSettings) -> Iterator[tuple[str, Path]]:
+def _public_files(folder: Path, settings: NodeSettings) -> Iterator[str]:
     """Name the files that people wrote or sent, and proofs of false sums."""
     names = [SETTINGS, "trust-policy.txt", f"{settings.name}.invite"]
     names.append(f"{settings.name}.request")
@@ -159,7 +166,7 @@ def _public_files(folder: Path, settings: NodeSettings) -> Iterator[tuple[str, P
         path = folder / name
         inside = path.is_file() and path.resolve().is_relative_to(folder.resolve())
         if inside and _PRIVATE not in path.read_bytes():
-            yield path.relative_to(folder).as_posix(), path
+            yield path.relative_to(folder).as_posix()
     for path in sorted((folder / DISPUTES).rglob("*")):
         if path.is_file() and not path.is_symlink():
-            yield path.relative_to(folder).as_posix(), path
+            yield path.relative_to(folder).as_posix()

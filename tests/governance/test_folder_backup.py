@@ -52,12 +52,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def content(folder: Path, *more: str) -> BackupContent:
-    names = ("node.toml", "disputes/7", *more)
     return BackupContent(
+        folder=folder,
         kind="node",
         name="fr",
-        databases={"node.db": folder / "node.db"},
-        files={name: folder / name for name in names},
+        databases=["node.db"],
+        files=["node.toml", "disputes/7", *more],
     )
 
 

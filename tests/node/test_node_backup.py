@@ -38,10 +38,11 @@ def sign_anew(place: Path, key: SigningKey) -> None:
     moved = place.rename(place.with_name("moved"))
     files = {p.relative_to(moved).as_posix(): p for p in moved.rglob("*")}
     content = BackupContent(
+        folder=moved,
         kind="node",
         name=name,
-        databases={},
-        files={name: path for name, path in files.items() if path.is_file()},
+        databases=[],
+        files=[name for name, path in files.items() if path.is_file()],
     )
     write_backup(place, content, key=key, now=datetime.now(UTC))
     shutil.rmtree(moved)
@@ -84,11 +85,32 @@ def test_a_public_file_with_a_private_key_in_it_is_left_out(used: Path) -> None:
     assert "authority.pem" not in back_up(used, used.with_name("backup")).files
 
 
-def test_a_node_that_never_ran_has_nothing_to_back_up(idle: Path) -> None:
-    for path in idle.glob("node.db*"):
+@pytest.mark.parametrize("name", ["node.db", "view.db"])
+def test_a_node_that_never_ran_has_nothing_to_back_up(idle: Path, name: str) -> None:
+    for path in idle.glob(f"{name}*"):
         path.unlink()
-    with refused(ConfigError, "state-missing", match=str(idle)):
+    with refused(ConfigError, "state-missing", match=f"{idle} has no {name}:"):
         back_up(idle, idle.with_name("backup"))
+
+
+def test_a_backup_in_the_folder_itself_is_refused(used: Path) -> None:
+    with refused(ConfigError, "backup-inside-folder", match=str(used)):
+        back_up(used, used / "backups" / "monday")
+    assert not (used / "backups").exists()
+
+
+def test_a_backup_without_a_log_that_knows_the_node_is_refused(
+    idle: Path, used: Path, tmp_path: Path
+) -> None:
+    """Nothing would tell who signed it: settings of any kind could be put into it."""
+    place = back_up(idle, tmp_path / "backup").folder
+    with refused(VerificationError, "backup-without-log"):
+        restore(place, tmp_path / "restored")
+    place = back_up(used, tmp_path / "other").folder
+    (place / "view.db").unlink()
+    sign_anew(place, SigningKey.load(used / "keys" / "node.key"))
+    with refused(TapestryError, "database-unavailable"):
+        restore(place, tmp_path / "restored")
 
 
 def test_a_state_that_does_not_hold_is_not_backed_up(used: Path) -> None:

@@ -1,14 +1,15 @@
 """A node is restored from a backup that was taken while it worked."""
 
 import shutil
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from tapestry.errors import QuorumError
+from tapestry.errors import QuorumError, RuleError
 from tapestry.protocol.messages import Kind, Message
+from tapestry_coordinator.led_log import open_led_log
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_governance.events.round_events import ContributionCommitted
@@ -18,6 +19,7 @@ from tapestry_node.state_entries import StateReplay
 from tests.scenarios.conftest import Found
 from tests.support.deaths import dies
 from tests.support.federation import NAMES, Deliver, Federation, Killed, unanswered
+from tests.support.refusals import refused
 from tests.support.settings_files import NO_NOISE
 
 NAME = "fr"
@@ -117,24 +119,61 @@ def test_a_federation_goes_on_with_a_restored_node(found: Found, kind: Kind) -> 
     holds(federation)
 
 
-def test_a_charge_that_never_reached_the_log_counts_all_the_same(found: Found) -> None:
-    """The node paid, the message was lost, and so was the disk."""
+def loses_account(found: Found) -> tuple[Federation, Path]:
+    """A node paid, and neither upload nor account reached the log."""
     federation = found(coordinator={"rounds": 1}, institution=ALONE)
     place = backs_up(federation, Kind.ADVERTISE_KEYS)
     federation.wire.on(NAME, Kind.COLLECT_MASKED_INPUTS, unanswered)
     federation.wire.on(NAME, Kind.COSIGN, unanswered, times=99)
-    # The account would have come with the next cosignature, which was lost as well.
-    first_cosignatures(federation)
+    first_cosignatures(federation)  # the account would have come with the next one
     federation.run()
     assert charged(federation) == [("round", "run", 1)]
     assert accounted(federation) == []
     federation.wire.faults.clear()
+    return federation, place
+
+
+AFTERWARDS = [(1, "run", 1), (2, "second", 1), (3, "second", 2)]
+
+
+def test_a_charge_that_never_reached_the_log_counts_all_the_same(found: Found) -> None:
+    federation, place = loses_account(found)
     put_back(federation, place)
     go_on(federation)
-    rounds = [("round", "run", 1), *[("round", "second", n) for n in (1, 2)]]
-    assert charged(federation) == rounds
-    assert accounted(federation) == [(1, "run", 1), (2, "second", 1), (3, "second", 2)]
+    assert charged(federation) == [("round", run, n) for _, run, n in AFTERWARDS]
+    assert accounted(federation) == AFTERWARDS
     holds(federation)
+
+
+def test_an_account_that_the_coordinator_held_back_is_taken_over(found: Found) -> None:
+    federation, place = loses_account(found)
+    account = federation.nodes[NAME].store.accounts()["round", "run", 1]
+    put_back(federation, place)
+    add(federation, account)
+    go_on(federation)
+    assert account in federation.entries()
+    assert federation.nodes[NAME].store.accounts()["round", "run", 1] == account
+    assert charged(federation) == [("round", run, n) for _, run, n in AFTERWARDS]
+    assert accounted(federation) == AFTERWARDS
+    holds(federation)
+
+
+def test_an_account_that_the_coordinator_held_back_comes_too_late(found: Found) -> None:
+    """The restored node has accounted for the round; twice is a rule of the log."""
+    federation, place = loses_account(found)
+    account = federation.nodes[NAME].store.accounts()["round", "run", 1]
+    put_back(federation, place)
+    go_on(federation)
+    with refused(RuleError, "account-duplicated"):
+        add(federation, account)
+    assert accounted(federation) == AFTERWARDS
+
+
+def add(federation: Federation, entry: bytes) -> None:
+    """Put an entry into the log, as its coordinator can."""
+    log = open_led_log(federation.coordinator, federation.wire, deadline=1)
+    with closing(log):
+        log.publisher.add(entry)
 
 
 def first_cosignatures(federation: Federation) -> None:
