@@ -158,6 +158,7 @@ def test_an_account_that_the_coordinator_held_back_is_taken_over(found: Found) -
     holds(federation)
 
 
+@pytest.mark.slow
 def test_an_account_that_the_coordinator_held_back_comes_too_late(found: Found) -> None:
     """The restored node has accounted for the round; twice is a rule of the log."""
     federation, place = loses_account(found)
@@ -211,6 +212,7 @@ def test_a_restored_node_does_nothing_before_others_cosigned_anew(
     holds(federation)
 
 
+@pytest.mark.slow
 def test_a_backup_that_is_restored_twice_counts_from_its_own_time(
     found: Found,
 ) -> None:
@@ -228,6 +230,7 @@ def test_a_backup_that_is_restored_twice_counts_from_its_own_time(
     holds(federation)
 
 
+@pytest.mark.slow
 def test_a_round_without_noise_is_uploaded_for_once(found: Found) -> None:
     federation = found(
         coordinator={"privacy": NO_NOISE, "rounds": 1},
@@ -249,7 +252,7 @@ def test_a_round_without_noise_is_uploaded_for_once(found: Found) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("call", [1, 2])
+@pytest.mark.parametrize("call", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "method",
     [(NodeState, "assume_upload"), (StateReplay, "adopt"), (StateReplay, "assume")],
