@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from tapestry.errors import ConfigError
 from tapestry.inputs.faults import Faults, InputFault, show
 from tapestry.inputs.setting_faults import explain
 from tapestry.inputs.setting_values import fit
 from tapestry.inputs.text_reader import read_toml
+from tapestry.metrics_page import parse_address
 from tapestry.schema import LocalPath, Name, Printable, Strict
 from tapestry.storage.durable_files import create_file
 
@@ -23,6 +24,19 @@ Count = Annotated[int, Field(ge=1)]
 Base = Annotated[LocalPath, Field(examples=["smollm2"])]  # or a name of the cache
 WorkloadName = Annotated[Name, Field(examples=["language"])]
 Targets = tuple[Annotated[Printable, Field(max_length=80, examples=["q_proj"])], ...]
+
+
+def _loopback(text: str) -> str:
+    parse_address(text)
+    return text
+
+
+LoopbackAddress = Annotated[
+    str,
+    Field(max_length=60, examples=["127.0.0.1:9464"]),
+    AfterValidator(_loopback),
+]
+"""An address of this machine alone, for metrics; empty: none."""
 
 
 class Settings(Strict):

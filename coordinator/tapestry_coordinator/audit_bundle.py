@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 
 from tapestry.artifacts import manifest as manifests
 from tapestry.encoding import digest
-from tapestry.errors import ConfigError
 from tapestry.storage import durable_files
 from tapestry.tlog import tiles
 from tapestry.tlog.checkpoint import read_claim
@@ -18,6 +17,8 @@ from tapestry_governance.audit.bundle import (
     CHECKPOINT,
     Bundle,
     add_sums,
+    new_bundle,
+    open_bundle,
     read_small,
     write_bundle,
 )
@@ -31,13 +32,20 @@ def collect_bundle(directory: Path, bundle: Path) -> Bundle:
     A bundle has no weights of a release, which it names by digest. What a crash left
     among releases and adapters is passed over.
 
+    Guarantees:
+        The bundle is whole or absent.
+
     Raises:
         ConfigError: The bundle's folder exists already.
         IncompleteError: The log has no cosigned checkpoint yet.
         ResourceError: A file cannot be copied.
     """
-    if bundle.exists() or bundle.is_symlink():
-        raise ConfigError(f"{bundle} exists; choose a new folder", code="file-exists")
+    with new_bundle(bundle) as draft:
+        _write(directory, draft)
+    return open_bundle(bundle)
+
+
+def _write(directory: Path, bundle: Path) -> None:
     public = directory / "log" / "public"
     size = read_claim(read_small(public / CHECKPOINT)).size
     charter = next(tiles.read_entries(public, size))
@@ -55,7 +63,7 @@ def collect_bundle(directory: Path, bundle: Path) -> Bundle:
             artifacts=adapters | releases,
         )
     evidence = sorted((directory / EVIDENCE).glob("[0-9]*"))
-    return add_sums(
+    add_sums(
         bundle, {int(path.name): path for path in evidence if path.name.isdecimal()}
     )
 

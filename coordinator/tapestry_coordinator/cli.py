@@ -6,6 +6,7 @@ import click
 
 from tapestry.cli import console
 from tapestry.cli.commands import CommandGroup, as_json
+from tapestry_coordinator.coordinator_backup_commands import backup, restore
 from tapestry_coordinator.founding_commands import (
     charter,
     folder_argument,
@@ -28,6 +29,8 @@ app.add_command(plan)
 app.add_command(run)
 app.add_command(bundle)
 app.add_command(renew)
+app.add_command(backup)
+app.add_command(restore)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tapestry.encoding import digest
-from tapestry.errors import ConfigError
+from tapestry.errors import ConfigError, IncompleteError
 from tapestry.keys import SigningKey
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
@@ -14,6 +14,8 @@ from tapestry_coordinator.members_seen import MembersFile
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_governance.audit.bundle import read_small
 from tapestry_governance.log.writer import Log
+
+MARKER = "restored"  # a file in the folder of a log that may be an older one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +31,9 @@ class LedLog:
         self.publisher.log.close()
 
 
-def open_led_log(directory: Path, grid: Grid, *, deadline: float) -> LedLog:
+def open_led_log(
+    directory: Path, grid: Grid, *, deadline: float, restored: bool = False
+) -> LedLog:
     """Open the log of a coordinator's folder over a grid of connections.
 
     Args:
@@ -37,13 +41,23 @@ def open_led_log(directory: Path, grid: Grid, *, deadline: float) -> LedLog:
             ``log/``.
         grid: The connections.
         deadline: Seconds that a cosignature may take.
+        restored: Open it although it was restored and members were not asked yet; then
+            nothing may be appended.
 
     Raises:
+        IncompleteError: The log was restored from a backup, and not every member has
+            told how much of it it mirrors (``restored_log``).
         ConfigError: A file is missing, or the key signs for another log than
             coordinator.toml names.
         ResourceError: Another process has the log open.
         RuleError, ProtocolError: The log breaks its rules, or is empty.
     """
+    if (directory / MARKER).exists() and not restored:
+        raise IncompleteError(
+            f"the log of {directory} was restored from a backup; tapestry coordinator"
+            " run asks all members how much of it they mirror first",
+            code="restored-unheard",
+        )
     trust, key = read_small(directory / "trust-policy.txt"), _log_key(directory)
     policy = TrustPolicy.parse(trust)
     author = SigningKey.load(directory / "keys" / "author.key")

@@ -23,6 +23,7 @@ from tapestry_coordinator import run
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.led_log import LedLog, open_led_log
+from tapestry_coordinator.restored_log import hear_members
 from tapestry_coordinator.run_folders import (
     PLAN,
     begin_next,
@@ -50,6 +51,7 @@ def main(directory: Path, grid: Grid) -> None:
         ResourceError: The disk is full, or the SuperLink is gone.
         InconsistentLog: A member holds a cosigned log that this one does not lead to.
     """
+    hear_members(directory, grid)
     pause = _FIRST_PAUSE
     while True:
         run_id = unfinished(directory) or begin_next(directory)

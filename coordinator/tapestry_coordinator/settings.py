@@ -15,7 +15,14 @@ from tapestry.protocol.round_manifest import (
     TrainingPlan,
 )
 from tapestry.schema import Name, Plain, Strict
-from tapestry.settings import Base, Count, Settings, Targets, WorkloadName
+from tapestry.settings import (
+    Base,
+    Count,
+    LoopbackAddress,
+    Settings,
+    Targets,
+    WorkloadName,
+)
 
 
 class SecaggSettings(Strict):
@@ -105,6 +112,7 @@ class Listen(Strict):
 
     superlink: Address = "127.0.0.1:8443"
     proxied: bool = False
+    metrics: LoopbackAddress = ""  # empty: none
 
 
 class CoordinatorSettings(Settings):

@@ -18,6 +18,7 @@ from tapestry.cli.exit_status import ExitStatus
 from tapestry.encoding import decode_decimal
 from tapestry.environment import direct
 from tapestry.errors import ConfigError
+from tapestry_node.backup_commands import backup, bundle, restore
 from tapestry_node.membership_commands import init, join
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ def app() -> None:
 
 app.add_command(init)
 app.add_command(join)
+app.add_command(backup)
+app.add_command(restore)
+app.add_command(bundle)
 
 
 @app.command()
@@ -81,6 +85,7 @@ def run(
     from tapestry.workloads.workload_registry import open_workload
     from tapestry_node.flower import serve
     from tapestry_node.node import Node
+    from tapestry_node.node_metrics import monitored
     from tapestry_node.settings import NodeSettings
 
     console.start_logging()
@@ -94,9 +99,9 @@ def run(
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stop.set())
     console.note(f"{node.name}: dialling {where.superlink}")
-    with direct(where.superlink):
+    with direct(where.superlink), monitored(node, settings.monitor.metrics) as handle:
         serve(
-            node.handle,
+            handle,
             superlink=where.superlink,
             root_certificates=Path(where.root_certificates),
             auth_key=Path(where.auth_key),

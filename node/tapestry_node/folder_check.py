@@ -204,6 +204,9 @@ class FolderCheck:
         self._open.callback(store.close)
         if self.log is not None:
             store.require(self.log.uploads_of(self.settings.name))
+        if store.restored is not None:
+            said = f"{path} was restored from a backup: the node waits for others' word"
+            self.findings.add(Objection("restored-unsettled", said), kind="warning")
         return store
 
     def scratch(self) -> NodeState:

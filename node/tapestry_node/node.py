@@ -62,10 +62,15 @@ from tapestry_governance.rules.replay import apply
 from tapestry_node.adapters.publication import Publisher
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.budget.log_accounts import published_charges
-from tapestry_node.directory import open_mirror, read_keys
+from tapestry_node.directory import open_mirror, read_keys, read_trust
 from tapestry_node.node_state import DATABASE, NodeState
 from tapestry_node.readiness import check_keys
 from tapestry_node.refusal import Refused, reason_of
+from tapestry_node.restored_state import (
+    Settlement,
+    is_enough,
+    require_settled,
+)
 from tapestry_node.round.admission import Facts, check_offer
 from tapestry_node.round.base_snapshots import BaseSnapshots
 from tapestry_node.round.gate_check import GateCheck
@@ -286,6 +291,7 @@ class Node:
         """Mirror the log's new entries, check append-only and the rules, and cosign."""
         note = request.checkpoint.encode()
         self.mirror.extend(request.start, [bytes(entry) for entry in entries], note)
+        require_settled(self._store)
         self._base.check_ends()
         self._base.check_releases()
         line = self.mirror.cosign(self.keys["witness"], self.clock())
@@ -316,18 +322,29 @@ class Node:
         return taken[:MAX_SUBMITTED]
 
     def _accept(self, checkpoint: str) -> None:
-        """Accept a checkpoint as the newest one.
+        """Accept a checkpoint as the newest one; settle a state that was restored.
 
         Raises:
-            Refused: The checkpoint is too old, or older than the last one.
+            Refused: The checkpoint is too old, or older than the last one; or the state
+                was restored, and others have not cosigned it since then.
         """
         longest = self.settings.policy.max_checkpoint_age
         note, now = checkpoint.encode(), self.clock()
         try:
-            self.mirror.accept_checkpoint(note, now, max_age=longest)
+            opened = self.mirror.accept_checkpoint(note, now, max_age=longest)
         except PolicyError as error:
             reason = Reason.STALE_CHECKPOINT
             raise Refused(reason, str(error), code=error.code) from None
+        own, trust = self.keys["witness"].verify_key.keyid, read_trust(self.directory)
+        restored = self._store.restored
+        if restored and is_enough(opened, restored, trust=trust, own=own):
+            settlement = Settlement(
+                context=self.context,
+                publisher=self._publisher() if self.settings.adapter.publish else None,
+                now=now,
+            )
+            settlement.settle(restored, size=opened.checkpoint.size)
+        require_settled(self._store)
 
     @_answer.register
     def _offer(self, request: AdvertiseKeysRequest, _: Bulk) -> Message:
@@ -470,7 +487,10 @@ class Node:
         if not self.settings.adapter.publish:
             said = "adapter.publish is false in node.toml"
             raise Refused(Reason.LOCAL_POLICY, said, code="adapter-not-offered")
-        publisher = Publisher(
+        return self._publisher().publish(release, now=self.clock())
+
+    def _publisher(self) -> Publisher:
+        return Publisher(
             context=self.context,
             settings=self.settings,
             replica=self.replica,
@@ -478,7 +498,6 @@ class Node:
             community=self.keys["community"],
             folder=self.directory,
         )
-        return publisher.publish(release, now=self.clock())
 
     def _refuse(self, message: Message, reason: Reason) -> Message:
         """Reply with the reason and no more; a refused offer is signed for the log."""

@@ -33,6 +33,7 @@ Edge cases:
     The mirror is put back alone      refused: it is more than one write behind
     The database is put back alone    refused: it ends before its mirror
     Database and mirror are put back  refused by the log, for all that it knows
+    A backup is restored by command   marked as such (``restored_state``)
     The file is replaced while the    refused: obligations are no longer read or taken
     node runs
     ================================  ================================================
@@ -57,7 +58,7 @@ from tapestry_node.round.survivor_marks import (
     check_consent,
     check_upload,
 )
-from tapestry_node.state_entries import HeadFile, Sign, StateReplay
+from tapestry_node.state_entries import HeadFile, Restored, Sign, StateReplay
 
 DATABASE = "node.db"
 _TABLES = """
@@ -223,16 +224,57 @@ class NodeState:
             if charge is not None:
                 replay.spend(charge)
             replay.account(("round", mark.run, mark.round_number), sign)
-            number, chain = self._last_receipt()
-            replay.append(
-                {
-                    "type": "upload",
-                    "mark": mark.body(),
-                    "charge": replay.rows[charge.key].number if charge else None,
-                    "receipts": number,
-                    "receipt": chain,
-                }
-            )
+            self._append_upload(replay, mark, charge)
+
+    def assume_upload(
+        self, mark: UploadMark, *, charge: Charge | None, sign: Sign
+    ) -> None:
+        """Count a round's only upload as taken, and its charge as spent: they may be.
+
+        It is for a state that was restored, and all or none. What is taken stays.
+
+        Raises:
+            PolicyError: The round was charged with other steps.
+        """
+        with self.writing() as replay:
+            key = mark.run, mark.round_number
+            if key in {(each.run, each.round_number) for each in replay.uploads}:
+                return
+            if charge is not None:
+                replay.assume(charge)
+            replay.account(("round", *key), sign)
+            self._append_upload(replay, mark, charge)
+
+    def _append_upload(
+        self, replay: StateReplay, mark: UploadMark, charge: Charge | None
+    ) -> None:
+        number, chain = self._last_receipt()
+        replay.append(
+            {
+                "type": "upload",
+                "mark": mark.body(),
+                "charge": replay.rows[charge.key].number if charge else None,
+                "receipts": number,
+                "receipt": chain,
+            }
+        )
+
+    def mark_restored(self, *, since: int) -> None:
+        """Note that this state is an older copy, and count what was reserved as spent.
+
+        Args:
+            since: The index in the log from which on it may have forgotten something.
+        """
+        with self.writing() as replay:
+            for row in list(replay.rows.values()):
+                if row.state == "reserved":
+                    replay.spend(row.charge)
+            replay.append({"type": "restored", "since": since})
+
+    @property
+    def restored(self) -> Restored | None:
+        """The restoration that it has not caught up with the log since, or None."""
+        return self.reading().restored
 
     def account(self, key: Key, sign: Sign) -> bytes:
         """Return the account of a key; sign and post one if there is none."""
@@ -266,6 +308,9 @@ class NodeState:
     def require(self, committed: Mapping[str, int]) -> None:
         """Compare with the last rounds that the log says this node uploaded for.
 
+        A state that was restored by command knows that it lacks some of them, and lets
+        nothing leave before it has counted them (``restored_state``).
+
         Args:
             committed: The number of the last such round, by run.
 
@@ -274,6 +319,8 @@ class NodeState:
                 were deleted, or restored from before that round.
         """
         for run_id, round_number in committed.items():
+            if self.restored is not None:
+                return
             mark = self.highest(run_id)
             if mark < round_number:
                 raise VerificationError(

@@ -23,7 +23,14 @@ from tapestry.schema import (
     Printable,
     Strict,
 )
-from tapestry.settings import Base, Count, Settings, Targets, WorkloadName
+from tapestry.settings import (
+    Base,
+    Count,
+    LoopbackAddress,
+    Settings,
+    Targets,
+    WorkloadName,
+)
 from tapestry_governance.events.event_body import Licence
 
 
@@ -143,6 +150,12 @@ class Speed(Strict):
     physical_batch: Annotated[int, Field(ge=1, le=4096)] = 8
 
 
+class Monitor(Strict):
+    """The operator's own monitoring; empty: nothing is served."""
+
+    metrics: LoopbackAddress = ""
+
+
 class NodeSettings(Settings):
     """``node.toml``: an institution's node. Paths are relative to its folder."""
 
@@ -169,6 +182,7 @@ class NodeSettings(Settings):
     adapter: AdapterSettings
     transport: Transport | None = None
     speed: Speed = Speed()
+    monitor: Monitor = Monitor()
 
     @property
     def joined(self) -> str:

@@ -8,6 +8,7 @@ back beside newer ones of another: the chain breaks, or ends before its mirror.
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,14 @@ _LAG = 3  # entries of one write, by which a crash leaves the mirror behind
 Sign = Callable[[int, Sequence[Charge]], bytes]
 """Signs an account, by its number and all that is spent, what it accounts for too."""
 _RoundKey = tuple[str, int]  # run, round
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """A state that was restored, and does not know yet what came after the copy."""
+
+    since: int  # the log's entries from here on may name what it has forgotten
+    time: datetime  # of the restoration
 
 
 class HeadFile:
@@ -83,6 +92,8 @@ class StateReplay:
         self.gates: set[_RoundKey] = set()  # disputed
         self.outbox: list[bytes] = []
         self.accounted: dict[Key, bytes] = {}  # signed accounts, in order
+        self.last_account = 0  # the highest number of one
+        self.restored: Restored | None = None  # from a backup, and not settled yet
         self.secrets: dict[str, bytes] = {}
 
     @property
@@ -219,6 +230,16 @@ class StateReplay:
         if self.rows[charge.key].state == "reserved":
             self.append({"type": "spend", **charge.body()})
 
+    def assume(self, charge: Charge) -> None:
+        """Count a charge as spent that may have been, whatever the limit is.
+
+        Raises:
+            PolicyError: The same name was charged with other steps.
+        """
+        if not self.is_charged(charge):
+            self.append({"type": "reserve", **charge.body()})
+        self.spend(charge)
+
     def account(self, key: Key, sign: Sign) -> bytes:
         """Sign the account of what was spent, inside the transaction, and post it once.
 
@@ -226,10 +247,15 @@ class StateReplay:
         """
         if key not in self.accounted:
             spent = [r.charge for r in self.rows.values() if r.state == "spent"]
-            entry = sign(len(self.accounted) + 1, spent)
-            named = dict(zip(("purpose", "run", "number"), key, strict=True))
-            self.append({"type": "account", **named, "entry": entry.hex()})
+            number = self.last_account + 1
+            self.adopt(key, sign(number, spent), number=number)
         return self.accounted[key]
+
+    def adopt(self, key: Key, entry: bytes, *, number: int) -> None:
+        """Keep a signed account with its number, inside the transaction."""
+        named = dict(zip(("purpose", "run", "number"), key, strict=True))
+        body = {"type": "account", **named, "entry": entry.hex()}
+        self.append(body if number == self.last_account + 1 else {**body, "at": number})
 
     def _replay(self, number: int, body: bytes) -> None:
         entry = decode_json(body)
@@ -287,11 +313,20 @@ class StateReplay:
             case "account":
                 key: Key = (entry["purpose"], entry["run"], entry["number"])
                 self.accounted[key] = bytes.fromhex(entry["entry"])
+                number = entry.get("at", self.last_account + 1)
+                self.last_account = max(self.last_account, number)
                 self.outbox.append(self.accounted[key])
             case "post":
                 self.outbox.append(bytes.fromhex(entry["entry"]))
             case "clear":
                 self.outbox.remove(bytes.fromhex(entry["entry"]))
+            case "restored":
+                since = entry["since"]
+                if self.restored is not None:  # and what it forgot then, it still has
+                    since = min(since, self.restored.since)
+                self.restored = Restored(since=since, time=self._last)
+            case "settled":
+                self.restored = None
             case "secret":
                 self.secrets[entry["name"]] = bytes.fromhex(entry["value"])
             case _:

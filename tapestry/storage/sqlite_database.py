@@ -223,6 +223,31 @@ def open_database(
     return database
 
 
+def copy_database(source: Path, target: Path) -> None:
+    """Copy a database as it is at one moment, also while a process writes to it.
+
+    Guarantees:
+        The copy, of mode 0600, holds all commits up to one moment and nothing of later
+        ones. The writer is not kept waiting.
+
+    Raises:
+        ResourceError: The source cannot be read or is damaged; there is a target
+            already, or it cannot be written.
+    """
+    original = open_database(source, None, readonly=True, check=False)
+    try:
+        with _database_errors(target, "write", damage=ResourceError):
+            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            copy = sqlite3.connect(target, factory=Database)
+            try:
+                original.backup(copy)
+                copy.require_sound()
+            finally:
+                copy.close()
+    finally:
+        original.close()
+
+
 def _require_plain(path: Path) -> None:
     """Require that a database is a plain file, or not there yet.
 

@@ -1,10 +1,11 @@
 """A coordinator writes its bundle from its folder, and an auditor verifies it."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from tapestry.errors import ConfigError, TapestryError
+from tapestry.errors import ConfigError, ResourceError, TapestryError
 from tapestry_coordinator.audit_bundle import collect_bundle
 from tests.support.commands import tapestry
 from tests.support.federation_fixtures import Found
@@ -40,3 +41,15 @@ def test_a_log_that_nobody_cosigned_gives_no_bundle(
     with pytest.raises(TapestryError, match="checkpoint"):
         collect_bundle(found().coordinator, tmp_path / "bundle")
     assert list(tmp_path.glob("bundle*")) == []
+
+
+def test_a_bundle_that_fails_midway_leaves_nothing(
+    found: Found, tmp_path: Path
+) -> None:
+    federation = found()
+    federation.run()
+    coordinator, bundle = federation.coordinator, tmp_path / "place" / "bundle"
+    os.mkfifo(next(coordinator.glob("evidence/*")) / "fifo")  # is copied last
+    with refused(ResourceError, "file-unwritable", match="fifo"):
+        collect_bundle(coordinator, bundle)
+    assert list(bundle.parent.iterdir()) == []

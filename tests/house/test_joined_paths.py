@@ -50,6 +50,11 @@ JOINED = {
     ("node/tapestry_node/folder_check.py", "getattr(transport, name)"): OPERATOR,
     ("node/tapestry_node/membership_commands.py", "f'{name}.request'"): NAME,
     ("node/tapestry_node/node.py", "self.settings.data"): OPERATOR,
+    ("node/tapestry_node/node_backup.py", "name"): OPERATOR,
+    (
+        "node/tapestry_node/node_metrics.py",
+        "settings.transport.root_certificates",
+    ): OPERATOR,
     ("node/tapestry_node/round/gate_check.py", "name"): FILE,
     ("node/tapestry_node/round/spot_checks.py", "str(taken.index)"): NUMBER,
     ("node/tapestry_node/round/spot_checks.py", "str(spot.index)"): NUMBER,
@@ -60,6 +65,7 @@ JOINED = {
     ("coordinator/tapestry_coordinator/adapter_collector.py", "name"): FILE,
     ("coordinator/tapestry_coordinator/adapter_collector.py", "published.name"): NAME,
     ("coordinator/tapestry_coordinator/adapter_collector.py", "published.base"): "Base",
+    ("coordinator/tapestry_coordinator/coordinator_backup.py", "name"): LISTED,
     ("coordinator/tapestry_coordinator/coordinator_folder.py", "f'{name}.pub'"): NAME,
     (
         "coordinator/tapestry_coordinator/coordinator_folder.py",
@@ -105,6 +111,8 @@ JOINED = {
     ("governance/tapestry_governance/member_folder.py", "f'{name}.request'"): NAME,
     ("governance/tapestry_governance/member_folder.py", "f'{purpose}.key'"): CODE,
     ("governance/tapestry_governance/member_folder.py", "file"): NAME,
+    ("governance/tapestry_governance/folder_backup.py", "name"): FILE,
+    ("governance/tapestry_governance/folder_backup.py", "found.odd[0]"): FILE,
     ("governance/tapestry_governance/log/tile_writer.py", "tile.path"): (
         "Tile, of numbers"
     ),

@@ -65,6 +65,7 @@ NODE_READERS = {
     "transport.auth_key": (f"{NODE}/cli.py", "where.auth_key"),
     "transport.poll_seconds": (f"{NODE}/cli.py", "where.poll_seconds"),
     "speed.threads": (f"{NODE}/cli.py", "speed.threads"),
+    "monitor.metrics": (f"{NODE}/cli.py", "monitor.metrics"),
     "speed.physical_batch": (f"{NODE}/training/trainer.py", "speed.physical_batch"),
 }
 COORDINATOR_READERS = {
@@ -78,6 +79,10 @@ COORDINATOR_READERS = {
     "listen.proxied": (
         f"{COORDINATOR}/superlink/service_process.py",
         "listen.proxied",
+    ),
+    "listen.metrics": (
+        f"{COORDINATOR}/superlink/service_process.py",
+        "listen.metrics",
     ),
     "address": (f"{COORDINATOR}/coordinator_folder.py", "settings.address"),
 }

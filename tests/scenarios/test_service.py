@@ -5,6 +5,7 @@ Each party is a process of its own, in a folder of its own, over TLS.
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tapestry_coordinator.settings import RunSettings
+from tapestry.settings import Settings
+from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_governance.founding import fingerprint
 from tapestry_governance.founding_files import (
     MAX_CHARTER_BYTES,
@@ -26,7 +28,11 @@ from tapestry_governance.founding_files import (
     open_charter,
     read_document,
 )
+from tapestry_node.settings import NodeSettings
+from tests.node.test_node_metrics import values
 from tests.support.commands import tapestry
+from tests.support.settings_files import change_settings
+from tests.tapestry.test_metrics_page import get
 
 NAMES = ("nordland", "ostrava", "sueden")
 ROWS = 60
@@ -158,6 +164,13 @@ def found_by_commands(place: Path) -> Site:
     return site
 
 
+def served(path: Path, model: type[Settings], table: str) -> str:
+    """Let a party serve metrics; return the address."""
+    address = f"127.0.0.1:{free_port()}"
+    change_settings(path, model, {table: {"metrics": address}})
+    return address
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site = found_by_commands(tmp_path_factory.mktemp("site"))
@@ -232,3 +245,57 @@ def test_a_run_that_a_member_could_not_afford_is_not_queued(site: Site) -> None:
     assert done.exit_code == 2
     assert "nordland, ostrava, sueden would have spent more" in done.stderr
     assert site.status()["waiting"] == []
+
+
+def test_a_node_and_a_coordinator_serve_metrics_while_they_work(site: Site) -> None:
+    for name in ("rivers", "sueden"):
+        assert site.stop(name) == 0
+    leads = served(site.coordinator / "coordinator.toml", CoordinatorSettings, "listen")
+    serves = served(site.place / "sueden" / "node.toml", NodeSettings, "monitor")
+    site.lead()
+    site.start("sueden", "node", "run")
+    site.plan("run-6")
+    site.wait(lambda: site.ended("run-6"))
+    led, own = (values(get(address)[2]) for address in (leads, serves))
+    applied = led['tapestry_coordinator_rounds_total{outcome="applied"}']
+    assert applied == sum(site.closed(f"run-{n}") for n in range(1, 7))
+    assert led["tapestry_coordinator_cosignatures"] == len(NAMES)
+    assert own["tapestry_node_budget_spent"] > 0
+    assert own['tapestry_node_bytes_sent_total{kind="masked_input"}'] > 0
+
+
+def put_back(site: Site, backup: Path) -> None:
+    """Restore the coordinator; keys come from elsewhere."""
+    lost = site.place / "lost"
+    if not lost.exists():
+        site.coordinator.rename(lost)
+    shutil.rmtree(site.coordinator, ignore_errors=True)
+    run("coordinator", "restore", backup, site.coordinator)
+    shutil.copytree(lost / "keys", site.coordinator / "keys")
+    shutil.copy(lost / "tls" / "superlink.key", site.coordinator / "tls")
+
+
+def test_a_coordinator_goes_on_from_its_newest_backup_and_from_no_older(
+    site: Site, tmp_path: Path
+) -> None:
+    """Both were taken while it worked, the older one in the midst of a run."""
+    site.plan("run-7", "--rounds", "3")
+    site.wait(lambda: site.closed("run-7") >= 1)
+    older, newest = tmp_path / "older", tmp_path / "newest"
+    run("coordinator", "backup", site.coordinator, "-o", older)
+    run("node", "backup", site.place / "sueden", "-o", tmp_path / "sueden")
+    site.wait(lambda: site.ended("run-7"))
+    time.sleep(5)  # the last cosignatures
+    run("coordinator", "backup", site.coordinator, "-o", newest)
+    assert site.stop("rivers") == 0
+    put_back(site, older)
+    site.lead()
+    assert site.processes.pop("rivers").wait(SECONDS) != 0
+    assert "[log-restored]" in (site.place / "rivers.log").read_text()
+    put_back(site, newest)
+    site.lead()
+    site.plan("run-8")
+    site.wait(lambda: site.ended("run-8"))
+    assert site.closed("run-8") == 2
+    run("node", "bundle", site.place / "sueden", "-o", tmp_path / "bundle")
+    run("audit", "verify", tmp_path / "bundle")

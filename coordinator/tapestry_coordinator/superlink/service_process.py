@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tapestry.cli import console
 from tapestry.errors import ResourceError
+from tapestry.metrics_page import serving
+from tapestry_coordinator.coordinator_metrics import CoordinatorMetrics
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.superlink.supervisor import Engine
 from tapestry_coordinator.superlink.tls import certificate_end
@@ -47,13 +49,17 @@ def serve(folder: Path, *, tick: Callable[[], None]) -> None:
 def _serve_once(folder: Path, tick: Callable[[], None]) -> None:
     settings = CoordinatorSettings.read(folder / "coordinator.toml")
     host, _, port = settings.listen.superlink.rpartition(":")
-    with Engine(
-        folder / HOME,
-        host=host.strip("[]"),
-        port=int(port),
-        proxied=settings.listen.proxied,
-        tls=folder / "tls",
-    ) as engine:
+    metrics = CoordinatorMetrics(folder)
+    with (
+        serving(settings.listen.metrics, metrics.read),
+        Engine(
+            folder / HOME,
+            host=host.strip("[]"),
+            port=int(port),
+            proxied=settings.listen.proxied,
+            tls=folder / "tls",
+        ) as engine,
+    ):
         for public in sorted((folder / ENROLLED).glob("*.pub")):
             engine.admit(public.stem, public)
         console.note(f"listening on {settings.listen.superlink}")

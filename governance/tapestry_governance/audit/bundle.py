@@ -19,6 +19,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from tapestry.errors import (
 )
 from tapestry.inputs.plain_file import read_plain, reading
 from tapestry.schema import check_file_name
+from tapestry.storage import durable_files
 from tapestry.tlog import tiles
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.note import MAX_BYTES
@@ -192,6 +194,24 @@ def open_bundle(folder: Path) -> Bundle:
         message = f"{found.missing[0]} is missing from the bundle"
         raise IncompleteError(message, code="file-missing")
     return Bundle(folder=folder, listed=listed)
+
+
+@contextmanager
+def new_bundle(folder: Path) -> Iterator[Path]:
+    """Make a bundle in a draft beside its place: it is there whole, or not at all.
+
+    Yields:
+        The path of the draft, which is free.
+
+    Raises:
+        ConfigError: The bundle's folder exists already.
+        ResourceError: A file cannot be written.
+    """
+    if folder.exists() or folder.is_symlink():
+        message = f"{folder} exists; choose a new folder"
+        raise ConfigError(message, code="file-exists")
+    with durable_files.replace_folder(folder) as draft:
+        yield draft
 
 
 def write_bundle(

@@ -32,7 +32,7 @@ import numpy as np
 from tapestry.artifacts import manifest
 from tapestry.artifacts.manifest import FOLDER
 from tapestry.encoding import canonical_json, digest
-from tapestry.errors import RuleError
+from tapestry.errors import ConfigError, PolicyError, RuleError
 from tapestry.inputs.private_data import hides_records
 from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
@@ -66,6 +66,7 @@ from tapestry_node.budget.log_accounts import (
 from tapestry_node.refusal import Refused
 from tapestry_node.round.session import NodeContext
 from tapestry_node.settings import NodeSettings
+from tapestry_node.state_entries import Sign
 from tapestry_node.training.dp_sgd import Runtime, StepProgress
 
 _ACCOUNTED, _PUBLISHED = "accounted.entry", "published.entry"
@@ -250,7 +251,31 @@ class Publisher:
 
     def _pay(self, job: AdapterJob, *, now: datetime) -> bytes:
         """Spend the charge and sign the account, once; a lost one is posted again."""
+        sign = self._signer(job, now=now)
+        if job.charge is None:
+            return self.context.store.account(job.key, sign)
+        return self.ledger.spend(job.charge, sign)
 
+    def assume_next(self, release: ReleasePublished, *, now: datetime) -> None:
+        """Count the next version as paid for: a state that was restored may lack it.
+
+        Edge cases:
+            What these settings cannot plan was not trained.
+        """
+        known = self.context.mirror.state.adapters.get(self.context.name)
+        try:
+            job = self._job(release, known.version + 1 if known else 1)
+        except (ConfigError, PolicyError):
+            return
+        with self.context.store.writing() as replay:
+            paid = {number for kind, _, number in replay.accounted if kind == "adapter"}
+            if job.title.version in paid:
+                return
+            if job.charge is not None:
+                replay.assume(job.charge)
+            replay.account(job.key, self._signer(job, now=now))
+
+    def _signer(self, job: AdapterJob, *, now: datetime) -> Sign:
         def sign(number: int, spent: Sequence[Charge]) -> bytes:
             account = DpAccounted(
                 number=number,
@@ -264,9 +289,7 @@ class Publisher:
             )
             return self.context.sign_event(account, now=now)
 
-        if job.charge is None:
-            return self.context.store.account(job.key, sign)
-        return self.ledger.spend(job.charge, sign)
+        return sign
 
     def _write(
         self,

@@ -23,6 +23,7 @@ from tapestry_governance.events.privacy_events import (
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.round_records import AccountedSpending
 from tapestry_node.budget.ledger import Charge, Ledger
+from tapestry_node.budget.ledger_entries import Key
 
 
 def own_spending(accounts: Iterable[bytes]) -> list[AccountedSpending]:
@@ -34,15 +35,28 @@ def own_spending(accounts: Iterable[bytes]) -> list[AccountedSpending]:
 
 def published_charges(state: FederationState, name: str) -> Iterator[Charge]:
     """Iterate over the charges of a node in the log, oldest first."""
-    for said in state.spending_of(name):
-        if (loss := said.promise) is not None:
-            yield Charge(
-                purpose="adapter" if said.round_number is None else "round",
-                run=said.run_id,
-                number=said.round_number or said.version or 0,
-                steps=steps_of(said.steps, loss),
-                own_multiplier=decode_decimal(loss.own_multiplier),
-            )
+    charges = map(published_charge, state.spending_of(name))
+    return (charge for charge in charges if charge is not None)
+
+
+def key_of(said: AccountedSpending) -> Key:
+    """Name what an account of the log is of."""
+    purpose = "adapter" if said.round_number is None else "round"
+    return purpose, said.run_id, said.round_number or said.version or 0
+
+
+def published_charge(said: AccountedSpending) -> Charge | None:
+    """Return the charge of an account in the log; None without noise."""
+    if (loss := said.promise) is None:
+        return None
+    purpose, run, number = key_of(said)
+    return Charge(
+        purpose="adapter" if purpose == "adapter" else "round",
+        run=run,
+        number=number,
+        steps=steps_of(said.steps, loss),
+        own_multiplier=decode_decimal(loss.own_multiplier),
+    )
 
 
 def check_cap(

@@ -14,7 +14,12 @@ from pathlib import Path
 import pytest
 
 from tapestry.errors import InconsistentLog, ResourceError
-from tapestry.storage.sqlite_database import Database, Schema, open_database
+from tapestry.storage.sqlite_database import (
+    Database,
+    Schema,
+    copy_database,
+    open_database,
+)
 from tests.support.file_limits import file_limit
 from tests.support.refusals import refused
 
@@ -345,3 +350,36 @@ def test_another_thread_uses_a_connection_only_if_it_was_opened_so(
         thread.join()
     assert (said == ["[(1,)]"]) is threads
     assert threads or "SQLite objects created in a thread" in said[0]
+
+
+def test_a_copy_holds_what_was_committed_and_keeps_no_writer_waiting(
+    database: Database, path: Path, tmp_path: Path
+) -> None:
+    database.query("INSERT INTO number VALUES (1)")
+    copy = tmp_path / "copy.db"
+    with database.transaction():
+        database.execute("INSERT INTO number VALUES (2)")
+        copy_database(path, copy)
+        database.execute("INSERT INTO number VALUES (3)")
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    assert sorted(tmp_path.glob("copy.db*")) == [copy]
+    with closing(open_database(copy, SCHEMA, readonly="still")) as copied:
+        assert copied.query("SELECT value FROM number") == [(1,)]
+
+
+def test_a_copy_is_never_written_over_a_file_and_a_damaged_source_is_said(
+    path: Path, tmp_path: Path
+) -> None:
+    open_database(path, SCHEMA).close()
+    copy = tmp_path / "copy.db"
+    copy.write_text("mine")
+    with refused(ResourceError, "database-unavailable", match="copy"):
+        copy_database(path, copy)
+    assert copy.read_text() == "mine"
+    with refused(ResourceError, "database-unavailable", match="none"):
+        copy_database(tmp_path / "none.db", tmp_path / "other.db")
+    assert not (tmp_path / "other.db").exists()
+    noise = tmp_path / "noise.db"
+    noise.write_bytes(b"no database at all, but longer than a header" * 99)
+    with refused(ResourceError, "database-damaged"):
+        copy_database(noise, tmp_path / "other.db")

@@ -1,0 +1,52 @@
+"""``tapestry coordinator backup`` and ``restore``: copies of a coordinator's folder."""
+
+from pathlib import Path
+
+import click
+
+from tapestry.cli import console
+from tapestry.cli.commands import PATH, Argument, Command, as_json
+from tapestry_coordinator.founding_commands import folder_argument
+
+
+@click.command(cls=Command)
+@folder_argument
+@click.option(
+    "--output", "-o", type=PATH, metavar="DIR", required=True, help="A new folder."
+)
+@as_json
+def backup(folder: Path, output: Path, as_json: bool) -> None:
+    """Copy log, journals, runs and publications, also while the coordinator works.
+
+    Keys are not copied, tls/superlink.key included. Back them up once, apart from these
+    backups.
+    """
+    from tapestry_coordinator.coordinator_backup import back_up
+
+    made = back_up(folder, output)
+    if as_json:
+        console.say_json({"backup": str(output), "files": len(made.files)})
+        return
+    console.say(f"backup  {output}: {len(made.files)} files, without keys")
+
+
+@click.command(cls=Command)
+@click.argument("backup", cls=Argument, type=PATH, metavar="DIR", help="The backup.")
+@folder_argument
+@as_json
+def restore(backup: Path, folder: Path, as_json: bool) -> None:
+    """Make a coordinator's folder from a backup; then put keys/ back.
+
+    Nothing is appended to the restored log before every member has told how much of it
+    it mirrors. If one has more, the log is too old, and the coordinator stops.
+    """
+    from tapestry_coordinator.coordinator_backup import restore as restore_folder
+
+    found = restore_folder(backup, folder)
+    if as_json:
+        console.say_json({"folder": str(folder), "of": found.time})
+        return
+    console.say(f"restored  {folder}: {found.name} as of {found.time}")
+    console.say(f"next      put keys/ back into {folder}, then")
+    console.say(f"          tapestry coordinator renew {folder}: a certificate's key")
+    console.say(f"          tapestry coordinator run {folder}")

@@ -1,0 +1,139 @@
+"""The metrics of a coordinator, read from its files by the process that supervises it.
+
+Log and runs belong to another process; nothing is locked and nothing changed. Of the
+log only what came since the last reading is replayed.
+"""
+
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tapestry.errors import ConfigError
+from tapestry.metrics_page import CountedBy, Metric
+from tapestry.tlog.freshness import Times
+from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry_coordinator.led_log import MARKER
+from tapestry_coordinator.log_publisher import event_of
+from tapestry_coordinator.run_folders import waiting
+from tapestry_coordinator.superlink.tls import certificate_end
+from tapestry_governance.audit.bundle import read_small
+from tapestry_governance.events.round_events import RoundAborted, RoundClosed
+from tapestry_governance.log.database import LogDatabase
+from tapestry_governance.log.mirror import MAX_AGE
+from tapestry_governance.rules.federation_state import FederationState
+from tapestry_governance.rules.replay import apply_all
+
+_DAY = 86_400
+
+
+class CoordinatorMetrics:
+    """The metrics of a coordinator's folder, from one reading to the next."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take a folder; nothing is read yet."""
+        self._folder = folder
+        self._state: FederationState | None = None
+        self._rounds, self._aborts = CountedBy(), CountedBy()
+
+    def read(self) -> list[Metric]:
+        """Return the metrics of the moment.
+
+        Raises:
+            ConfigError: The federation was not founded yet, or a file is missing.
+            ResourceError: A file cannot be read.
+        """
+        note = self._follow()
+        state = self._state
+        if state is None:
+            raise ConfigError(
+                f"the log of {self._folder} is empty; found the federation first",
+                code="log-missing",
+            )
+        last, current = state.newest, state.open_round
+        disputes = sum(len(found) for found in state.disputes.values())
+        return [
+            _gauge("round", "Round that was opened last", _number(last)),
+            _gauge("round_open", "1 while a round is open", float(current is not None)),
+            _counter("rounds_total", "Rounds that ended", "outcome", self._rounds),
+            _counter("abort_total", "Rounds without a sum", "reason", self._aborts),
+            _gauge("log_entries", "Entries of the log", state.size),
+            _gauge("members", "Members of the federation", len(state.members)),
+            _gauge("disputes", "Disputes in the log", disputes),
+            _gauge("runs_waiting", "Runs in the queue", len(waiting(self._folder))),
+            _gauge("restored", "1 while members are asked", float(self._is_marked)),
+            *self._checkpoint_metrics(note, state),
+            *self._machine_metrics(state),
+        ]
+
+    def _follow(self) -> bytes | None:
+        """Replay what is new in the log; return its newest public checkpoint."""
+        place = self._folder / "log"
+        if not (place / "log.db").exists():
+            return None
+        store = LogDatabase(place, readonly=True)
+        try:
+            known = self._state.size if self._state else 0
+            fresh = [data for _, _, data in store.rows(known, store.size())]
+            sizes = store.published_sizes()
+            note = store.publication(sizes[-1]) if sizes else None
+        finally:
+            store.close()
+        self._state = apply_all(self._state, fresh)
+        for body in map(event_of, fresh):
+            if isinstance(body, RoundClosed):
+                self._rounds.add(body.outcome)
+            elif isinstance(body, RoundAborted):
+                self._rounds.add("aborted")
+                self._aborts.add(body.reason)
+        return note
+
+    @property
+    def _is_marked(self) -> bool:
+        return (self._folder / MARKER).exists()
+
+    def _checkpoint_metrics(
+        self, note: bytes | None, state: FederationState
+    ) -> list[Metric]:
+        if note is None:
+            return []
+        trust = TrustPolicy.parse(read_small(self._folder / "trust-policy.txt"))
+        opened = trust.open(note)
+        age = time.time() - Times.of(opened, trust).seen_at
+        limit = min(MAX_AGE, state.policy.max_checkpoint_age)
+        lines = len(opened.cosignatures)
+        return [
+            _gauge("cosignatures", "Lines of the public checkpoint", lines),
+            _gauge("checkpoint_age_seconds", "Age of the public checkpoint", age),
+            _gauge("checkpoint_limit_seconds", "Age at which none counts", limit),
+        ]
+
+    def _machine_metrics(self, state: FederationState) -> Iterator[Metric]:
+        free = shutil.disk_usage(self._folder).free
+        yield _gauge("disk_free_bytes", "Free bytes of the coordinator's disk", free)
+        if (last := state.newest) is not None:
+            needed = 4 * last.length * (len(last.participants) + 1)
+            said = "Bytes of a round: uploads and sum"
+            yield _gauge("round_disk_bytes", said, needed)
+        left = certificate_end(self._folder / "tls") - datetime.now(UTC)
+        days = left.total_seconds() / _DAY
+        yield _gauge("certificate_days", "Until the SuperLink's ends", days)
+
+
+def _number(manifest: object) -> int:
+    return int(getattr(manifest, "round_number", 0))
+
+
+def _gauge(name: str, said: str, value: float) -> Metric:
+    return Metric(name=f"tapestry_coordinator_{name}", help=said, value=value)
+
+
+def _counter(name: str, said: str, label: str, counted: CountedBy) -> Metric:
+    return Metric(
+        name=f"tapestry_coordinator_{name}",
+        help=said,
+        value=dict(counted.counts),
+        label=label,
+        kind="counter",
+    )

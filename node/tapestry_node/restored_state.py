@@ -1,0 +1,225 @@
+"""The state of a node that was restored from a backup, and what it owes first.
+
+Between backup and loss the node may have trained, paid, uploaded and cosigned, and
+remembers none of it. So until it is *settled* it cosigns nothing, joins no round and
+publishes nothing. It settles when it accepts a checkpoint that a quorum of the *other*
+members cosigned after the restoration:
+
+* Whatever it helped to agree on before is part of that log: two quorums without it
+  share an honest member, which never signs two branches
+  (``governance/decisions/0016-restore.md``). So it may cosign again.
+* Every round that it may have joined is in that log. Each one since the backup that
+  names it counts as uploaded for, with its charge as spent and accounted for, and one
+  adapter as well, where it publishes any. What the log says that it spent, or
+  disputed, it takes over as it was.
+
+Guarantees:
+    Settling is repeated after a crash, and counts nothing twice. What was charged may
+    be over the limit; then nothing more is spent.
+
+Not protected:
+    The other process, if the node was copied and not lost: two of them share keys.
+    Receipts of what left since the backup, and disputes that the log never got.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from math import isfinite
+
+from tapestry.encoding import decode_decimal
+from tapestry.errors import ConfigError, ProtocolError
+from tapestry.privacy import accounting
+from tapestry.protocol.messages import Reason
+from tapestry.protocol.round_manifest import PrivacyPlan, RoundManifest
+from tapestry.tlog.freshness import MAX_AHEAD
+from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
+from tapestry_governance.events.envelope import open_entry
+from tapestry_governance.events.privacy_events import DpAccounted
+from tapestry_governance.events.round_events import (
+    RoundClosed,
+    RoundDisputed,
+    RoundOpened,
+)
+from tapestry_governance.rules.round_records import AccountedSpending
+from tapestry_node.adapters.publication import Publisher
+from tapestry_node.budget.ledger_entries import Charge
+from tapestry_node.budget.log_accounts import key_of, loss_of, published_charge
+from tapestry_node.node_state import NodeState
+from tapestry_node.refusal import Refused
+from tapestry_node.round.session import NodeContext
+from tapestry_node.round.survivor_marks import UploadMark
+from tapestry_node.state_entries import Restored, StateReplay
+
+
+def require_settled(store: NodeState) -> None:
+    """Refuse what a node may not do that has forgotten what it did before.
+
+    Raises:
+        Refused: The state was restored, and has not caught up with the log.
+    """
+    if store.restored is not None:
+        raise Refused(
+            Reason.MAINTENANCE,
+            f"{store.path} was restored from a backup; it waits for a checkpoint that a"
+            " quorum of the other members cosigned since then",
+            code="restored-unsettled",
+        )
+
+
+def is_enough(
+    opened: CosignedCheckpoint, restored: Restored, *, trust: TrustPolicy, own: str
+) -> bool:
+    """Return whether others alone have cosigned a checkpoint since a restoration.
+
+    ``own`` is the key id of this node's witness key, which does not count. A line
+    counts from 300 seconds after the restoration on, as clocks may differ by that.
+    """
+    since = restored.time.timestamp() + MAX_AHEAD
+    return trust.is_quorum(
+        {
+            line.witness
+            for line in opened.cosignatures
+            if line.key.keyid != own and line.time > since
+        }
+    )
+
+
+@dataclass(slots=True)
+class _Found:
+    """Rounds, accounts and disputes of this node in the log since the backup."""
+
+    rounds: dict[tuple[str, int], RoundManifest] = field(default_factory=dict)
+    accounts: list[tuple[AccountedSpending, bytes]] = field(default_factory=list)
+    disputes: list[RoundDisputed] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """The accounts of a node that has forgotten some of them."""
+
+    context: NodeContext
+    publisher: Publisher | None  # None: the node publishes no adapter
+    now: datetime
+
+    def settle(self, restored: Restored, *, size: int) -> None:
+        """Count all that may have been spent and uploaded as if it was.
+
+        Args:
+            restored: Since when the state may lack something.
+            size: Of the accepted log.
+
+        Raises:
+            PolicyError: The log says that this node spent otherwise than here.
+        """
+        found = self._read(restored.since, size)
+        store = self.context.store
+        with store.writing() as replay:
+            for said, entry in sorted(found.accounts, key=lambda each: each[0].number):
+                _take_over(replay, said, entry)
+        for manifest in found.rounds.values():
+            try:
+                charge = self.context.trainer.charge(manifest)
+            except (ConfigError, ProtocolError):
+                continue  # without a price it is not joined
+            if _has_price(charge, manifest.privacy):
+                self._assume(manifest, charge)
+        last = self.context.mirror.state.released.last
+        if self.publisher is not None and last is not None:
+            release = self.context.mirror.state.releases[last.name]
+            self.publisher.assume_next(release, now=self.now)
+        with store.writing() as replay:
+            for dispute in found.disputes:
+                _note(replay, dispute)
+            replay.append({"type": "settled", "size": size})
+
+    def _read(self, since: int, size: int) -> _Found:
+        """Read the entries since the backup that name this node, or are its own."""
+        name, mirror = self.context.name, self.context.mirror
+        found = _Found()
+        replay = self.context.store.reading()
+        for kind, run_id, number in replay.rows.keys() - replay.accounted.keys():
+            if kind == "round":  # joined before the backup
+                self._add(found, run_id, number)
+        for index in range(since, size):
+            (entry,) = mirror.entries(index, index + 1)
+            event = open_entry(entry).event
+            match event.body:
+                case RoundOpened(manifest=manifest):
+                    if any(each.name == name for each in manifest.participants):
+                        key = manifest.run_id, manifest.round_number
+                        found.rounds[key] = manifest
+                case DpAccounted() as said if event.actor == name:
+                    spending = AccountedSpending.of(said, index=index)
+                    found.accounts.append((spending, entry))
+                case RoundDisputed() as dispute if event.actor == name:
+                    found.disputes.append(dispute)
+        return found
+
+    def _add(self, found: _Found, run_id: str, number: int) -> None:
+        """Add a round that was joined, by its last attempt in the log."""
+        mirror = self.context.mirror
+        for key, record in mirror.state.rounds.items():
+            if key[:2] == (run_id, number):
+                manifest = mirror.body(record.opened, RoundOpened).manifest
+                found.rounds[run_id, number] = manifest
+
+    def _assume(self, manifest: RoundManifest, charge: Charge | None) -> None:
+        """Count a round as uploaded for, and account for it."""
+
+        def sign(number: int, spent: Sequence[Charge]) -> bytes:
+            account = DpAccounted(
+                number=number,
+                run_id=manifest.run_id,
+                round_number=manifest.round_number,
+                attempt=manifest.attempt,
+                adapter=None,
+                version=None,
+                steps=manifest.training.steps,
+                loss=loss_of(charge, manifest.privacy, spent=spent),
+            )
+            return self.context.sign_event(account, now=self.now)
+
+        mark = UploadMark.of(manifest, names=self._names(manifest.model_digest))
+        self.context.store.assume_upload(mark, charge=charge, sign=sign)
+
+    def _names(self, base: str) -> set[str]:
+        """Name a base as the log does: as it was in a run, and as it was released."""
+        names: dict[str, set[str]] = defaultdict(set)
+        mirror = self.context.mirror
+        for ended in mirror.state.closed.newest_first():
+            closed = mirror.body(ended.index, RoundClosed)
+            names[closed.base_after].add(closed.release_digest)
+            names[closed.release_digest].add(closed.base_after)
+        return names[base]
+
+
+def _has_price(charge: Charge | None, plan: PrivacyPlan) -> bool:
+    """Return whether a charge is none, or of a finite epsilon; else no node joins."""
+    if charge is None or plan.noise == "none":
+        return charge is None
+    delta = decode_decimal(plan.target_delta)
+    return isfinite(accounting.epsilon([charge.fallback], target_delta=delta))
+
+
+def _take_over(replay: StateReplay, said: AccountedSpending, entry: bytes) -> None:
+    """Take an account over that this node signed after the backup."""
+    key = key_of(said)
+    if key in replay.accounted:
+        return
+    if (charge := published_charge(said)) is not None:
+        replay.assume(charge)
+    replay.adopt(key, entry, number=said.number)
+
+
+def _note(replay: StateReplay, dispute: RoundDisputed) -> None:
+    """Note a dispute for good that is in the log already."""
+    key = dispute.run_id, dispute.round_number
+    named = {"run": key[0], "round": key[1]}
+    if dispute.subject == "gate" and key not in replay.gates:
+        replay.append({"type": "gate", **named})
+    elif dispute.chunk is not None:
+        if dispute.chunk not in replay.spots.get(key, {}):
+            replay.append({"type": "draw", **named, "chunks": [dispute.chunk]})
+        replay.append({"type": "disputed", **named, "chunk": dispute.chunk})

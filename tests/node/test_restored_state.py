@@ -1,0 +1,126 @@
+"""What a node accepts as the word of others after its state was restored."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tapestry.errors import PolicyError
+from tapestry.protocol.messages import Reason
+from tapestry.tlog.freshness import MAX_AHEAD
+from tapestry.tlog.trust_policy import witness_quorum
+from tapestry_node.budget.ledger import Ledger
+from tapestry_node.node_state import NodeState
+from tapestry_node.refusal import Refused
+from tapestry_node.restored_state import is_enough, require_settled
+from tapestry_node.state_entries import Restored
+from tests.node.budget.test_ledger import TERMS, charge, open_ledger
+from tests.support.refusals import refused
+from tests.support.unsigned_accounts import unsigned
+from tests.tapestry.tlog.test_freshness import NOW, WITNESSES, cosigned, of_members
+
+RESTORED = Restored(since=7, time=datetime.fromtimestamp(NOW, UTC))
+ENOUGH = NOW + MAX_AHEAD + 1
+OWN = WITNESSES[0].verify_key.keyid
+
+
+def settles(times: Sequence[int], *, members: int) -> bool:
+    trust = of_members(members)
+    return is_enough(cosigned(trust, times), RESTORED, trust=trust, own=OWN)
+
+
+@pytest.mark.parametrize("members", range(2, 11))
+def test_a_quorum_of_others_is_enough_and_one_fewer_is_not(members: int) -> None:
+    """The own line, the first one, counts for nothing."""
+    quorum = witness_quorum(members)
+    lines = [ENOUGH] * members
+    assert settles(lines, members=members) == (quorum < members)
+    assert not settles([ENOUGH] * quorum, members=members)
+
+
+def test_lines_from_before_the_restoration_count_for_nothing() -> None:
+    """Neither do those within the time by which clocks may differ."""
+    assert settles([NOW, ENOUGH, ENOUGH, ENOUGH], members=4)
+    for early in (NOW - 1, NOW, NOW + MAX_AHEAD):
+        assert not settles([ENOUGH, ENOUGH, ENOUGH, early], members=4)
+
+
+def test_any_two_quorums_without_the_node_in_one_share_an_honest_other() -> None:
+    """Why it is safe: with the node itself there may be up to f faulty ones more."""
+    for members in range(2, 129):
+        quorum, faulty = witness_quorum(members), (members - 1) // 3
+        others = members - 1  # the old quorum may have had the node in it
+        shared = quorum + (quorum - 1) - others
+        assert shared > faulty
+
+
+def test_a_restored_state_refuses_until_it_is_settled(tmp_path: Path) -> None:
+    store = NodeState(tmp_path / "node.db")
+    require_settled(store)
+    store.mark_restored(since=7)
+    with refused(Refused, "restored-unsettled", match=r"node\.db") as caught:
+        require_settled(store)
+    assert caught.value.reason is Reason.MAINTENANCE
+    store.require({"run": 3})  # it knows that it does not know
+    with store.writing() as replay:
+        replay.append({"type": "settled", "size": 9})
+    require_settled(store)
+    store.close()
+
+
+def test_the_earliest_of_two_restorations_counts(tmp_path: Path) -> None:
+    path = tmp_path / "node.db"
+    store = NodeState(path)
+    store.mark_restored(since=7)
+    store.mark_restored(since=9)
+    store.close()
+    store = NodeState(path)
+    assert store.restored is not None
+    assert store.restored.since == 7
+    store.close()
+
+
+def test_what_was_reserved_counts_as_spent_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "node.db"
+    ledger, store = open_ledger(path, TERMS), NodeState(path)
+    ledger.reserve(charge(1))
+    store.mark_restored(since=0)
+    assert [row.state for row in ledger.rows()] == ["spent"]
+    ledger.release(charge(1))
+    assert ledger.balance().spent > 0
+    ledger.require([charge(2)])  # compared when it has caught up
+    store.close()
+
+
+def test_what_is_assumed_may_be_over_the_limit_and_then_nothing_fits(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "node.db"
+    ledger = open_ledger(path, TERMS)
+    store = NodeState(path)
+    number = 0
+    while ledger.balance().spent <= TERMS.epsilon:
+        number += 1
+        with store.writing() as replay:
+            replay.assume(charge(number))
+            replay.account(charge(number).key, unsigned)
+    assert ledger.rounds_left(charge(number + 1)) == 0
+    with refused(PolicyError, "budget-exhausted"):
+        Ledger(store, TERMS).reserve(charge(number + 1))
+    store.close()
+
+
+def test_an_account_that_is_taken_over_keeps_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "node.db"
+    open_ledger(path, TERMS)
+    store = NodeState(path)
+    with store.writing() as replay:
+        replay.assume(charge(1))
+        replay.account(charge(1).key, unsigned)
+        replay.adopt(charge(3).key, b"of the log", number=3)
+    store.close()
+    store = NodeState(path)
+    assert store.reading().last_account == 3
+    assert store.account(charge(4).key, unsigned).startswith(b"account 4 ")
+    store.close()
