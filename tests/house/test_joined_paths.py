@@ -51,6 +51,7 @@ JOINED = {
     ("node/tapestry_node/membership_commands.py", "f'{name}.request'"): NAME,
     ("node/tapestry_node/node.py", "self.settings.data"): OPERATOR,
     ("node/tapestry_node/round/gate_check.py", "name"): FILE,
+    ("node/tapestry_node/round/session_files.py", "name"): "RoundStage, or of the code",
     ("node/tapestry_node/round/spot_checks.py", "str(taken.index)"): NUMBER,
     ("node/tapestry_node/round/spot_checks.py", "str(spot.index)"): NUMBER,
     (

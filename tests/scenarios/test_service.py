@@ -67,6 +67,18 @@ class Site:
         process.send_signal(signal.SIGTERM)
         return process.wait(60)
 
+    def kill_and_start(self, name: str, file: str) -> None:
+        """Kill a member as soon as a file of its session is there, and start it."""
+        process, path = self.processes[name], self.place / name / "session" / file
+        end = time.monotonic() + SECONDS
+        while not path.exists():
+            assert process.poll() is None
+            assert time.monotonic() < end, (self.place / "rivers.log").read_text()
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        self.start(name, "node", "run")
+
     def status(self) -> dict[str, Any]:
         said = tapestry("coordinator", "status", self.coordinator, "--json")
         assert said.exit_code == 0, said.stderr
@@ -211,6 +223,19 @@ def test_a_member_that_is_stopped_and_started_takes_part_again(site: Site) -> No
     site.wait(lambda: site.ended("run-5"))
     rounds = site.status()["runs"][-1]["rounds"]
     assert rounds[-1]["included"] == sorted(NAMES)
+
+
+def test_members_killed_within_a_round_are_in_its_sum(site: Site) -> None:
+    """One while it trains, one after its upload; both are started again at once."""
+    site.plan("run-6", "--rounds", "1")
+    site.kill_and_start("sueden", "share_keys")
+    site.kill_and_start("ostrava", "upload")
+    site.wait(lambda: site.ended("run-6"))
+    (round_,) = site.status()["runs"][-1]["rounds"]
+    assert round_["included"] == sorted(NAMES)
+    for name in NAMES:
+        log = (site.place / f"{name}.log").read_text()
+        assert "is left out" not in log
 
 
 def test_an_auditor_verifies_all_runs_from_the_coordinators_bundle(
