@@ -30,6 +30,7 @@ from tests.support.commands import tapestry
 NAMES = ("nordland", "ostrava", "sueden")
 ROWS = 60
 SECONDS = 300.0
+OFFLINE_SECONDS = 45.0  # more than two heartbeats of 20 seconds
 PLAN = ("--base", "tiny", "--batch-size", "8", "--target", "q_proj", "--rounds", "2")
 
 pytestmark = pytest.mark.slow
@@ -67,7 +68,7 @@ class Site:
         process.send_signal(signal.SIGTERM)
         return process.wait(60)
 
-    def kill_and_start(self, name: str, file: str) -> None:
+    def kill_and_start(self, name: str, file: str, *, away: float = 0) -> None:
         """Kill a member as soon as a file of its session is there, and start it."""
         process, path = self.processes[name], self.place / name / "session" / file
         end = time.monotonic() + SECONDS
@@ -77,6 +78,7 @@ class Site:
             time.sleep(0.005)
         process.kill()
         process.wait()
+        time.sleep(away)
         self.start(name, "node", "run")
 
     def status(self) -> dict[str, Any]:
@@ -226,9 +228,11 @@ def test_a_member_that_is_stopped_and_started_takes_part_again(site: Site) -> No
 
 
 def test_members_killed_within_a_round_are_in_its_sum(site: Site) -> None:
-    """One while it trains, one after its upload; both are started again at once."""
+    """One while it trains, until the SuperLink takes it for offline; one after its
+    upload, and that one is started again at once.
+    """
     site.plan("run-6", "--rounds", "1")
-    site.kill_and_start("sueden", "share_keys")
+    site.kill_and_start("sueden", "share_keys", away=OFFLINE_SECONDS)
     site.kill_and_start("ostrava", "upload")
     site.wait(lambda: site.ended("run-6"))
     (round_,) = site.status()["runs"][-1]["rounds"]
