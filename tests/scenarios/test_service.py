@@ -68,11 +68,11 @@ class Site:
         process.send_signal(signal.SIGTERM)
         return process.wait(60)
 
-    def kill_and_start(self, name: str, file: str, *, away: float = 0) -> None:
-        """Kill a member as soon as a file of its session is there, and start it."""
-        process, path = self.processes[name], self.place / name / "session" / file
+    def kill_and_start(self, name: str, stage: str, *, away: float = 0) -> None:
+        """Kill a member when the state after a stage is all that it has left."""
+        process, folder = self.processes[name], self.place / name / "session"
         end = time.monotonic() + SECONDS
-        while not path.exists():
+        while {p.name for p in folder.glob("*")} - {"upload"} != {stage}:
             assert process.poll() is None
             assert time.monotonic() < end, (self.place / "rivers.log").read_text()
             time.sleep(0.005)
@@ -231,9 +231,13 @@ def test_members_killed_within_a_round_are_in_its_sum(site: Site) -> None:
     """One while it trains, until the SuperLink takes it for offline; one after its
     upload, and that one is started again at once.
     """
+    assert site.stop("rivers") == 0
     site.plan("run-6", "--rounds", "1")
+    plan = site.coordinator / "queue" / "run-6" / "run.toml"
+    plan.write_text(plan.read_text().replace("= 60\n", "= 600\n"))  # its deadlines
+    site.lead()
     site.kill_and_start("sueden", "share_keys", away=OFFLINE_SECONDS)
-    site.kill_and_start("ostrava", "upload")
+    site.kill_and_start("ostrava", "collect_masked_inputs")
     site.wait(lambda: site.ended("run-6"))
     (round_,) = site.status()["runs"][-1]["rounds"]
     assert round_["included"] == sorted(NAMES)

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tapestry import storage
 from tapestry.encoding import canonical_json, digest
 from tapestry.errors import ProtocolError, ResourceError, VerificationError
 from tapestry.protocol.messages import Kind
 from tapestry.protocol.stages import SECAGG_STAGES
 from tapestry.secagg.chunks import CHUNK_BYTES, chunk_root, cut
 from tapestry.secagg.saved_states import save_state
+from tapestry_node import state_entries
+from tapestry_node.node_state import NodeState
 from tapestry_node.round.session_files import (
     SavedReply,
     SessionFiles,
@@ -22,6 +25,7 @@ from tapestry_node.round.session_files import (
     message_of,
 )
 from tapestry_node.round.session_marks import SessionMark
+from tests.support.kills import dies
 from tests.support.log_world import renamed
 from tests.support.refusals import refused
 from tests.support.secagg_cohort import Federation
@@ -51,9 +55,8 @@ def files(tmp_path: Path) -> SessionFiles:
 
 def record_of(round_: Federation) -> SessionRecord:
     state = round_.cohort[0].state
-    advertisement = next(
-        a for a in round_.keys.advertisements if a.node == round_.cohort[0].name
-    )
+    name = round_.cohort[0].name
+    advertisement = next(a for a in round_.keys.advertisements if a.node == name)
     return SessionRecord(
         min_cohort=state.round.min_cohort,
         advertisement=advertisement,
@@ -195,6 +198,45 @@ def test_without_its_file_a_session_is_refused(
     (files.folder / mark.stage).unlink()
     with refused(ResourceError, "file-unreadable"):
         files.read(mark, round_.manifest)
+
+
+@pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_node_killed_at_any_line_is_at_the_step_before_or_at_this_one(
+    tmp_path: Path, stride: int
+) -> None:
+    """And what its state names is there, whole."""
+    round_ = Federation.of(4)
+    round_.run("advertise_keys")
+    first = record_of(round_)
+    round_.share_keys()
+    second, found = record_of(round_), list[str]()
+    code = tuple(str(Path(str(m.__file__)).parent) for m in (storage, state_entries))
+    for line in range(1, 5000, stride):
+        folder = tmp_path / str(line)
+        folder.mkdir()
+        files = SessionFiles(
+            folder=folder / "session", genesis="g", node="a", seed=SEED
+        )
+        store = NodeState(folder / "node.db")
+        store.keep_session(files.write(round_.manifest, first))
+        store.close()
+
+        def act(folder: Path = folder, files: SessionFiles = files) -> None:
+            store = NodeState(folder / "node.db")
+            store.keep_session(files.write(round_.manifest, second))
+            files.keep_only("share_keys")
+
+        died = dies(act, line, code)
+        mark = NodeState(folder / "node.db").session()
+        assert mark is not None
+        record = files.read(mark, round_.manifest)
+        assert record == (first if mark.stage == "advertise_keys" else second)
+        found.append(mark.stage)
+        if not died:
+            break
+    assert found[-1] == "share_keys"
+    assert set(found) == {"advertise_keys", "share_keys"}
+    assert len(found) > 150 / stride
 
 
 # The masked vector
