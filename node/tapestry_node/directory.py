@@ -3,7 +3,7 @@
 ::
 
     node.toml  trust-policy.txt  keys/  data/            written by people
-    view.db  node.db  node.db.mirror  bases/              kept by the node
+    view.db  node.db  node.db.mirror  bases/  session/    kept by the node
 """
 
 from pathlib import Path

@@ -14,7 +14,12 @@ from datetime import UTC, datetime
 from functools import singledispatchmethod
 from pathlib import Path
 
-from tapestry.errors import PolicyError, ProtocolError, TapestryError
+from tapestry.errors import (
+    PolicyError,
+    ProtocolError,
+    TapestryError,
+    VerificationError,
+)
 from tapestry.evaluation.scorer import KnownScores
 from tapestry.inputs.faults import TRACEBACK, unforeseen, wants_traceback
 from tapestry.inputs.private_data import frames_of
@@ -40,6 +45,7 @@ from tapestry.protocol.messages import (
     decode_body,
     encode_message,
 )
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import (
     PROTOCOL,
     ConsentList,
@@ -47,8 +53,10 @@ from tapestry.protocol.secagg_messages import (
     KeyList,
     SurvivorList,
 )
+from tapestry.protocol.stages import RoundStage
 from tapestry.schema import Strict
 from tapestry.software_digest import software_digest
+from tapestry.vectors import Layout
 from tapestry.workloads.base import Workload
 from tapestry_governance.events.envelope import Author, open_entry
 from tapestry_governance.events.privacy_events import DataDeclared
@@ -76,6 +84,8 @@ from tapestry_node.round.base_snapshots import BaseSnapshots
 from tapestry_node.round.gate_check import GateCheck
 from tapestry_node.round.result import ResultApplier
 from tapestry_node.round.session import NodeContext, Notify, Session
+from tapestry_node.round.session_files import FOLDER, SessionFiles, SessionRecord
+from tapestry_node.round.session_marks import SessionMark, has_uploaded, round_of
 from tapestry_node.round.spot_checks import SpotChecks
 from tapestry_node.settings import NodeSettings
 from tapestry_node.training.machine_checks import refusing
@@ -132,8 +142,6 @@ class Node:
         if self.mirror.size:
             self._store.require(self.mirror.state.uploads_of(self.name))
         self._require_charges()
-        for row in self._ledger.rows():  # of a round that died with this process
-            self._ledger.release(row.charge)
         self.spots = SpotChecks(
             store=self._store,
             wanted=self.settings.policy.chunks_to_check,
@@ -150,9 +158,13 @@ class Node:
             gate=self._gate,
             workload=workload,
         )
-        self.session: Session | None = None
         self._notify, self.clock = notify, clock
         self.context = self._make_context()
+        self.session = self._take_up()
+        kept = self.session.charge if self.session is not None else None
+        for row in self._ledger.rows():  # of what died with another process
+            if row.charge != kept:
+                self._ledger.release(row.charge)
 
     @property
     def name(self) -> str:
@@ -236,6 +248,12 @@ class Node:
             name=settings.name,
             identity=self.keys["node"],
             store=self._store,
+            files=SessionFiles(
+                folder=self.directory / FOLDER,
+                genesis=settings.joined,
+                node=settings.name,
+                seed=self.keys["node"].seed,
+            ),
             mirror=self.mirror,
             trainer=self.trainer,
             author=Author(
@@ -291,6 +309,7 @@ class Node:
         """Mirror the log's new entries, check append-only and the rules, and cosign."""
         note = request.checkpoint.encode()
         self.mirror.extend(request.start, [bytes(entry) for entry in entries], note)
+        self._leave_ended()
         require_settled(self._store)
         self._base.check_ends()
         self._base.check_releases()
@@ -368,7 +387,13 @@ class Node:
         self._require_charges()
         self._store.require(self.mirror.state.uploads_of(self.name))
         self._leave_session()
-        manifest = current.manifest
+        self.session = self._join(current.manifest)
+        return encode_message(self.session.advertisement)
+
+    def _join(
+        self, manifest: RoundManifest, saved: SessionRecord | None = None
+    ) -> Session:
+        """Join a round, or go on with one, if it meets all rules of admission."""
         self._base.check_sums(manifest.run_id, until=manifest.round_number)
         self._base.check_followed(manifest.run_id)
         self._base.enter(manifest.run_id)
@@ -390,14 +415,61 @@ class Node:
         )
         check_offer(manifest, policy=self.settings.policy, facts=facts)
         self.trainer.trainable.check_round(manifest, load=self._load)
-        self.session = Session(
+        return self._session(manifest, layout, saved)
+
+    def _session(
+        self, manifest: RoundManifest, layout: Layout, saved: SessionRecord | None
+    ) -> Session:
+        return Session(
             self.context,
             manifest,
             replica=self.replica,
             layout=layout,
             ledger=self._ledger,
+            saved=saved,
         )
-        return encode_message(self.session.advertisement)
+
+    def _take_up(self) -> Session | None:
+        """Go on with the round that the process before this one was in.
+
+        Guarantees:
+            A session is gone on with at the step that the node's state names and no
+            other, in the round that the log has open. Of what cannot be gone on with
+            nothing stays, and the node is left out of that round.
+        """
+        files = self.context.files
+        try:
+            mark = self._store.session()
+            session = None if mark is None else self._go_on(mark)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the node starts
+            code = error.code if isinstance(error, TapestryError) else "internal"
+            said = error if isinstance(error, TapestryError) else unforeseen(error)
+            _logger.warning(
+                "%s is left out of the round that it was in: %s [%s]",
+                *(self.name, said, code),
+            )
+            session = None
+        if session is None:
+            files.keep_only(None)
+            self._store.end_session()
+        else:
+            files.keep_only(session.stage)
+        return session
+
+    def _go_on(self, mark: SessionMark) -> Session:
+        manifest = round_of(mark, self._state)
+        saved = self.context.files.read(mark, manifest)
+        if not has_uploaded(mark.stage):
+            return self._join(manifest, saved)
+        if mark.stage != RoundStage.UNMASK:
+            self._base.enter(manifest.run_id)
+            if self.replica.digest != manifest.model_digest:
+                raise VerificationError(
+                    f"the round starts from {manifest.model_digest}, here is"
+                    f" {self.replica.digest}",
+                    code="base-differs",
+                )
+        return self._session(manifest, self.trainer.layout(manifest), saved)
 
     def _load(self) -> None:
         """Put the base that is held here into the model."""
@@ -466,9 +538,20 @@ class Node:
 
     def _leave_session(self) -> None:
         """Forget a round, and give back what was reserved for it but not spent."""
+        self.context.files.keep_only(None)  # its secrets first
+        self._store.end_session()
         if self.session is not None:
             self.session.abandon()
         self.session = None
+
+    def _leave_ended(self) -> None:
+        """Forget a round that the log has ended, unless its result is checked yet."""
+        session, state = self.session, self._state
+        if session is None or session.done is not None or state is None:
+            return
+        current = state.open_round
+        if current is None or current.manifest != session.manifest:
+            self._leave_session()
 
     @_answer.register
     def _publish_adapter(self, request: PublishAdapterRequest, _: Bulk) -> Message:

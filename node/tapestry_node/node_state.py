@@ -12,6 +12,8 @@ digest of its last entry are mirrored in a file beside it:
   charge that it names. Taking one is the only way to get the ``Reservation`` without
   which ``secagg`` masks nothing.
 * The consents: the survivor sets that it helped to open without noise.
+* The session: at which step of which round it is, and in which sealed file that step's
+  state lies (``round.session_files``). It only goes on, or ends.
 * The outbox: entries of the node's own that the log does not have yet.
 * The base that each round gave by this node's own step, so that a dispute outlives
   a restart.
@@ -52,6 +54,7 @@ from tapestry.protocol.messages import Message
 from tapestry.storage.file_lock import lock_file
 from tapestry.storage.sqlite_database import ReadOnly, Schema, open_database
 from tapestry_node.budget.ledger_entries import Charge, Key
+from tapestry_node.round.session_marks import SessionMark
 from tapestry_node.round.survivor_marks import (
     ConsentMark,
     UploadMark,
@@ -289,13 +292,15 @@ class NodeState:
         self,
         mark: ConsentMark,
         *,
+        session: SessionMark | None = None,
         logged: Iterable[ConsentMark] = (),
         named: Collection[str] = (),
     ) -> None:
         """Mark a set of survivors before the node consents to open their sum.
 
-        ``logged`` holds sets that the log shows, which this database may have lost;
-        ``named`` the exceptions that the node's policy names.
+        ``session`` is that of the step, taken in the same transaction; ``logged``
+        holds sets that the log shows, which this database may have lost; ``named`` the
+        exceptions that the node's policy names.
 
         Raises:
             Refused: Another set was taken on the same base, or in the same run.
@@ -304,6 +309,39 @@ class NodeState:
             check_consent(mark, [*replay.consents, *logged], named=named)
             if mark not in replay.consents:
                 replay.append({"type": "consent", "mark": mark.body()})
+            if session is not None:
+                replay.append({"type": "session", "mark": session.body()})
+
+    def keep_session(self, mark: SessionMark) -> None:
+        """Note the step of a round whose reply is about to leave.
+
+        Raises:
+            ProtocolError: It is not the next step of the session, an upload has no
+                mark, or the round was taken without it.
+        """
+        with self.writing() as replay:
+            replay.append({"type": "session", "mark": mark.body()})
+
+    def end_session(self) -> None:
+        """Note that no session is to be taken up any more."""
+        with self.writing() as replay:
+            if replay.session is not None:
+                replay.append({"type": "session-end"})
+
+    def session(self) -> SessionMark | None:
+        """Return the last step of the session that was not ended.
+
+        Raises:
+            VerificationError: The round was paid for, and nothing was masked: its
+                training failed, or the process died at once after paying.
+        """
+        replay = self.reading()
+        if replay.is_ahead_of_session:
+            raise VerificationError(
+                f"{self.path} has taken the round of the session, and no upload of it",
+                code="session-behind-marks",
+            )
+        return replay.session
 
     def require(self, committed: Mapping[str, int]) -> None:
         """Compare with the last rounds that the log says this node uploaded for.

@@ -2,8 +2,9 @@
 
 All obligations of a node are entries of this chain, and nothing else is their memory:
 what it charged, accounted and uploaded for, which base each round gave, which chunks it
-drew, which signed entries the log still lacks. Older rows of one kind cannot be put
-back beside newer ones of another: the chain breaks, or ends before its mirror.
+drew, at which step of a round it is, which signed entries the log still lacks. Older
+rows of one kind cannot be put back beside newer ones of another: the chain breaks, or
+ends before its mirror.
 """
 
 import re
@@ -24,6 +25,7 @@ from tapestry.inputs.plain_file import read_plain
 from tapestry.storage import durable_files
 from tapestry.storage.sqlite_database import Database
 from tapestry_node.budget.ledger_entries import Charge, ChargeRecord, Key
+from tapestry_node.round.session_marks import SessionMark, has_uploaded
 from tapestry_node.round.survivor_marks import ConsentMark, UploadMark
 
 _MAX_MIRROR = 1 << 20  # bytes, about 10,000 lines; then the file starts anew
@@ -85,6 +87,7 @@ class StateReplay:
         self.limits: tuple[str, str] | None = None
         self.uploads: list[UploadMark] = []
         self.consents: list[ConsentMark] = []
+        self.session: SessionMark | None = None  # the round that it is in
         self.receipt: tuple[int, str] | None = None  # the last at the last upload
         self.bases: dict[_RoundKey, str] = {}
         self.rebuilt: dict[_RoundKey, str] = {}  # manifests of releases
@@ -320,19 +323,58 @@ class StateReplay:
                 self.outbox.append(bytes.fromhex(entry["entry"]))
             case "clear":
                 self.outbox.remove(bytes.fromhex(entry["entry"]))
+            case "secret":
+                self.secrets[entry["name"]] = bytes.fromhex(entry["value"])
+            case _:
+                self._replay_standing(number, entry)
+
+    def _replay_standing(self, number: int, entry: dict[str, Any]) -> None:
+        """Replay what holds until an entry ends it."""
+        match entry["type"]:
             case "restored":
                 since = entry["since"]
                 if self.restored is not None:  # and what it forgot then, it still has
                     since = min(since, self.restored.since)
                 self.restored = Restored(since=since, time=self._last)
+                self.session = None  # what it did after the backup is not known
             case "settled":
                 self.restored = None
-            case "secret":
-                self.secrets[entry["name"]] = bytes.fromhex(entry["value"])
+            case "session":
+                self._go_on(SessionMark.parse(entry["mark"]), number)
+            case "session-end":
+                self.session = None
             case _:
                 raise ProtocolError(
                     f"entry {number} is of an unknown type", code="state-entry-unknown"
                 )
+
+    @property
+    def is_ahead_of_session(self) -> bool:
+        """True if the round of the session was taken, and the session is before that.
+
+        Then a training failed, or the process died before its upload was masked: the
+        round is paid for, and ends here.
+        """
+        mark = self.session
+        return mark is not None and has_uploaded(mark.stage) is not self._has_taken(
+            mark
+        )
+
+    def _has_taken(self, mark: SessionMark) -> bool:
+        last = self.uploads[-1] if self.uploads else None
+        return last is not None and mark.key == last.key
+
+    def _go_on(self, mark: SessionMark, number: int) -> None:
+        """Require that a session goes one step on, and its upload has its mark."""
+        if not mark.follows(self.session) or (
+            has_uploaded(mark.stage) is not self._has_taken(mark)
+        ):
+            raise ProtocolError(
+                f"entry {number} is a session at {mark.stage} of round"
+                f" {mark.round_number}, which does not follow from what was taken",
+                code="session-out-of-order",
+            )
+        self.session = mark
 
     def _check_paid(self, mark: UploadMark, paid: int | None, number: int) -> None:
         """Require that an upload names the entry that spent for it, if any had to."""

@@ -16,8 +16,9 @@ next state and the reply. Functions are named after the stages of a round::
 
 All randomness of a round is drawn in ``advertise_keys``, but for that of ML-KEM in
 ``share_keys``; what follows is determined by it and by the messages. A message that
-breaks a rule raises one error and leaves everything as it was. Secrets live in memory
-only: a node that restarts has dropped out.
+breaks a rule raises one error and leaves everything as it was. Between two messages a
+state can be saved, and restored in another process (``saved_states``): the caller sees
+to it that a state is restored only where no later one ever replied.
 
 Guarantees:
     The coordinator together with up to n_C nodes learns the sum over the survivors,
@@ -106,17 +107,11 @@ def advertise_keys(
         PolicyError: The node's own terms refuse the round.
     """
     cohort = Cohort.of(manifest)
-    own = [name for name, key in cohort.roster.items() if key == identity.verify_key]
-    if not own:
-        raise ProtocolError(
-            f"no participant of round {manifest.round_number} has the key of"
-            f" {identity.name!r}",
-            code="node-not-in-cohort",
-        )
+    own = cohort.name_of(identity)
     min_cohort = check_manifest(manifest, terms)  # last, since it may reserve budget
     state = ClientRound(
         cohort=cohort,
-        node=own[0],
+        node=own,
         identity=identity,
         min_cohort=min_cohort,
         progress=ClientProgress(),

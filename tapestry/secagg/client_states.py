@@ -42,6 +42,21 @@ class Cohort:
         contributing = self.contributes(sender, receiver)
         return message_size(hybrid=self.hybrid, contributing=contributing)
 
+    def name_of(self, identity: SigningKey) -> str:
+        """Return the participant that has a key.
+
+        Raises:
+            ProtocolError: No participant has it.
+        """
+        for name, key in self.roster.items():
+            if key == identity.verify_key:
+                return name
+        raise ProtocolError(
+            f"no participant of round {self.manifest.round_number} has the key of"
+            f" {identity.name!r}",
+            code="node-not-in-cohort",
+        )
+
     def receivers(self, node: str, names: Iterable[str]) -> list[str]:
         """List the nodes to whose masks with it a node contributes, in order."""
         return [n for n in names if n != node and self.contributes(node, n)]

@@ -14,6 +14,8 @@ import pytest
 from flwr.app import ConfigRecord, Context, RecordDict
 from flwr.app import Message as FlowerMessage
 from flwr.app.error import Error
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.server.utils.validator import validate_message
 from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPullError,
     ObjectUnavailableError,
@@ -43,6 +45,7 @@ from tests.support.echo_members import GENESIS, identity, node_keys
 from tests.support.installed_folders import install
 from tests.support.refusals import refused
 
+TWO_DAYS = 2 * 24 * 3600
 THIEF = SigningKey.generate("fr.example/node")
 Reply: TypeAlias = Any  # a message, raw records, an error to send, one to raise, None
 
@@ -277,6 +280,22 @@ class TestExchange:
         thread.join()
         assert replies["it"].body == b"first"
         assert len(node.asked) == 2
+
+    def test_a_request_may_wait_for_two_days(self) -> None:
+        """Flower's own messages expire after half a day, unless they say otherwise."""
+        grid, flower = grid_of(FakeNode("it"))
+        push, sent = flower.push_messages, list[FlowerMessage]()
+
+        def keep(messages: Iterable[FlowerMessage]) -> list[str]:
+            sent.extend(each := list(messages))
+            return push(each)
+
+        flower.push_messages = keep  # type: ignore[method-assign]
+        assert len(list(grid.exchange({"it": offer()}, deadline=TWO_DAYS))) == 1
+        message = sent[-1]
+        assert TWO_DAYS - 5 < message.metadata.ttl <= TWO_DAYS
+        message.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE_ID
+        assert validate_message(message, is_reply_message=False) == []
 
     def test_an_error_of_the_superlink_means_waiting_for_the_node(self) -> None:
         gone = Error(code=5, reason="node unavailable")

@@ -8,6 +8,7 @@ import tomli_w
 
 from tapestry.errors import ConfigError
 from tapestry.inputs.setting_values import to_toml
+from tapestry.protocol.stages import SECAGG_STAGES, RoundStage
 from tapestry_coordinator.settings import RunSettings
 from tests.support.settings_files import NO_NOISE, merged, run_settings
 
@@ -25,6 +26,14 @@ def _said(folder: Path, changes: dict[str, Any]) -> str:
     one = "\n" not in str(caught.value)
     assert caught.value.code == ("setting-invalid" if one else "many-faults")
     return str(caught.value).removeprefix(f"{folder / 'run.toml'}: ")
+
+
+def test_a_training_may_take_two_days_and_no_stage_no_time(tmp_path: Path) -> None:
+    two_days = 2 * 24 * 3600
+    settings = _read(tmp_path, {"deadlines": {"collect_masked_inputs": two_days}})
+    assert settings.deadlines.of(RoundStage.COLLECT_MASKED_INPUTS) == two_days
+    for stage in SECAGG_STAGES:
+        assert f"deadlines.{stage}" in _said(tmp_path, {"deadlines": {stage.value: 0}})
 
 
 def test_a_run_without_noise_says_none_and_no_number(tmp_path: Path) -> None:

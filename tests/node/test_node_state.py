@@ -21,10 +21,12 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.protocol.messages import Kind, Message
+from tapestry.protocol.stages import SECAGG_STAGES, RoundStage
 from tapestry_node import state_entries
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
+from tapestry_node.round.session_marks import SessionMark
 from tapestry_node.round.survivor_marks import ConsentMark, UploadMark
 from tests.node.budget.test_ledger import TERMS, charge, open_ledger
 from tests.node.test_state_entries import stored
@@ -199,6 +201,75 @@ def test_a_survivor_set_is_remembered_and_another_is_refused(path: Path) -> None
     with refused(Refused, "survivors-vary"):  # also where only the log knows
         NodeState(path.with_name("new.db")).take_consent(other, logged=[consent(1)])
     store.take_consent(other, named=[other.plan, other.exception(other.survivors)])
+
+
+def session(stage: str, *, number: int = 1, attempt: int = 1) -> SessionMark:
+    """Mark a step of a round of the same run."""
+    return SessionMark(
+        run="run",
+        round_number=number,
+        attempt=attempt,
+        stage=stage,
+        digest=digest(stage.encode()),
+        changed="7",
+    )
+
+
+def go_to(store: NodeState, stage: str) -> None:
+    """Take all steps of a round up to one."""
+    for step in SECAGG_STAGES[: SECAGG_STAGES.index(RoundStage(stage)) + 1]:
+        if step is RoundStage.COLLECT_MASKED_INPUTS:
+            take(store, 1)
+        store.keep_session(session(step.value))
+
+
+@pytest.mark.parametrize("stage", SECAGG_STAGES)
+def test_a_session_goes_one_step_on_or_ends(path: Path, stage: str) -> None:
+    store = NodeState(path)
+    go_to(store, stage)
+    held, following = session(stage), SECAGG_STAGES.index(RoundStage(stage)) + 1
+    for step in (*SECAGG_STAGES[:following], *SECAGG_STAGES[following + 1 :]):
+        with refused(ProtocolError, "session-out-of-order"):
+            store.keep_session(session(step.value))
+    for step in SECAGG_STAGES:  # nor in another round, before this one ended
+        for other in (session(step, number=2), session(step, attempt=2)):
+            with refused(ProtocolError, "session-out-of-order"):
+                store.keep_session(other)
+    assert store.session() == held
+    assert NodeState(path).session() == held
+    number = store.reading().number
+    for _ in range(2):
+        store.end_session()
+    assert store.session() is None
+    assert store.reading().number == number + 1
+    store.keep_session(session("advertise_keys", number=2))
+
+
+def test_a_session_and_the_upload_of_its_round_belong_together(path: Path) -> None:
+    store = NodeState(path)
+    go_to(store, "share_keys")
+    with refused(ProtocolError, "session-out-of-order"):  # without the mark
+        store.keep_session(session("collect_masked_inputs"))
+    take(store, 1)
+    for reader in (store, NodeState(path)):
+        with refused(VerificationError, "session-behind-marks"):
+            reader.session()
+    store.keep_session(session("collect_masked_inputs"))
+    assert store.session() == session("collect_masked_inputs")
+
+
+def test_a_consent_and_its_session_are_one_write(path: Path) -> None:
+    store = NodeState(path)
+    go_to(store, "collect_masked_inputs")
+    with refused(ProtocolError, "session-out-of-order"):
+        store.take_consent(consent(1), session=session("unmask"))
+    assert store.reading().consents == []
+    store.take_consent(consent(1), session=session("check_consistency"))
+    number = store.reading().number
+    with refused(Refused, "survivors-vary"):
+        store.take_consent(consent(1, "fi", "fr", "id"), session=session("unmask"))
+    assert store.session() == session("check_consistency")
+    assert store.reading().number == number
 
 
 def test_an_upload_to_a_cohort_too_far_away_is_not_taken(path: Path) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from tapestry.errors import TapestryError, VerificationError
 from tapestry.protocol.messages import Kind, Message
-from tapestry.protocol.stages import RoundStage
 from tapestry_coordinator import round_plan, run
 from tapestry_coordinator.journal import Journal
 from tapestry_governance.audit.verify import AuditVerdict
@@ -194,35 +193,6 @@ def test_a_coordinator_killed_before_any_message_completes_the_run(
     federation.run_until_killed(when)
     federation.run()
     check(federation)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "stage"),
-    [
-        (Kind.SHARE_KEYS, RoundStage.SHARE_KEYS),
-        (Kind.COLLECT_MASKED_INPUTS, RoundStage.COLLECT_MASKED_INPUTS),
-        (Kind.CHECK_CONSISTENCY, None),
-        (Kind.UNMASK, None),
-        (Kind.APPLY_RESULT, None),
-    ],
-    ids=str,
-)
-def test_a_node_that_is_started_again_has_dropped_out_and_catches_up(
-    found: Found, kind: Kind, stage: RoundStage | None
-) -> None:
-    federation = found(coordinator={"rounds": 2})
-
-    def restarts(name: str, request: Message, _deliver: Deliver) -> Message:
-        return federation.restart(name).handle(request, name)
-
-    federation.wire.on("fr", kind, restarts)
-    federation.run()
-    first, second = federation.closed()
-    dropped = [] if stage is None else [("fr", stage)]
-    assert [(d.name, d.stage) for d in first.dropped] == dropped
-    assert second.included == NAMES
-    check(federation, rounds=2)
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

@@ -37,6 +37,7 @@ from tests.tapestry.test_metrics_page import get
 NAMES = ("nordland", "ostrava", "sueden")
 ROWS = 60
 SECONDS = 300.0
+OFFLINE_SECONDS = 45.0  # more than two heartbeats of 20 seconds
 PLAN = ("--batch-size", "8", "--target", "q_proj", "--rounds", "2")
 
 pytestmark = pytest.mark.slow
@@ -73,6 +74,19 @@ class Site:
         process = self.processes.pop(name)
         process.send_signal(signal.SIGTERM)
         return process.wait(60)
+
+    def kill_and_start(self, name: str, stage: str, *, away: float = 0) -> None:
+        """Kill a member when the state after a stage is all that it has left."""
+        process, folder = self.processes[name], self.place / name / "session"
+        end = time.monotonic() + SECONDS
+        while {p.name for p in folder.glob("*")} - {"upload"} != {stage}:
+            assert process.poll() is None
+            assert time.monotonic() < end, (self.place / "rivers.log").read_text()
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        time.sleep(away)
+        self.start(name, "node", "run")
 
     def status(self) -> dict[str, Any]:
         said = tapestry("coordinator", "status", self.coordinator, "--json")
@@ -227,6 +241,25 @@ def test_a_member_that_is_stopped_and_started_takes_part_again(site: Site) -> No
     site.wait(lambda: site.ended("run-5"))
     rounds = site.status()["runs"][-1]["rounds"]
     assert rounds[-1]["included"] == sorted(NAMES)
+
+
+def test_members_killed_within_a_round_are_in_its_sum(site: Site) -> None:
+    """One while it trains, until the SuperLink takes it for offline; one after its
+    upload, and that one is started again at once.
+    """
+    assert site.stop("rivers") == 0
+    site.plan("run-6", "--rounds", "1")
+    plan = site.coordinator / "queue" / "run-6" / "run.toml"
+    plan.write_text(plan.read_text().replace("= 60\n", "= 600\n"))  # its deadlines
+    site.lead()
+    site.kill_and_start("sueden", "share_keys", away=OFFLINE_SECONDS)
+    site.kill_and_start("ostrava", "collect_masked_inputs")
+    site.wait(lambda: site.ended("run-6"))
+    (round_,) = site.status()["runs"][-1]["rounds"]
+    assert round_["included"] == sorted(NAMES)
+    for name in NAMES:
+        log = (site.place / f"{name}.log").read_text()
+        assert "is left out" not in log
 
 
 def test_an_auditor_verifies_all_runs_from_the_coordinators_bundle(

@@ -1,7 +1,9 @@
 """One round on one node: TSA-1's messages, with training between 4 and 5.
 
-A session lives in memory. A node that restarts has dropped out of the round; budget,
-high-water mark and outbox, which must survive, are on disk before they matter.
+After each step state and reply are on the disk before the reply leaves, sealed, in one
+transaction with the marks of the step (``session_files``). A node that is started again
+goes on with the round, and answers the request that it answered last with the same
+bytes; it takes no step twice.
 """
 
 import secrets
@@ -11,13 +13,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from tapestry.encoding import digest_all
 from tapestry.errors import ConfigError, ProtocolError
 from tapestry.inputs.private_data import hides_records
 from tapestry.keys import SigningKey
 from tapestry.model.low_rank import round_seed
 from tapestry.model.replica import Replica
 from tapestry.privacy.gaussian import NoiseSource
-from tapestry.protocol.messages import Bulk, Message, Reason, encode_message
+from tapestry.protocol.messages import Bulk, Kind, Message, Reason, encode_message
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import (
     Ciphertexts,
@@ -35,7 +38,13 @@ from tapestry.secagg.client_states import (
     KeysShared,
     SharesRevealed,
 )
-from tapestry.secagg.requirements import Requirements, RunPlan
+from tapestry.secagg.requirements import Requirements, RunPlan, check_manifest
+from tapestry.secagg.saved_states import (
+    ClientState,
+    restore_state,
+    save_state,
+    stage_of,
+)
 from tapestry.vectors import FloatVector, IntegerVector, Layout
 from tapestry_governance.events.envelope import Author, sign_entry
 from tapestry_governance.events.event_body import Body
@@ -53,11 +62,17 @@ from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
 from tapestry_node.round.admission import first_round
 from tapestry_node.round.contribution import prepare
+from tapestry_node.round.session_files import (
+    SavedReply,
+    SessionFiles,
+    SessionRecord,
+    message_of,
+)
+from tapestry_node.round.session_marks import SessionMark, has_uploaded
 from tapestry_node.round.survivor_marks import ConsentMark, UploadMark
 from tapestry_node.training.trainer import Trainer
 
 StageRequest = KeyList | HeadList | SurvivorList | ConsentList
-_State = KeysAdvertised | KeysShared | InputMasked | ConsistencyChecked | SharesRevealed
 Notify = Callable[[dict[str, Any]], None]
 
 
@@ -68,6 +83,7 @@ class NodeContext:
     name: str
     identity: SigningKey
     store: NodeState
+    files: SessionFiles
     mirror: LogMirror
     trainer: Trainer
     author: Author
@@ -159,8 +175,13 @@ class Session:
         replica: Replica,
         layout: Layout,
         ledger: Ledger,
+        saved: SessionRecord | None = None,
     ) -> None:
-        """Reserve the budget and join.
+        """Reserve the budget and join, or go on with what an earlier process saved.
+
+        Guarantees:
+            Until its upload was masked, a round that is gone on with meets all that one
+            that is joined meets.
 
         Raises:
             BudgetExhausted: The ledger does not cover the round.
@@ -168,18 +189,39 @@ class Session:
                 one.
             ProtocolError, PolicyError: The manifest breaks a rule of TSA-1 or of
                 this node.
+            ResourceError: The session cannot be written.
         """
         self.manifest = manifest
         self._context, self._replica, self._ledger = context, replica, ledger
-        self._charge = context.trainer.charge(manifest)
+        self.charge = context.trainer.charge(manifest)
+        self._answered: tuple[str, Message] | None = None
+        self._state: ClientState
+        if saved is not None and has_uploaded(saved.state.stage):
+            self._restore(saved, saved.min_cohort)
+            return
         context.store.check_upload(
             UploadMark.of(manifest, names=_names_of(replica)),
             named=context.varying_survivors,
         )
+        terms = self._terms(layout)
+        if saved is not None:
+            self._restore(saved, check_manifest(manifest, terms))
+            return
+        self._state, self.advertisement = client.advertise_keys(
+            manifest, context.identity, terms=terms
+        )
+        try:
+            context.store.keep_session(self._save(self._state, None))
+        except Exception:
+            self.abandon()
+            raise
+
+    def _terms(self, layout: Layout) -> Requirements:
+        context, manifest = self._context, self.manifest
         # The log still knows the uploads of a node whose disk was restored.
         logged = context.mirror.state.uploads_of(context.name).get(manifest.run_id, 0)
-        terms = Requirements(
-            model_digest=replica.digest,
+        return Requirements(
+            model_digest=self._replica.digest,
             roster_digest=context.mirror.state.roster.digest,
             roster={m.name: m.node for m in context.mirror.state.members.values()},
             plan=_agreed_plan(context.mirror, manifest, layout),
@@ -189,77 +231,123 @@ class Session:
             highest_round=max(context.store.highest(manifest.run_id), logged),
             afford=lambda _: self._reserve(),
         )
-        self._state: _State
-        self._state, self.advertisement = client.advertise_keys(
-            manifest, context.identity, terms=terms
+
+    def _restore(self, saved: SessionRecord, min_cohort: int) -> None:
+        context = self._context
+        self.advertisement = saved.advertisement
+        self._state = restore_state(
+            saved.state, self.manifest, context.identity, min_cohort=min_cohort
         )
+        if saved.reply is None:
+            return
+        chunks: list[memoryview] = []
+        if isinstance(self._state, InputMasked):
+            chunks = context.files.read_upload(self.manifest, root=self._state.root)
+        self._answered = saved.reply.request, message_of(saved.reply, chunks)
 
     def answer(
         self, request: StageRequest, bulk: Bulk = (), *, now: datetime
     ) -> Message:
         """Take the step of TSA-1 that a request asks for (messages 2 to 9).
 
+        Guarantees:
+            The state after the step, with the reply, is on the disk before this
+            returns.
+
+        Edge cases:
+            The request that an earlier process answered last gets the same reply,
+            byte for byte, until the next step. Any other request of a step that was
+            taken is refused.
+
         Raises:
             ProtocolError: The request belongs to another step, or breaks a rule of it.
             VerificationError: A signature in it does not hold.
             QuorumError: The request names too few nodes.
+            ResourceError: The session cannot be written; its step counts as taken.
         """
+        asked = digest_all([request.encode(), *bulk])
+        if self._answered is not None and self._answered[0] == asked:
+            return self._answered[1]
+        after, reply = self._step(request, bulk, now=now)
+        mark = self._save(after, _saved(asked, reply))
+        if isinstance(request, SurvivorList):
+            self._mark_survivors(request.names, mark)
+        else:
+            self._context.store.keep_session(mark)
+        self._context.files.keep_only(mark.stage)
+        self._state, self._answered = after, None
+        return reply
+
+    def _step(
+        self, request: StageRequest, bulk: Bulk, *, now: datetime
+    ) -> tuple[ClientState, Message]:
         match self._state, request:
             case KeysAdvertised() as advertised, KeyList() as keys:
-                self._state, shares = client.share_keys(advertised, keys)
-                return encode_message(shares.head, [shares.messages])
+                shared, shares = client.share_keys(advertised, keys)
+                return shared, encode_message(shares.head, [shares.messages])
             case KeysShared() as shared, HeadList() as heads:
                 sealed = Ciphertexts(heads=heads, messages=b"".join(bulk))
                 return self._contribute(shared, sealed, now=now)
             case InputMasked() as masked, SurvivorList() as survivors:
-                after, consent = client.check_consistency(masked, survivors)
-                self._mark_survivors(survivors.names)
-                self._state = after
-                return encode_message(consent)
+                checked, consent = client.check_consistency(masked, survivors)
+                return checked, encode_message(consent)
             case ConsistencyChecked() as checked, ConsentList() as consents:
-                self._state, reveal = client.unmask(checked, consents)
-                return encode_message(reveal)
+                revealed, reveal = client.unmask(checked, consents)
+                return revealed, encode_message(reveal)
         raise ProtocolError(
             f"round {self.manifest.round_number} is at {type(self._state).__name__} "
             f"here; it takes no {type(request).__name__}",
             code="step-out-of-order",
         )
 
+    def _save(self, state: ClientState, reply: SavedReply | None) -> SessionMark:
+        """Write a state into its file; it counts once the node's state names it."""
+        record = SessionRecord(
+            min_cohort=state.round.min_cohort,
+            advertisement=self.advertisement,
+            reply=reply,
+            state=save_state(state),
+        )
+        return self._context.files.write(self.manifest, record)
+
     def _contribute(
         self, shared: KeysShared, ciphertexts: Ciphertexts, *, now: datetime
-    ) -> Message:
+    ) -> tuple[InputMasked, Message]:
         """Train, and answer message 4 with message 5.
 
         Guarantees:
             Charge, upload mark and the signed account of the spending, taken as one,
-            are on disk before the upload is returned. A training that fails is paid
-            for, accounted and marked as well: the failure may depend on the records,
-            and the refusal shows it.
+            are on disk before anything is masked, so that no two vectors ever get the
+            same masks. A training that fails is paid for, accounted and marked as well:
+            the failure may depend on the records, and the refusal shows it.
+
+        Edge cases:
+            A process that dies while it trains has spent nothing, and the next one
+            trains again. One that dies between the mark and the masked vector's file
+            has spent the budget, and is left out.
         """
         ready = client.receive_shares(shared, ciphertexts)
-        try:
-            update = self._train()
-        except Exception:
-            self._context.failed.add(self.manifest.run_id)
-            raise
-        finally:
-            marks = _UploadMarks(
-                context=self._context,
-                manifest=self.manifest,
-                names=_names_of(self._replica),
-                charge=self._charge,
-                now=now,
-            )
-            reservation = client.reserve(ready, marks)
-        quantized = prepare(
-            update,
+        marks = _UploadMarks(
+            context=self._context,
             manifest=self.manifest,
-            random=secrets.token_bytes,
-            noise=NoiseSource.fresh(),
+            names=_names_of(self._replica),
+            charge=self.charge,
+            now=now,
         )
-        self._state, upload = client.mask_input(
-            ready, quantized, reservation=reservation
-        )
+        try:
+            quantized = prepare(
+                self._train(),
+                manifest=self.manifest,
+                random=secrets.token_bytes,
+                noise=NoiseSource.fresh(),
+            )
+        except Exception:  # no interrupt, which shows nothing of the records
+            self._context.failed.add(self.manifest.run_id)
+            client.reserve(ready, marks)
+            raise
+        reservation = client.reserve(ready, marks)
+        masked, upload = client.mask_input(ready, quantized, reservation=reservation)
+        self._context.files.write_upload(upload.chunks)
         commitment = ContributionCommitted(
             run_id=self.manifest.run_id,
             round_number=self.manifest.round_number,
@@ -268,7 +356,13 @@ class Session:
             masked_root=upload.head.root.removeprefix("sha256:"),
         )
         committed = self._context.sign_event(commitment, now=now)
-        return encode_message(upload.head, [marks.account, committed, *upload.chunks])
+        entries = marks.account, committed
+        return masked, encode_message(upload.head, [*entries, *upload.chunks])
+
+    @property
+    def stage(self) -> RoundStage:
+        """The stage whose reply may have left."""
+        return stage_of(self._state)
 
     @property
     def done(self) -> SharesRevealed | None:
@@ -277,38 +371,41 @@ class Session:
 
     def abandon(self) -> None:
         """Give back budget of a round for which nothing left."""
-        if self._charge is not None:
-            self._ledger.release(self._charge)
+        if self.charge is not None:
+            self._ledger.release(self.charge)
 
     def _reserve(self) -> None:
         privacy = self.manifest.privacy
-        if self._charge is None and privacy.noise == "none":
+        if self.charge is None and privacy.noise == "none":
             return
-        if self._charge is None or privacy.noise == "none":
+        if self.charge is None or privacy.noise == "none":
             raise ConfigError(
                 f"round {self.manifest.round_number} has noise {privacy.noise!r}, but"
-                f" charge {self._charge}",
+                f" charge {self.charge}",
                 code="privacy-terms-differ",
             )
         check_cap(
-            self._charge,
+            self.charge,
             ledger=self._ledger,
             state=self._context.mirror.state,
             name=self._context.name,
             target_delta=privacy.target_delta,
         )
-        self._ledger.reserve(self._charge)
+        self._ledger.reserve(self.charge)
 
-    def _mark_survivors(self, names: tuple[str, ...]) -> None:
-        """Put the survivor set of a round without noise on disk.
+    def _mark_survivors(self, names: tuple[str, ...], session: SessionMark) -> None:
+        """Put the survivor set of a round without noise on disk, with the session.
 
         Raises:
             Refused: This node, or the log, knows another set of the base or the run.
         """
-        if self.manifest.privacy.noise == "none":
-            context = self._context
+        context = self._context
+        if self.manifest.privacy.noise != "none":
+            context.store.keep_session(session)
+        else:
             context.store.take_consent(
                 ConsentMark.of(self.manifest, names, names=_names_of(self._replica)),
+                session=session,
                 logged=_logged_consents(context.mirror, context.name),
                 named=context.varying_survivors,
             )
@@ -322,6 +419,18 @@ class Session:
             self._context.notify({**event, **work, "done": step, "total": steps})
 
         return self._context.trainer.update(self._replica, self.manifest, done=done)
+
+
+def _saved(request: str, reply: Message) -> SavedReply:
+    """Return a reply as it is sealed; an upload's chunks lie beside it."""
+    is_upload = reply.kind is Kind.MASKED_INPUT
+    attachments = reply.attachments[:2] if is_upload else reply.attachments
+    return SavedReply(
+        request=request,
+        kind=reply.kind,
+        body=reply.body,
+        attachments=tuple(bytes(each) for each in attachments),
+    )
 
 
 def _logged_consents(mirror: LogMirror, name: str) -> Iterator[ConsentMark]:

@@ -53,6 +53,11 @@ class _Mark:
     names: tuple[str, ...]  # other digests of the same parameters, also rounded
     plan: str  # digest of the run's plan
 
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """Run, round and attempt."""
+        return self.run, self.round_number, self.attempt
+
     def body(self) -> dict[str, Any]:
         """The fields of an entry."""
         return asdict(self)
