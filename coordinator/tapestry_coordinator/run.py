@@ -252,7 +252,7 @@ class Run:
         cosign, results go first, under the last published checkpoint.
         """
         present = self.context.tracker.wait_for_nodes(
-            members=self.context.publisher.state.members
+            members=self.context.publisher.state.active
         )
         try:
             self.context.publisher.publish(present)
