@@ -19,6 +19,13 @@ from tapestry.encoding import decode_decimal
 from tapestry.environment import direct
 from tapestry.errors import ConfigError
 from tapestry_node.membership_commands import init, join
+from tapestry_node.operator_commands import (
+    leave,
+    pause,
+    resume,
+    status,
+    tells_its_end,
+)
 
 if TYPE_CHECKING:
     from tapestry_node.budget.ledger import Ledger
@@ -42,6 +49,10 @@ def app() -> None:
 
 app.add_command(init)
 app.add_command(join)
+app.add_command(status)
+app.add_command(pause)
+app.add_command(resume)
+app.add_command(leave)
 
 
 @app.command()
@@ -63,6 +74,7 @@ app.add_command(join)
     metavar="FILE",
     help="The node's private key towards the SuperLink.",
 )
+@tells_its_end
 def run(
     folder: Path,
     superlink: str | None,
@@ -79,9 +91,10 @@ def run(
     from tapestry.installed_files import require_installed_files
     from tapestry.software_digest import software_manifest
     from tapestry.workloads.workload_registry import open_workload
-    from tapestry_node.flower import serve
+    from tapestry_node.flower import LineUse, Pace, serve
     from tapestry_node.node import Node
     from tapestry_node.settings import NodeSettings
+    from tapestry_node.status_file import StatusFile
 
     console.start_logging()
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -89,18 +102,24 @@ def run(
     settings = NodeSettings.read(folder / "node.toml")
     where = _transport(settings, folder, superlink, root_certificates, auth_key)
     torch.set_num_threads(settings.speed.threads)
-    node = Node(folder, workload=open_workload(settings.workload, settings.base))
+    told = StatusFile(folder, superlink=where.superlink)
+    workload = open_workload(settings.workload, settings.base)
+    node = Node(folder, workload=workload, notify=told.progress)
     stop = threading.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stop.set())
     console.note(f"{node.name}: dialling {where.superlink}")
     with direct(where.superlink):
         serve(
-            node.handle,
+            told.watching(node),
             superlink=where.superlink,
             root_certificates=Path(where.root_certificates),
             auth_key=Path(where.auth_key),
-            poll_seconds=decode_decimal(where.poll_seconds),
+            use=LineUse(
+                poll_seconds=decode_decimal(where.poll_seconds),
+                pace=Pace.of_mbit(settings.limits.upload_mbit),
+                tell=told.connection,
+            ),
             stop=stop,
         )
     node.close()

@@ -51,6 +51,7 @@ from tapestry.schema import Strict
 from tapestry.software_digest import software_digest
 from tapestry.workloads.base import Workload
 from tapestry_governance.events.envelope import Author, open_entry
+from tapestry_governance.events.member_events import MemberLeft
 from tapestry_governance.events.privacy_events import DataDeclared
 from tapestry_governance.events.round_events import (
     ContributionRefused,
@@ -60,12 +61,13 @@ from tapestry_governance.events.round_events import (
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply
 from tapestry_node.adapters.publication import Publisher
+from tapestry_node.availability import exit_obstacle, obstacles
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.budget.log_accounts import published_charges
 from tapestry_node.directory import open_mirror, read_keys
 from tapestry_node.node_state import DATABASE, NodeState
 from tapestry_node.readiness import check_keys
-from tapestry_node.refusal import Refused, reason_of
+from tapestry_node.refusal import Objection, Refused, reason_of
 from tapestry_node.round.admission import Facts, check_offer, first_round
 from tapestry_node.round.base_snapshots import BaseSnapshots
 from tapestry_node.round.gate_check import GateCheck
@@ -146,6 +148,7 @@ class Node:
             workload=workload,
         )
         self.session: Session | None = None
+        self.refused: Objection | None = None  # why, of the request answered last
         self._notify, self.clock = notify, clock
         self.context = self._make_context()
 
@@ -188,6 +191,7 @@ class Node:
         Raises:
             ResourceError: Not even the receipt could be written; nothing leaves.
         """
+        self.refused = None
         try:
             body = decode_body(message)
             if isinstance(body, HelloRequest):
@@ -201,7 +205,7 @@ class Node:
         return reply
 
     def _note(self, kind: Kind, error: Exception) -> None:
-        """Write the cause of a refusal to the node's own log, with round and code.
+        """Write the cause of a refusal to the node's own log, and keep it for status.
 
         Guarantees:
             Only errors of ours are told in full. Another one may quote a record: of
@@ -209,13 +213,15 @@ class Node:
             for tracebacks.
         """
         if isinstance(error, TapestryError):
+            self.refused = Objection.of(error)
             said = "%s: refused %s: %s [%s]; the reply says %s"
             reason = reason_of(error).value
             _logger.warning(said, self.name, kind, error, error.code, reason)
             return
+        self.refused = Objection("internal", f"internal error: {unforeseen(error)}")
         _logger.error(
-            "%s: refused %s: internal error: %s; %s=1 shows the traceback",
-            *(self.name, kind, unforeseen(error), TRACEBACK),
+            "%s: refused %s: %s; %s=1 shows the traceback",
+            *(self.name, kind, self.refused.detail, TRACEBACK),
         )
         if wants_traceback():
             _logger.error("%s", frames_of(error))
@@ -302,8 +308,10 @@ class Node:
             if self.mirror.holds(entry):
                 self._store.clear(entry)
         posted = (open_entry(entry).event.body for entry in self._store.outbox())
-        is_declared = self.name in self.mirror.state.data
-        if not is_declared and not any(isinstance(b, DataDeclared) for b in posted):
+        known = self.mirror.state
+        is_declared = self.name in known.data or self.name in known.left
+        told = (DataDeclared, MemberLeft)
+        if not is_declared and not any(isinstance(body, told) for body in posted):
             salt = self._store.secret("dataset-salt", secrets.token_bytes(32))
             declared = self.trainer.declaration(salt)
             self._store.post(self.context.sign_event(declared, now=self.clock()))
@@ -344,6 +352,7 @@ class Node:
             raise Refused(Reason.NOT_IN_LOG, said, code="round-not-open")
         if self.session is not None and self.session.manifest == current.manifest:
             return encode_message(self.session.advertisement)  # joined before
+        self._require_available()
         declared = self.mirror.state.data.get(self.name)
         if declared is None or declared.records != self.trainer.count:
             said = f"the log lacks the declaration of {self.trainer.count} records"
@@ -447,6 +456,23 @@ class Node:
         self.spots.check(request, chunks)
         return encode_message(ReceiptReply())
 
+    @property
+    def leaves(self) -> Refused | None:
+        """The refusal of all new work once the institution has signed its exit."""
+        return exit_obstacle(self.name, self._state, self._store.outbox())
+
+    def _require_available(self) -> None:
+        """Require that the operator lets new work begin.
+
+        Raises:
+            Refused: The node is paused, outside of its hours or short of disk, or its
+                institution leaves.
+        """
+        if (left := self.leaves) is not None:
+            raise left
+        for found in obstacles(self.directory, self.settings, self.clock()):
+            raise found
+
     def _leave_session(self) -> None:
         """Forget a round, and give back what was reserved for it but not spent."""
         if self.session is not None:
@@ -457,6 +483,7 @@ class Node:
     def _publish_adapter(self, request: PublishAdapterRequest, _: Bulk) -> Message:
         """Grow this institution's adapter on a release, by its own decision only."""
         self._accept(request.checkpoint)
+        self._require_available()
         self._require_charges()
         name = request.name
         release = self.mirror.state.releases.get(name)
