@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -265,3 +266,26 @@ def test_a_process_tells_how_it_is_from_its_start_to_its_end(
     found = json.loads(run("status", idle, "--json").stdout)
     assert found["state"] == "failed"
     assert f"{found['words']} [{found['code']}]" in " ".join(log.split())
+
+
+def test_watch_redraws_on_a_terminal(idle: Path) -> None:
+    StatusFile(idle, superlink="there:1").connection(None, ENDS)
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-m", "tapestry", "node", "status", str(idle), "--watch"]
+    path = os.pathsep.join(filter(None, sys.path))
+    env = environment(PYTHONPATH=path, TERM="xterm", COLUMNS="120", LINES="40")
+    with subprocess.Popen(
+        words, stdin=theirs, stdout=theirs, stderr=theirs, env=env
+    ) as w:
+        os.close(theirs)
+        said = b""
+        try:
+            while said.count(b"killed      it was connected") < 2:  # drawn twice
+                said += os.read(ours, 4096)
+            w.send_signal(signal.SIGINT)
+            assert w.wait(SECONDS) == 130
+        finally:
+            w.kill()
+            os.close(ours)
+    assert b"\x1b[" in said
+    assert said.count(b"\n") < 60
