@@ -62,8 +62,9 @@ def plan_round(
     least = _floor(settings, len(names))
     if least > len(names):
         raise QuorumError(
-            f"{len(names)} members are online with the software of this round, it takes"
-            f" {least}; start more nodes, or install the same release",
+            f"{len(names)} members are online, do not rest and have the software of"
+            f" this round, it takes {least}; start more nodes, or install the same"
+            " release",
             code="nodes-too-few",
         )
     manifest = _make_manifest(

@@ -284,6 +284,7 @@ class Node:
                 checkpoint=accepted.note.decode() if accepted else None,
                 asks=tuple(self._base.asks()),
                 held_out=self._gate.held,
+                rests=self._rests(),
             )
         )
 
@@ -460,6 +461,14 @@ class Node:
     def leaves(self) -> Refused | None:
         """The refusal of all new work once the institution has signed its exit."""
         return exit_obstacle(self.name, self._state, self._store.outbox())
+
+    def _rests(self) -> bool:
+        """Return whether an offer would be refused now, whatever it is."""
+        try:
+            self._require_available()
+        except (TapestryError, OSError):
+            return True
+        return False
 
     def _require_available(self) -> None:
         """Require that the operator lets new work begin.

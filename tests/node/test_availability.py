@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from pydantic import ValidationError
 
-from tapestry.errors import ConfigError, VerificationError
-from tapestry_governance.events.round_events import ContributionRefused
+from tapestry.errors import ConfigError, QuorumError, VerificationError
+from tapestry_governance.events.round_events import ContributionRefused, RoundOpened
 from tapestry_node.availability import GIB, obstacles, pause, paused_since, resume
 from tapestry_node.settings import Hours, NodeSettings
 from tests.support.federation import NAMES
@@ -178,37 +178,67 @@ def test_each_obstacle_is_named_with_what_ends_it(
 PAUSED = NAMES[0]
 
 
-@pytest.mark.parametrize("what", ["paused", "hours", "disk"])
-def test_a_node_that_is_closed_joins_no_round_and_cosigns(
-    found: Found, caplog: pytest.LogCaptureFixture, what: str
+@pytest.mark.parametrize("what", ["paused", "hours", "disk", "unreadable"])
+def test_a_node_that_rests_is_offered_no_round_and_cosigns(
+    found: Found, what: str
 ) -> None:
     closed = {**NIGHTS, "days": ("sun",), "timezone": "UTC"}
     changes: dict[str, dict[str, Any]] = {
-        "paused": {},
         "hours": {"hours": closed},
         "disk": {"limits": {"disk_free_gib": 1_000_000}},
     }
-    federation = found(institutions={PAUSED: changes[what]})
+    federation = found(institutions={PAUSED: changes.get(what, {})})
     node = federation.nodes[PAUSED]
     if what == "paused":
         pause(node.directory, now=NOW)
+    if what == "unreadable":
+        (node.directory / "paused").mkdir()
     if what == "hours":
         clock = datetime(2026, 12, 3, 12, tzinfo=UTC)  # a Thursday
         federation.now = clock - datetime.now(UTC)
     federation.run()
     (closed_round,) = federation.closed()
     assert set(closed_round.included) == {*NAMES} - {PAUSED}
-    assert federation.refusals() == {PAUSED: "maintenance"}
-    assert len(federation.said(ContributionRefused)) == 1
-    code = {
-        "paused": "node-paused",
-        "hours": "outside-hours",
-        "disk": "disk-free-low",
-    }[what]
-    assert f"[{code}]; the reply says maintenance" in caplog.text
+    assert federation.refusals() == {}  # it was not asked
     assert not node.ledger.rows()
     assert node.mirror.size == federation.nodes[NAMES[1]].mirror.size  # it cosigned
     assert node.replica.digest == federation.nodes[NAMES[1]].replica.digest
+
+
+def test_a_coordinator_that_offers_a_round_all_the_same_is_refused(
+    found: Found, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The word of a greeting binds nobody: the node decides at the offer."""
+    federation = found()
+    node = federation.nodes[PAUSED]
+
+    def look(name: str, message: Any) -> None:
+        if name == PAUSED and message.kind.value == "advertise_keys":
+            pause(node.directory, now=NOW)
+
+    federation.wire.before = look
+    federation.run()
+    (closed_round,) = federation.closed()
+    assert set(closed_round.included) == {*NAMES} - {PAUSED}
+    assert federation.refusals() == {PAUSED: "maintenance"}
+    assert len(federation.said(ContributionRefused)) == 1
+    assert "[node-paused]; the reply says maintenance" in caplog.text
+    assert not node.ledger.rows()
+
+
+def test_a_run_waits_for_nodes_that_rest_and_opens_no_round_without_them(
+    found: Found,
+) -> None:
+    federation = found()
+    for node in federation.nodes.values():
+        pause(node.directory, now=NOW)
+    with refused(QuorumError, "nodes-too-few", match="0 members .* do not rest"):
+        federation.run()
+    assert federation.said(RoundOpened) == []
+    for node in federation.nodes.values():
+        resume(node.directory)
+    federation.run()
+    assert [set(each.included) for each in federation.closed()] == [{*NAMES}]
 
 
 def test_a_pause_amid_a_round_lets_it_end_and_the_next_begin_without_the_node(

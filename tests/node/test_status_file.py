@@ -189,13 +189,19 @@ def test_a_refusal_stands_until_such_a_request_is_answered(found: Found) -> None
     federation = found(coordinator={"rounds": 1})
     read = watched(federation)
     folder = federation.nodes[NAME].directory
-    pause(folder, now=datetime.now(UTC))
+
+    def look(name: str, message: Message) -> None:
+        if name == NAME and message.kind is Kind.ADVERTISE_KEYS:
+            pause(folder, now=datetime.now(UTC))
+
+    federation.wire.before = look
     federation.run()
     refusal = read().refusal
     assert refusal is not None
     assert (refusal.kind, refusal.code) == ("advertise_keys", "node-paused")
     assert refusal.words.startswith("paused since ")
     (folder / "paused").unlink()
+    federation.wire.before = lambda _name, _message: None
     federation.begin_another_run("next")
     federation.run()
     assert read().refusal is None
