@@ -171,7 +171,7 @@ class NodeStatus:
             return StatusLine("log", f"{log.entries} entries, {said}")
         is_old = age > log.max_age
         said = f"checkpoint {_span(age)} old, of at most {_span(log.max_age)}"
-        more = ": no round before a newer one" if is_old else ""
+        more = "; the next offer has to bring a newer one" if is_old else ""
         news = (log.entries, is_old)
         return StatusLine("log", f"{log.entries} entries, {said}{more}", news)
 

@@ -25,14 +25,14 @@ from tapestry.protocol.messages import Kind, Message
 from tapestry.protocol.stages import SECAGG_STAGES
 from tapestry.schema import Strict
 from tapestry.storage import durable_files
-from tapestry.storage.file_lock import is_locked
+from tapestry.storage.file_lock import is_locked, lock_file
 from tapestry_node.refusal import Objection
 
 if TYPE_CHECKING:
     from tapestry_node.flower import Handler
     from tapestry_node.node import Node
 
-STATUS, LOCK = "status.json", "node.lock"
+STATUS, LOCK = "status.json", "status.lock"
 _LONGEST = 1 << 20  # bytes
 _LONGEST_TEXT = 4000  # characters
 Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
@@ -210,21 +210,29 @@ class StatusFile:
 def telling_the_end(folder: Path) -> Iterator[None]:
     """Tell that a process begins to serve a folder and, when it ends, why.
 
+    It holds a lock of its own meanwhile, from long before the node's state is opened,
+    so that a process which starts is told from one that was killed.
+
     Edge cases:
-        While another process serves the folder, the file is that process's.
+        While another process holds it, the file is that process's. Without it, where
+        it cannot be had, nothing is told.
     """
-    mine = (folder / "node.toml").exists() and not is_served(folder)
-    ended: BaseException | None = None
-    try:
-        if mine:
-            StatusFile(folder).starting()
+    lock = None
+    if (folder / "node.toml").exists():
+        with suppress(BlockingIOError, ResourceError):
+            lock = lock_file(folder / LOCK)
+    if lock is None:
         yield
-    except BaseException as error:
-        ended = error
-        mine = mine and getattr(error, "code", "") != "folder-in-use"
-        raise
-    finally:
-        if mine:
+        return
+    ended: BaseException | None = None
+    with lock:
+        StatusFile(folder).starting()
+        try:
+            yield
+        except BaseException as error:
+            ended = error
+            raise
+        finally:
             StatusFile(folder).ended(ended)
 
 

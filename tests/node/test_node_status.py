@@ -100,7 +100,7 @@ def test_budget_log_and_checkpoint_are_those_of_the_node(
     assert said["log"].endswith(" old, of at most 24 h")
     later = lines(used, now=NOW + timedelta(days=3, hours=1))["log"]
     assert "checkpoint 3 days old" in later
-    assert later.endswith("no round before a newer one")
+    assert later.endswith("; the next offer has to bring a newer one")
 
 
 def test_pause_hours_disk_and_exit_are_read_from_the_folder(idle: Path) -> None:

@@ -12,9 +12,7 @@ import pytest
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.protocol.messages import Kind, Message
 from tapestry.storage import durable_files
-from tapestry.storage.file_lock import lock_file
 from tapestry_node.availability import pause
-from tapestry_node.node_state import DATABASE
 from tapestry_node.status_file import (
     LOCK,
     StatusFile,
@@ -43,10 +41,6 @@ def watched(federation: Federation) -> Callable[[], Told]:
     handle = StatusFile(node.directory, superlink="there:1").watching(node)
     federation.wire.handlers[NAME] = lambda message: handle(message, NAME)
     return lambda: told_of(node.directory)
-
-
-def test_the_lock_is_that_of_the_nodes_state() -> None:
-    assert Path(DATABASE).with_suffix(".lock").name == LOCK
 
 
 def test_a_connection_is_told_with_its_beginning_and_what_it_waits_for(
@@ -247,21 +241,22 @@ def test_a_start_that_fails_leaves_behind_why(idle: Path) -> None:
 
 
 def test_a_second_process_leaves_the_file_to_the_first(idle: Path) -> None:
-    StatusFile(idle, superlink="there:1").connection(None, ENDS)
-    with lock_file(idle / LOCK):
+    with telling_the_end(idle):
+        StatusFile(idle, superlink="there:1").connection(None, ENDS)
         assert is_served(idle)
         with pytest.raises(ConfigError), telling_the_end(idle):
             raise ConfigError("another process serves it", code="folder-in-use")
-    assert told_of(idle).state == "connected"
+        assert told_of(idle).state == "connected"
+        assert is_served(idle)
     assert not is_served(idle)
+    assert told_of(idle).state == "stopped"
 
-    def come_too_late() -> None:
-        StatusFile(idle, superlink="there:1").connection(None, ENDS)
-        raise ConfigError("another process serves it", code="folder-in-use")
 
-    with pytest.raises(ConfigError), telling_the_end(idle):
-        come_too_late()
-    assert told_of(idle).state == "connected"
+def test_a_lock_that_cannot_be_had_ends_nothing(idle: Path) -> None:
+    (idle / LOCK).mkdir()
+    with telling_the_end(idle):
+        pass
+    assert read_told(idle) is None
 
 
 def test_no_folder_is_made_for_a_status(tmp_path: Path) -> None:
