@@ -37,7 +37,8 @@ def collect_adapters(run: RunContext) -> None:
     request = encode_message(
         PublishAdapterRequest(name=latest.name, checkpoint=checkpoint)
     )
-    present = [n for n in here if n not in state.publishers.values()]
+    done = {*state.publishers.values(), *state.left}
+    present = [name for name in here if name not in done]
     waited = run.settings.deadlines.publish_adapter
     for node, reply in run.grid.exchange(
         dict.fromkeys(present, request), deadline=waited

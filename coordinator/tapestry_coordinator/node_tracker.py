@@ -56,6 +56,7 @@ class NodeTracker:
     asks: dict[str, set[ChunkRequest]] = field(default_factory=dict)
     away: set[str] = field(default_factory=set)  # did not come when last waited for
     software: dict[str, str] = field(default_factory=dict)  # its digest, by node
+    rests: set[str] = field(default_factory=set)  # begin no round now, by their word
 
     def wait_for_nodes(self, *, members: Collection[str] = ()) -> list[str]:
         """Wait for nodes and exchange hellos; returns those that answered.
@@ -117,6 +118,7 @@ class NodeTracker:
         if said.software != software_digest():  # the round's own terms decide
             _logger.warning("node %s runs other software, %s", name, said.software)
         self.software[name] = said.software
+        (self.rests.add if said.rests else self.rests.discard)(name)
         self.applied[name], self.asks[name] = said.applied, set(said.asks)
         self.has_held_out.discard(name)
         if said.held_out == self.gate.held_out:

@@ -47,7 +47,7 @@ def plan_round(
 ) -> RoundManifest:
     """Return the manifest of a round.
 
-    Nodes in ``present`` that are no members are left out.
+    Nodes in ``present`` that are no members, or have left, are left out.
 
     Guarantees:
         A round that model, plan, settings or declared numbers of records make
@@ -57,13 +57,14 @@ def plan_round(
         QuorumError: Fewer members are online than a round takes.
         ConfigError: No round of these settings is possible; waiting does not help.
     """
-    members = state.members
+    members = state.active
     names = sorted(name for name in present if name in members)
     least = _floor(settings, len(names))
     if least > len(names):
         raise QuorumError(
-            f"{len(names)} members are online with the software of this round, it takes"
-            f" {least}; start more nodes, or install the same release",
+            f"{len(names)} members are online, do not rest and have the software of"
+            f" this round, it takes {least}; start more nodes, or install the same"
+            " release",
             code="nodes-too-few",
         )
     manifest = _make_manifest(
@@ -98,7 +99,7 @@ def check_run(
         ConfigError: Model, plan, least cohort or the records that members declared
             allow no round.
     """
-    count = len(state.members)
+    count = len(state.active)
     least = _floor(settings, count)
     if least > count:
         raise ConfigError(
@@ -110,7 +111,7 @@ def check_run(
     return plan_round(
         settings,
         state,
-        present=list(state.members),
+        present=list(state.active),
         round_number=1,
         start=start,
     )

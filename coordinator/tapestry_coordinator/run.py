@@ -252,7 +252,7 @@ class Run:
         cosign, results go first, under the last published checkpoint.
         """
         present = self.context.tracker.wait_for_nodes(
-            members=self.context.publisher.state.members
+            members=self.context.publisher.state.active
         )
         try:
             self.context.publisher.publish(present)
@@ -399,14 +399,15 @@ class Run:
         self.responder.respond(present)
 
     def _able(self, present: Sequence[str]) -> list[str]:
-        """Return the nodes that may take part; one with other software waits."""
+        """Return those that may take part; who rests or has other software waits."""
         left_out = self.context.journal.left_out()
         allowed = software_of(self.context.publisher.state)
         runs = self.context.tracker.software
         return [
             name
             for name in present
-            if name not in left_out and runs.get(name) in allowed
+            if name not in left_out | self.context.tracker.rests
+            and runs.get(name) in allowed
         ]
 
     @property

@@ -192,7 +192,7 @@ def _records(state: FederationState, entries: Sequence[bytes]) -> dict[str, int]
     }
     return {
         name: known.records if (known := state.data.get(name)) else asked[name]
-        for name in sorted(state.members)
+        for name in sorted(state.active)
     }
 
 

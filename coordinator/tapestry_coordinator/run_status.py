@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from tapestry.keys import SigningKey
-from tapestry.protocol.round_manifest import RoundManifest
+from tapestry.protocol.messages import Reason
 from tapestry.software_digest import software_digest
 from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 from tapestry_coordinator.journal import Journal, JournaledRound
 from tapestry_coordinator.members_seen import SeenMember, read_members
-from tapestry_coordinator.refusals import by_round, in_words
+from tapestry_coordinator.refusals import by_round
 from tapestry_coordinator.run_folders import (
     PLAN,
     PROGRESS,
@@ -45,8 +45,7 @@ class RoundStatus:
     status: str
     outcome: str | None  # of a closed round
     included: tuple[str, ...]
-    refused: dict[str, str]  # reasons, by node
-    refused_in_words: str
+    refused: dict[str, Reason]  # by node
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""
@@ -55,7 +54,7 @@ class RoundStatus:
             "status": self.status,
             "outcome": self.outcome,
             "included": list(self.included),
-            "refused": self.refused,
+            "refused": {name: why.value for name, why in self.refused.items()},
         }
 
 
@@ -91,8 +90,10 @@ class RunStatus:
         for each in self.rounds:
             names = ", ".join(each.included)
             yield f"round {each.number:<4}{each.status:<10}{names}".rstrip()
-            if each.refused:
-                yield f"          {each.refused_in_words}"
+            for why in sorted({*each.refused.values()}):
+                nodes = sorted(n for n, said in each.refused.items() if said is why)
+                said = f"{', '.join(nodes)} refused: {why.words} ({why.value})"
+                yield f"          {said}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,14 +233,12 @@ def _run(directory: Path, name: str, events: Sequence[Event]) -> RunStatus:
     rounds = []
     for row in rows:
         end, reasons = closed.get(row.number), refused.get(row.number, {})
-        asked = len(RoundManifest.decode(row.manifest).participants)
         status = RoundStatus(
             number=row.number,
             status=row.status,
             outcome=end.outcome if end else None,
             included=tuple(end.included) if end else (),
-            refused={node: reason.value for node, reason in reasons.items()},
-            refused_in_words=in_words(reasons, asked=asked),
+            refused=reasons,
         )
         rounds.append(status)
     outcome = read_outcome(folder)

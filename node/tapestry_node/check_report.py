@@ -25,10 +25,12 @@ from tapestry.installed_files import require_installed_files
 from tapestry.model.replica import Replica
 from tapestry.software_digest import software_manifest
 from tapestry.workloads.workload_registry import open_reader, open_workload
+from tapestry_node.availability import exit_obstacle, obstacles
 from tapestry_node.budget.ledger import Balance, Ledger
 from tapestry_node.budget.log_accounts import published_charges
 from tapestry_node.folder_check import Findings, FolderCheck
-from tapestry_node.settings import NodeSettings
+from tapestry_node.refusal import Objection
+from tapestry_node.settings import Limits, NodeSettings
 
 if TYPE_CHECKING:
     from tapestry_node.inspection import Inspection, Price
@@ -55,6 +57,7 @@ class CheckReport:
         yield f"node      {self.settings.name} of federation {self.settings.federation}"
         yield f"base      {self.settings.base}"
         yield f"policy    cohorts of {self.settings.policy.min_cohort} and more"
+        yield from self._operation()
         require_installed_files(software_manifest().packages)
         try:
             for stage in (self._files, self._connection, self._state, self._model):
@@ -67,6 +70,18 @@ class CheckReport:
     @property
     def _ready(self) -> bool:
         return self.findings.status == 0
+
+    def _operation(self) -> Iterator[str]:
+        """Yield hours and limits where there are any, and add what closes the node."""
+        settings = self.settings
+        if settings.hours is not None:
+            yield f"hours     {settings.hours.said(self._now)}"
+        if settings.limits != Limits():
+            yield f"limits    {settings.limits}"
+        with self.findings.noting():
+            for found in obstacles(self._checked.folder, settings, self._now):
+                kind = "refused" if found.code == "disk-free-low" else "warning"
+                self.findings.add(Objection.of(found), kind=kind)
 
     def _files(self) -> Iterator[str]:
         self._checked.read_files(self._now)
@@ -95,7 +110,11 @@ class CheckReport:
 
     def _state(self) -> Iterator[str]:
         self._checked.read_state()
-        log = self._checked.log
+        log, store = self._checked.log, self._checked.store
+        name = self.settings.name
+        left = None if store is None else exit_obstacle(name, log, store.outbox())
+        if left is not None:
+            self.findings.add(Objection.of(left))
         yield f"log       {f'{log.size} entries' if log else 'none seen yet'}"
 
     def _model(self) -> Iterator[str]:
@@ -205,6 +224,8 @@ class CheckReport:
             "federation": settings.federation,
             "base": settings.base,
             "min_cohort": settings.policy.min_cohort,
+            "hours": settings.hours and settings.hours.said(self._now),
+            "limits": settings.limits.model_dump(),
             "budget": asdict(self._balance) if self._balance else None,
             "licence": seen.data.licence if seen else None,
             "languages": list(seen.data.languages) if seen else [],

@@ -20,6 +20,13 @@ from tapestry.environment import direct
 from tapestry.errors import ConfigError
 from tapestry_node.backup_commands import backup, bundle, restore
 from tapestry_node.membership_commands import init, join
+from tapestry_node.operator_commands import (
+    leave,
+    pause,
+    resume,
+    status,
+    tells_its_end,
+)
 
 if TYPE_CHECKING:
     from tapestry_node.budget.ledger import Ledger
@@ -46,6 +53,10 @@ app.add_command(join)
 app.add_command(backup)
 app.add_command(restore)
 app.add_command(bundle)
+app.add_command(status)
+app.add_command(pause)
+app.add_command(resume)
+app.add_command(leave)
 
 
 @app.command()
@@ -67,6 +78,7 @@ app.add_command(bundle)
     metavar="FILE",
     help="The node's private key towards the SuperLink.",
 )
+@tells_its_end
 def run(
     folder: Path,
     superlink: str | None,
@@ -83,10 +95,11 @@ def run(
     from tapestry.installed_files import require_installed_files
     from tapestry.software_digest import software_manifest
     from tapestry.workloads.workload_registry import open_workload
-    from tapestry_node.flower import serve
+    from tapestry_node.flower import LineUse, Pace, serve
     from tapestry_node.node import Node
     from tapestry_node.node_metrics import monitored
     from tapestry_node.settings import NodeSettings
+    from tapestry_node.status_file import StatusFile
 
     console.start_logging()
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -94,18 +107,24 @@ def run(
     settings = NodeSettings.read(folder / "node.toml")
     where = _transport(settings, folder, superlink, root_certificates, auth_key)
     torch.set_num_threads(settings.speed.threads)
-    node = Node(folder, workload=open_workload(settings.workload, settings.base))
+    told = StatusFile(folder, superlink=where.superlink)
+    workload = open_workload(settings.workload, settings.base)
+    node = Node(folder, workload=workload, notify=told.progress)
     stop = threading.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stop.set())
     console.note(f"{node.name}: dialling {where.superlink}")
     with direct(where.superlink), monitored(node, settings.monitor.metrics) as handle:
         serve(
-            handle,
+            told.watching(node, handle),
             superlink=where.superlink,
             root_certificates=Path(where.root_certificates),
             auth_key=Path(where.auth_key),
-            poll_seconds=decode_decimal(where.poll_seconds),
+            use=LineUse(
+                poll_seconds=decode_decimal(where.poll_seconds),
+                pace=Pace.of_mbit(settings.limits.upload_mbit),
+                tell=told.connection,
+            ),
             stop=stop,
         )
     node.close()

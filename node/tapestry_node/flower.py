@@ -69,6 +69,7 @@ from tapestry.errors import (
     ConfigError,
     ProtocolError,
     ResourceError,
+    TapestryError,
     VerificationError,
 )
 from tapestry.inputs.faults import wants_traceback
@@ -92,9 +93,51 @@ _LONGEST_BACKOFF = 10.0
 _STEADY_SECONDS = 30.0  # a connection that lasted so long was a good one
 _LAZINESS = 10  # an idle node polls this many times more slowly
 _ID_BYTES = 64
+_MBIT = 1_000_000 / 8  # bytes
 _LARGEST_PIECE = 1 << 20  # bytes of a message's part, as Flower cuts it
 _TRANSPORT_ERRORS = (httpx.HTTPError, ValueError)
 Handler = Callable[[Message, str], Message]  # a request, and its connection
+
+
+class Pace:
+    """Spreads the pieces of uploads so that a line is not filled by them.
+
+    Guarantees:
+        Over any time, however many threads ask, at most the bytes a second that were
+        named are let go, and one piece more.
+
+    Edge cases:
+        A piece is sent at once when its turn comes, as fast as the line is. Heartbeats
+        and all other requests ask for no turn.
+    """
+
+    def __init__(self, bytes_per_second: float) -> None:
+        self._rate, self._lock = bytes_per_second, threading.Lock()
+        self._free = time.monotonic()  # when the next piece may go
+
+    @classmethod
+    def of_mbit(cls, mbit: int) -> "Pace | None":
+        """Return the pace of so many megabits a second; None for 0, no limit."""
+        return cls(mbit * _MBIT) if mbit else None
+
+    def wait(self, count: int) -> None:
+        """Wait for the turn of a piece of so many bytes."""
+        with self._lock:
+            turn = max(self._free, time.monotonic())
+            self._free = turn + count / self._rate
+        time.sleep(max(turn - time.monotonic(), 0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineUse:
+    """A node's use of its line to the SuperLink, and whom it tells."""
+
+    # Between polls while requests come; up to ten times as long when none came lately.
+    poll_seconds: float = 0.1
+    pace: Pace | None = None  # of uploads; None: as fast as it goes
+    # Called with None at each connection, otherwise with what is waited for; and with
+    # the end of the SuperLink's certificate.
+    tell: Callable[[TapestryError | None, datetime], None] = lambda _cause, _ends: None
 
 
 def serve(
@@ -103,7 +146,7 @@ def serve(
     superlink: str,
     root_certificates: Path,
     auth_key: Path,
-    poll_seconds: float = 0.1,
+    use: LineUse | None = None,
     stop: threading.Event,
 ) -> None:
     """Answer requests until ``stop`` is set; reconnect for ever.
@@ -130,8 +173,7 @@ def serve(
         root_certificates: PEM file of the authority that signed its certificate.
         auth_key: Private EC key in OpenSSH format, mode 0600; the node's identity
             towards the SuperLink. The node id is remembered in a file beside it.
-        poll_seconds: Between polls while requests come; up to ten times as long
-            when none came for a while.
+        use: How the line is used.
         stop: Set it to return, after the request at hand.
 
     Raises:
@@ -139,7 +181,8 @@ def serve(
             a host and a port, or a proxy that the environment names cannot be used.
     """
     site = _site(superlink, root_certificates, auth_key)
-    worker = FleetWorker(handle, poll_seconds=poll_seconds)
+    use = use or LineUse()
+    worker = FleetWorker(handle, poll_seconds=use.poll_seconds, pace=use.pace)
     failures, start, told = 0, time.monotonic(), ""
     while not stop.is_set():
         try:
@@ -147,6 +190,7 @@ def serve(
             with _connect(site) as client, _activated(client, site, stop) as link:
                 _LOG.info("connected to %s as node %s", superlink, link.connection)
                 told = ""
+                use.tell(None, site.seen.ends)
                 worker.run(link)
         except Exception as error:  # noqa: BLE001 - outlives whatever comes from outside
             steady = time.monotonic() - start > _STEADY_SECONDS
@@ -155,6 +199,7 @@ def serve(
             if cause.code != told:
                 _LOG.warning("waiting for the coordinator: %s [%s]", cause, cause.code)
             told = cause.code
+            use.tell(cause, site.seen.ends)
             stop.wait(backoff(failures))
 
 
@@ -254,8 +299,14 @@ class _Link:
         message.metadata.__dict__["_message_id"] = tree.object_id
         return str(tree.children[0].object_id), message
 
-    def push(self, reply: FlowerMessage) -> None:
+    def push(self, reply: FlowerMessage, pace: Pace | None) -> None:
         """Deliver a reply with all its parts; doing so twice is harmless."""
+
+        def push_piece(piece: PushObjectRequest) -> Any:
+            if pace is not None:
+                pace.wait(len(piece.object_content))
+            return self.client.PushObject(piece)
+
         with no_object_id_recompute():
             reply.metadata.__dict__["_message_id"] = reply.object_id
             run_id = reply.metadata.run_id
@@ -272,7 +323,7 @@ class _Link:
             push_objects(
                 get_all_nested_objects(reply),
                 make_push_object_fn_protobuf(
-                    self.client.PushObject, self.node, run_id, missing.session_id
+                    push_piece, self.node, run_id, missing.session_id
                 ),
                 object_ids_to_push=set(missing.objects_to_push),
             )
@@ -290,8 +341,10 @@ class _Link:
 class FleetWorker:
     """Takes requests from one connection after another."""
 
-    def __init__(self, handle: Handler, *, poll_seconds: float) -> None:
-        self._handle = handle
+    def __init__(
+        self, handle: Handler, *, poll_seconds: float, pace: Pace | None = None
+    ) -> None:
+        self._handle, self._pace = handle, pace
         self._poll_seconds = poll_seconds
         self._last: tuple[str, Message] | None = None
 
@@ -322,7 +375,7 @@ class FleetWorker:
             return
         records = {name: ConfigRecord(each) for name, each in pack(reply).items()}
         try:
-            link.push(FlowerMessage(RecordDict(records), reply_to=request))
+            link.push(FlowerMessage(RecordDict(records), reply_to=request), self._pace)
         except httpx.HTTPStatusError as error:
             if error.response.status_code != httpx.codes.FORBIDDEN:
                 raise

@@ -21,8 +21,7 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.evaluation.scorer import KnownScores
-from tapestry.inputs.faults import TRACEBACK, unforeseen, wants_traceback
-from tapestry.inputs.private_data import frames_of
+from tapestry.inputs.faults import unforeseen
 from tapestry.model.replica import Replica
 from tapestry.protocol.connection_proof import ConnectionClaim
 from tapestry.protocol.messages import (
@@ -59,6 +58,7 @@ from tapestry.software_digest import software_digest
 from tapestry.vectors import Layout
 from tapestry.workloads.base import Workload
 from tapestry_governance.events.envelope import Author, open_entry
+from tapestry_governance.events.member_events import MemberLeft
 from tapestry_governance.events.privacy_events import DataDeclared
 from tapestry_governance.events.round_events import (
     ContributionRefused,
@@ -68,12 +68,13 @@ from tapestry_governance.events.round_events import (
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply
 from tapestry_node.adapters.publication import Publisher
+from tapestry_node.availability import exit_obstacle, is_refused, obstacles
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.budget.log_accounts import published_charges
 from tapestry_node.directory import open_mirror, read_keys, read_trust
 from tapestry_node.node_state import DATABASE, NodeState
 from tapestry_node.readiness import check_keys
-from tapestry_node.refusal import Refused, reason_of
+from tapestry_node.refusal import Objection, Refused, log_refusal, reason_of
 from tapestry_node.restored_state import (
     Settlement,
     is_enough,
@@ -158,6 +159,7 @@ class Node:
             gate=self._gate,
             workload=workload,
         )
+        self.refused: Objection | None = None  # why, of the request answered last
         self._notify, self.clock = notify, clock
         self.context = self._make_context()
         self.session = self._take_up()
@@ -205,6 +207,7 @@ class Node:
         Raises:
             ResourceError: Not even the receipt could be written; nothing leaves.
         """
+        self.refused = None
         try:
             body = decode_body(message)
             if isinstance(body, HelloRequest):
@@ -212,30 +215,10 @@ class Node:
             else:
                 reply = self._answer(body, message.attachments)
         except Exception as error:  # noqa: BLE001 - default deny, whatever it is
-            self._note(message.kind, error)
+            self.refused = log_refusal(self.name, message.kind, error)
             reply = self._refuse(message, reason_of(error))
         self._store.record(reply)
         return reply
-
-    def _note(self, kind: Kind, error: Exception) -> None:
-        """Write the cause of a refusal to the node's own log, with round and code.
-
-        Guarantees:
-            Only errors of ours are told in full. Another one may quote a record: of
-            it only type and place are, and the lines of code where the operator asked
-            for tracebacks.
-        """
-        if isinstance(error, TapestryError):
-            said = "%s: refused %s: %s [%s]; the reply says %s"
-            reason = reason_of(error).value
-            _logger.warning(said, self.name, kind, error, error.code, reason)
-            return
-        _logger.error(
-            "%s: refused %s: internal error: %s; %s=1 shows the traceback",
-            *(self.name, kind, unforeseen(error), TRACEBACK),
-        )
-        if wants_traceback():
-            _logger.error("%s", frames_of(error))
 
     def close(self) -> None:
         """Close the databases."""
@@ -301,6 +284,7 @@ class Node:
                 checkpoint=accepted.note.decode() if accepted else None,
                 asks=tuple(self._base.asks()),
                 held_out=self._gate.held,
+                rests=is_refused(self._require_available),
             )
         )
 
@@ -327,8 +311,10 @@ class Node:
             if self.mirror.holds(entry):
                 self._store.clear(entry)
         posted = (open_entry(entry).event.body for entry in self._store.outbox())
-        is_declared = self.name in self.mirror.state.data
-        if not is_declared and not any(isinstance(b, DataDeclared) for b in posted):
+        known = self.mirror.state
+        is_declared = self.name in known.data or self.name in known.left
+        told = (DataDeclared, MemberLeft)
+        if not is_declared and not any(isinstance(body, told) for body in posted):
             salt = self._store.secret("dataset-salt", secrets.token_bytes(32))
             declared = self.trainer.declaration(salt)
             self._store.post(self.context.sign_event(declared, now=self.clock()))
@@ -380,6 +366,7 @@ class Node:
             raise Refused(Reason.NOT_IN_LOG, said, code="round-not-open")
         if self.session is not None and self.session.manifest == current.manifest:
             return encode_message(self.session.advertisement)  # joined before
+        self._require_available()
         declared = self.mirror.state.data.get(self.name)
         if declared is None or declared.records != self.trainer.count:
             said = f"the log lacks the declaration of {self.trainer.count} records"
@@ -414,7 +401,9 @@ class Node:
             layout_length=layout.length,
         )
         check_offer(manifest, policy=self.settings.policy, facts=facts)
-        self.trainer.trainable.check_round(manifest, load=self._load)
+        self.trainer.trainable.check_round(
+            manifest, load=lambda: self.trainer.workload.load(self.replica.parameters)
+        )
         return self._session(manifest, layout, saved)
 
     def _session(
@@ -470,10 +459,6 @@ class Node:
                     code="base-differs",
                 )
         return self._session(manifest, self.trainer.layout(manifest), saved)
-
-    def _load(self) -> None:
-        """Put the base that is held here into the model."""
-        self.trainer.workload.load(self.replica.parameters)
 
     def _require_charges(self) -> None:
         """Compare the ledger with all that the log says this node spent.
@@ -536,6 +521,23 @@ class Node:
         self.spots.check(request, chunks)
         return encode_message(ReceiptReply())
 
+    @property
+    def leaves(self) -> Refused | None:
+        """The refusal of all new work once the institution has signed its exit."""
+        return exit_obstacle(self.name, self._state, self._store.outbox())
+
+    def _require_available(self) -> None:
+        """Require that the operator lets new work begin.
+
+        Raises:
+            Refused: The node is paused, outside of its hours or short of disk, or its
+                institution leaves.
+        """
+        if (left := self.leaves) is not None:
+            raise left
+        for found in obstacles(self.directory, self.settings, self.clock()):
+            raise found
+
     def _leave_session(self) -> None:
         """Forget a round, and give back what was reserved for it but not spent."""
         self.context.files.keep_only(None)  # its secrets first
@@ -557,6 +559,7 @@ class Node:
     def _publish_adapter(self, request: PublishAdapterRequest, _: Bulk) -> Message:
         """Grow this institution's adapter on a release, by its own decision only."""
         self._accept(request.checkpoint)
+        self._require_available()
         self._require_charges()
         name = request.name
         release = self.mirror.state.releases.get(name)

@@ -1,5 +1,6 @@
 """Refusals of a node: an error, the reason that leaves the node, and objections."""
 
+import logging
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,7 +14,11 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
-from tapestry.protocol.messages import Reason
+from tapestry.inputs.faults import TRACEBACK, unforeseen, wants_traceback
+from tapestry.inputs.private_data import frames_of
+from tapestry.protocol.messages import Kind, Reason
+
+_logger = logging.getLogger(__name__)
 
 
 class Refused(PolicyError):
@@ -62,3 +67,26 @@ def reason_of(error: Exception) -> Reason:
         if isinstance(error, kind):
             return reason
     return Reason.INTERNAL
+
+
+def log_refusal(name: str, kind: Kind, error: Exception) -> Objection:
+    """Write the cause of a refusal to the node's own log; return it for its status.
+
+    Guarantees:
+        Only errors of ours are told in full. Another one may quote a record: of it only
+        type and place are, and the lines of code where the operator asked for
+        tracebacks.
+    """
+    if isinstance(error, TapestryError):
+        said = "%s: refused %s: %s [%s]; the reply says %s"
+        reason = reason_of(error).value
+        _logger.warning(said, name, kind, error, error.code, reason)
+        return Objection.of(error)
+    found = Objection("internal", f"internal error: {unforeseen(error)}")
+    _logger.error(
+        "%s: refused %s: %s; %s=1 shows the traceback",
+        *(name, kind, found.detail, TRACEBACK),
+    )
+    if wants_traceback():
+        _logger.error("%s", frames_of(error))
+    return found

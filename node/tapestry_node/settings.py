@@ -4,10 +4,19 @@ Every key has an effect under the settings around it; one that would have none t
 refused: ``epsilon`` belongs to ``noise = "local"``.
 """
 
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 from tapestry.encoding import decode_decimal
 from tapestry.errors import IncompleteError
@@ -33,6 +42,11 @@ from tapestry.settings import (
 )
 from tapestry_governance.events.event_body import Licence
 
+_TIME = re.compile("([01][0-9]|2[0-3]):[0-5][0-9]")
+_Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+_DAYS: tuple[_Day, ...] = get_args(_Day)
+_LONGEST_WAIT = timedelta(days=15)  # a week, and one whose hour the clock skips
+
 
 def _spot_checks(value: Any) -> Any:
     if value == "none" or (type(value) is int and 1 <= value <= MAX_ASKS):
@@ -47,6 +61,26 @@ def _seconds(plain: str) -> str:
     if not 0 < decode_decimal(plain) <= 60:
         raise ValueError(f"{plain} seconds are not in (0, 60]")
     return plain
+
+
+def _time_of_day(value: Any) -> Any:
+    if isinstance(value, str) and _TIME.fullmatch(value):
+        return value
+    raise ValueError('is no time of day; write hours and minutes, such as "20:00"')
+
+
+_Time = Annotated[str, Field(max_length=5), BeforeValidator(_time_of_day)]
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (OSError, ValueError, LookupError):
+        raise ValueError(
+            "is no time zone that this machine knows; write one of the IANA list, such"
+            ' as "Europe/Prague", or install the system\'s tzdata'
+        ) from None
+    return name
 
 
 def _adapter_epsilon(value: Any) -> Any:
@@ -143,6 +177,71 @@ class Transport(Strict):
     poll_seconds: Annotated[Plain, AfterValidator(_seconds), Field(examples=["0.1"])]
 
 
+class Hours(Strict):
+    """The hours in which new work may begin, by the clock on a wall of a time zone.
+
+    A day is the one on which the hours begin: with ``from`` after ``to`` they end on
+    the next morning, and with both equal at the same time of the next day.
+
+    Edge cases:
+        An hour that the clock skips in spring is no hour; one that it repeats in autumn
+        counts twice.
+    """
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    days: Annotated[tuple[_Day, ...], Field(min_length=1)]
+    from_: Annotated[_Time, Field(alias="from")]
+    to: _Time
+    timezone: Annotated[
+        Printable,
+        Field(max_length=60, examples=["Europe/Prague"]),
+        AfterValidator(_zone),
+    ]
+
+    def is_open(self, now: datetime) -> bool:
+        """Return whether new work may begin."""
+        local = now.astimezone(ZoneInfo(self.timezone))
+        time, today = f"{local:%H:%M}", _DAYS[local.weekday()]
+        if self.from_ < self.to:
+            return today in self.days and self.from_ <= time < self.to
+        began_before = _DAYS[local.weekday() - 1] in self.days and time < self.to
+        return began_before or (today in self.days and time >= self.from_)
+
+    def turn(self, now: datetime) -> datetime | None:
+        """Return when the hours next open or close, in their zone; None for never."""
+        is_open, minute = self.is_open(now), timedelta(minutes=1)
+        time = now.astimezone(UTC).replace(second=0, microsecond=0)
+        for _ in range(_LONGEST_WAIT // minute):
+            time += minute
+            if self.is_open(time) != is_open:
+                return time.astimezone(ZoneInfo(self.timezone))
+        return None
+
+    def said(self, now: datetime) -> str:
+        """Return whether they are open, until when, and which they are."""
+        turn, state = self.turn(now), "open" if self.is_open(now) else "closed"
+        until = "" if turn is None else f" until {turn:%a %Y-%m-%d %H:%M %Z}"
+        return f"{state}{until}; {self}"
+
+    def __str__(self) -> str:
+        days = ", ".join(self.days)
+        return f"{days} from {self.from_} to {self.to} in {self.timezone}"
+
+
+class Limits(Strict):
+    """The most that the node takes of the machine and its line; 0: no limit."""
+
+    upload_mbit: Annotated[int, Field(ge=0, le=1_000_000)] = 0  # megabits a second
+    disk_free_gib: Annotated[int, Field(ge=0, le=1_000_000)] = 0  # no new work below
+
+    def __str__(self) -> str:
+        upload = (
+            f"{self.upload_mbit} Mbit/s" if self.upload_mbit else "as fast as it goes"
+        )
+        return f"uploads {upload}; no new work below {self.disk_free_gib} GiB of disk"
+
+
 class Speed(Strict):
     """Settings of speed alone; none changes a result's meaning."""
 
@@ -181,6 +280,8 @@ class NodeSettings(Settings):
     policy: NodePolicy
     adapter: AdapterSettings
     transport: Transport | None = None
+    hours: Hours | None = None
+    limits: Limits = Limits()
     speed: Speed = Speed()
     monitor: Monitor = Monitor()
 

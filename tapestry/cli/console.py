@@ -112,10 +112,13 @@ class _LogLines(logging.Formatter):
 
 
 def start_logging() -> None:
-    """Write the program's log to standard error, from INFO on."""
+    """Write the program's log to standard error, from INFO on, and by no other way.
+
+    A library may have put a handler of its own there when it was imported.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(_LogLines("%(asctime)s %(name)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
 def output() -> IO[str]:

@@ -187,6 +187,7 @@ class Identity(Strict):
         tuple[ChunkRequest, ...], Field(max_length=MAX_ASKS)
     ]  # not seen yet
     held_out: Digest | None  # the public data of the gate that it has
+    rests: bool  # it begins no round now: paused, out of hours, short of disk, leaving
 
 
 class CosignRequest(Strict):

@@ -29,7 +29,10 @@ _ROOM = 1 << 20  # free bytes below which a disk is called full; SQLite needs as
 
 
 def replace_file(
-    path: Path, *chunks: bytes | memoryview, mode: int = _READABLE
+    path: Path,
+    *chunks: bytes | memoryview,
+    mode: int = _READABLE,
+    lasting: bool = True,
 ) -> None:
     """Give a file these bytes, in one step and durably; make its folders.
 
@@ -47,6 +50,8 @@ def replace_file(
         The disk is full               the old bytes; the ``.new`` is removed
         A folder is at ``path``        ``ResourceError``; the folder stays
         A ``.new`` is there            removed first, also a link or a FIFO
+        Not ``lasting``: power fails   the old bytes, the new ones, or others; for what
+                                       is written anew again and again
         =============================  =============================================
 
     Raises:
@@ -57,13 +62,14 @@ def replace_file(
         _make_folders(path.parent)
         staged.unlink(missing_ok=True)
         try:
-            _write(os.open(staged, _NEW, mode), chunks)
+            _write(os.open(staged, _NEW, mode), chunks, lasting=lasting)
             staged.replace(path)
         except BaseException:
             with suppress(OSError):
                 staged.unlink(missing_ok=True)
             raise
-        _sync(path.parent, _FOLDER)
+        if lasting:
+            _sync(path.parent, _FOLDER)
 
 
 def create_file(path: Path, *chunks: bytes | memoryview, mode: int = _PRIVATE) -> None:
@@ -308,11 +314,14 @@ def _staged(path: Path) -> Path:
     return path.with_name(path.name + SUFFIX)
 
 
-def _write(handle: int, chunks: tuple[bytes | memoryview, ...]) -> None:
+def _write(
+    handle: int, chunks: tuple[bytes | memoryview, ...], *, lasting: bool = True
+) -> None:
     with os.fdopen(handle, "wb") as file:
         file.writelines(chunks)
         file.flush()
-        os.fsync(file.fileno())
+        if lasting:
+            os.fsync(file.fileno())
 
 
 def _sync(path: Path, flags: int) -> None:

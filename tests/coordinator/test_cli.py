@@ -64,7 +64,7 @@ def test_status_shows_each_round_with_those_included_or_that_refused(
     assert "1 of 3 rounds closed" in run
     assert first.split() == ["round", "1", "closed", "de,", "es,", "fr"]
     assert second.split() == ["round", "2", "open"]
-    assert refused.strip().startswith("1 of 4 nodes refused: ")
+    assert refused.strip().startswith("id refused: ")
     assert "budget_exhausted" in refused
     assert log.startswith("the log has ")
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from tapestry.protocol.messages import Reason
 from tapestry_coordinator import run_status
 from tapestry_coordinator.run_folders import PROGRESS
 from tapestry_coordinator.run_status import read_status
@@ -69,3 +70,13 @@ def test_the_step_at_which_a_run_is_is_its_last_whole_line(found: Found) -> None
         path.write_text(text)
         (run,) = read_status(federation.coordinator).runs
         assert run.doing == ""
+
+
+def test_a_refusal_is_named_with_the_node_and_its_reason(found: Found) -> None:
+    """The node's own status says the rest, in the words of its log."""
+    federation = found(institutions={NAMES[0]: {"policy": {"max_colluding": 2}}})
+    federation.run()
+    (run,) = read_status(federation.coordinator).runs
+    said = f"{NAMES[0]} refused: {Reason.LOCAL_POLICY.words} (local_policy)"
+    assert said in [line.strip() for line in run.lines()]
+    assert run.to_json()["rounds"][0]["refused"] == {NAMES[0]: "local_policy"}

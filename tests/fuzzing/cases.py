@@ -19,8 +19,11 @@ USES = {
         "chat --base ^/base --adapter @/adapters/fr-culture --prompt ciao",
     ),
     "bundle": ("audit verify @", "audit verify @ --trust @/trust-policy.txt"),
-    "idle": ("node check @", "node check @", "node run @", "node budget @"),
-    "used": ("node check @", "node run @", "node budget @", "node egress @"),
+    "idle": ("node check @", "node status @", "node run @", "node pause @"),
+    "used": (
+        "node check @", "node run @", "node budget @", "node egress @", "node status @",
+        "node leave @ --confirm fi", "node resume @",
+    ),
     "coordinator": ("coordinator status @",),
     "base": ("chat --base @ --max-tokens 2 --prompt ciao", "chat --base @"),
     "begun": ("demo --out @ --resume", "demo --out @"),
@@ -58,6 +61,7 @@ def draw_case(draw: Draw, *, place: Path, specimens: Specimens, apart: bool) -> 
     words = _draw_words(draw, folder, specimens.folder)
     while apart and _SLOW & set(words) and draw.chance(0.95):
         words = _draw_words(draw, folder, specimens.folder)
+    words = [word for word in words if word != "--watch"]  # which has no end
     return Case(
         words=_end_soon(words) if apart else words,
         surroundings=draw_surroundings(draw, apart=apart),

@@ -27,7 +27,11 @@ _JOURNALS = re.compile(r".*\.db-(wal|shm|journal)")  # SQLite's, also for who re
 # What a command is there to write: what a node remembers, also where a link in its
 # place leads to (``mutations.replace``); how far a demo is.
 _WRITTEN = {
-    "run": re.compile(r"(kept-)?(node|view)\.db(\.mirror)?|node\.lock"),
+    "run": re.compile(
+        r"(kept-)?(node|view)\.db(\.mirror)?|(node|status)\.lock|status\.json"
+    ),
+    "pause": re.compile(r"paused"),
+    "leave": re.compile(r"(kept-)?node\.db(\.mirror)?|\w+\.left"),
     "demo": re.compile(r"(.*/)?demo\.json"),
 }
 

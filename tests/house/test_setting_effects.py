@@ -64,6 +64,12 @@ NODE_READERS = {
     "transport.root_certificates": (f"{NODE}/cli.py", "where.root_certificates"),
     "transport.auth_key": (f"{NODE}/cli.py", "where.auth_key"),
     "transport.poll_seconds": (f"{NODE}/cli.py", "where.poll_seconds"),
+    "hours.days": (f"{NODE}/settings.py", "self.days"),
+    "hours.from_": (f"{NODE}/settings.py", "self.from_"),  # "from" in the file
+    "hours.to": (f"{NODE}/settings.py", "self.to"),
+    "hours.timezone": (f"{NODE}/settings.py", "self.timezone"),
+    "limits.upload_mbit": (f"{NODE}/cli.py", "limits.upload_mbit"),
+    "limits.disk_free_gib": (f"{NODE}/availability.py", "limits.disk_free_gib"),
     "speed.threads": (f"{NODE}/cli.py", "speed.threads"),
     "monitor.metrics": (f"{NODE}/cli.py", "monitor.metrics"),
     "speed.physical_batch": (f"{NODE}/training/trainer.py", "speed.physical_batch"),

@@ -48,6 +48,14 @@ TEXT = {
     "RunSettings.base": "the operator's own path, or a name of the cache",
     "EvaluationTask.name": "a label, printed",
     "NodeSettings.base": "the operator's own path, or a name of the cache",
+    **{
+        f"Told{field}": "printed: a node's own words to its operator"
+        for field in (
+            *(".since", ".superlink", ".words", ".code", ".certificate_ends"),
+            *("Refusal.kind", "Refusal.words", "Refusal.code", "Refusal.since"),
+            *("Work.run", "Work.stage", "Log.left"),
+        )
+    },
     "accountant": "printed",
     "accountant_version": "printed",
     "adapter_licences": "compared",

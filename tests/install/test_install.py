@@ -57,7 +57,7 @@ ROLES = {
     "audit": ("verify", "account", "statement"),
     "adapter": ("verify", "list"),
     "release": ("verify",),
-    "node": ("run", "check", "budget", "egress"),
+    "node": ("run", "check", "status", "pause", "leave", "budget", "egress"),
     "coordinator": ("status",),
     "demo": (),
     "chat": (),

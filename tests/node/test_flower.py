@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -14,6 +15,8 @@ import pytest
 from flwr.app import ConfigRecord, Metadata, RecordDict
 from flwr.app import Message as FlowerMessage
 from flwr.app.message import make_message
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 
 from tapestry.encoding import digest
 from tapestry.errors import ConfigError, ResourceError
@@ -45,7 +48,7 @@ class FakeLink:
         content = RecordDict({k: ConfigRecord(dict(v)) for k, v in records.items()})
         return content.object_id, instruction(content)
 
-    def push(self, reply: FlowerMessage) -> None:
+    def push(self, reply: FlowerMessage, _pace: flower.Pace | None) -> None:
         if self.broken:
             response = httpx.Response(self.broken.pop(0))
             raise httpx.HTTPStatusError(
@@ -181,6 +184,78 @@ class TestWorker:
         request = instruction(RecordDict(records))
         assert worker.answer("name", request, connection="17") is None
         assert handler.calls == 0
+
+
+class TestPace:
+    def test_pieces_of_all_threads_together_keep_to_the_rate(self) -> None:
+        """Ten pieces of 10 kB at 200 kB a second: nine waits of 50 ms."""
+        pace = flower.Pace(200_000)
+        start = time.monotonic()
+
+        def send() -> None:
+            for _ in range(5):
+                pace.wait(10_000)
+
+        threads = [threading.Thread(target=send) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert 0.44 < time.monotonic() - start < 5
+
+    def test_what_was_not_used_is_not_made_up_for(self) -> None:
+        pace = flower.Pace(100_000)
+        time.sleep(0.3)
+        start = time.monotonic()
+        for _ in range(3):
+            pace.wait(10_000)
+        assert time.monotonic() - start > 0.19
+
+    def test_no_limit_is_no_pace_and_a_megabit_is_a_million(self) -> None:
+        assert flower.Pace.of_mbit(0) is None
+        pace = flower.Pace.of_mbit(8)
+        assert pace is not None
+        start = time.monotonic()
+        for _ in range(2):
+            pace.wait(200_000)
+        assert 0.19 < time.monotonic() - start < 5
+
+    def test_each_piece_of_a_reply_waits_for_its_turn_and_nothing_else(self) -> None:
+        """What goes over the wire in pieces is counted; the reply's head is not."""
+        sent, waited = list[int](), list[int]()
+
+        class Counted(flower.Pace):
+            def wait(self, count: int) -> None:
+                waited.append(count)
+
+        def push_object(piece: Any) -> Any:
+            sent.append(len(piece.object_content))
+            return SimpleNamespace(stored=True)
+
+        def push_messages(request: Any) -> Any:
+            tree = request.message_object_trees[0]
+            found = [part.object_id for part in iterate_object_tree(tree)]
+            return SimpleNamespace(objects_to_push=found, session_id="s")
+
+        client: Any = SimpleNamespace(
+            PushObject=push_object, PushMessages=push_messages
+        )
+        link = flower._Link(  # noqa: SLF001
+            client=client,
+            node=Node(node_id=2),
+            stop=threading.Event(),
+        )
+        bulk = Message(kind=Kind.MASKED_INPUT, body=b"{}", attachments=[b"x" * 3000])
+        records = {name: ConfigRecord(each) for name, each in pack(bulk).items()}
+        request = instruction(RecordDict({}))
+        request.metadata.__dict__["_message_id"] = "one"
+        for pace in (None, Counted(1.0)):
+            if pace is not None:
+                sent.clear()
+            reply = FlowerMessage(RecordDict(records), reply_to=request)
+            link.push(reply, pace)
+        assert sorted(waited) == sorted(sent)
+        assert sum(sent) > 3000
 
 
 def test_a_node_that_cannot_write_receipts_is_silent(

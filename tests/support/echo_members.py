@@ -56,5 +56,6 @@ def identity(
             checkpoint=None,
             asks=(),
             held_out=None,
+            rests=False,
         )
     )

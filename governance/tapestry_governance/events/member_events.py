@@ -1,8 +1,8 @@
 """Events by which members decide: acceptance, proposals, votes, keys and exit.
 
 Their bodies are fixed here, so that each log and each verifier spells them alike. Of
-these types only ``charter.accepted`` has a rule in this release (``member_rules``);
-the replay refuses the others.
+these types ``charter.accepted`` and ``member.left`` have a rule in this release
+(``member_rules``); the replay refuses the others.
 """
 
 from typing import Annotated, Literal, Self

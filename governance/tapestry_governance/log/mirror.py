@@ -39,7 +39,7 @@ from tapestry.errors import (
 from tapestry.keys import SigningKey
 from tapestry.storage.sqlite_database import Database, ReadOnly, Schema, open_database
 from tapestry.tlog.checkpoint import Checkpoint
-from tapestry.tlog.freshness import check_fresh
+from tapestry.tlog.freshness import Times, check_fresh
 from tapestry.tlog.merkle import leaf_hash
 from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 from tapestry_governance.events.envelope import Seen, open_entry
@@ -148,6 +148,13 @@ class LogMirror:
     def accepted(self) -> CosignedCheckpoint | None:
         """The newest checkpoint that was accepted."""
         return self._accepted
+
+    @property
+    def accepted_at(self) -> int | None:
+        """The time when honest witnesses cosigned that checkpoint, in POSIX seconds."""
+        if self._accepted is None or not self._accepted.cosignatures:
+            return None
+        return Times.of(self._accepted, self._trust).seen_at
 
     @property
     def seen(self) -> Seen | None:

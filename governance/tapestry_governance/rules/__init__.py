@@ -10,7 +10,8 @@ are those of ``governance/EVENTS.md``, by its numbers:
    reader-unknown, readers-too-few, readers-not-connected.
 
 2. Author (``replay``): role-not-allowed, actor-unknown, signature-missing,
-   signature-invalid, signer-not-allowed, majority-not-reached.
+   signature-invalid, signer-not-allowed, majority-not-reached, member-left
+   (``member_rules``).
 
 3. Place (``replay``): event-duplicated, federation-differs, reference-forward; an
    event of a type that has no rule: event-without-rule.
@@ -20,7 +21,8 @@ are those of ``governance/EVENTS.md``, by its numbers:
 5. Opening (``round_rules``): round-still-open, round-not-next, first-round-missing,
    attempt-above-limit, federation-differs, base-not-current, base-not-allowed,
    software-not-allowed,
-   policy-differs, roster-differs, participant-not-in-roster, cohort-too-small,
+   policy-differs, roster-differs, participant-not-in-roster, participant-left,
+   cohort-too-small,
    max-colluding-too-small, threshold-out-of-range, noise-not-allowed,
    noise-not-positive, delta-above-policy, and what makes noise unaccountable:
    noise-below-grid, grid-too-coarse, noise-share-not-positive.

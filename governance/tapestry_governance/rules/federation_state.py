@@ -164,6 +164,7 @@ class FederationState:
     policy_digest: str
     policies: tuple[Policy, ...]  # all that were adopted, the newest last
     readers: PersistentMap[str, tuple[str, ...]] = _EMPTY  # founder -> whom it heard
+    left: PersistentMap[str, int] = _EMPTY  # member -> index of its member.left
     seen: PersistentMap[str, Seen] = _EMPTY  # actor -> the last view that it named
     data: PersistentMap[str, DataDeclared] = _EMPTY
     first_data: PersistentMap[str, DataDeclared] = _EMPTY
@@ -218,6 +219,12 @@ class FederationState:
     def members(self) -> Mapping[str, Member]:
         """The institutions, by name; until all accepted, those that did."""
         return self.roster.members
+
+    @property
+    def active(self) -> Mapping[str, Member]:
+        """The members that have not left; the others count in the quorum alone."""
+        members = self.members
+        return {n: members[n] for n in members if n not in self.left}
 
     @property
     def is_founded(self) -> bool:

@@ -1,16 +1,25 @@
-"""The rules of events by which institutions become members."""
+"""The rules of events by which institutions become members, and leave."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
 
 from tapestry.errors import RuleError
 from tapestry.keys import VerifyKey
+from tapestry_governance.events import round_events
+from tapestry_governance.events.envelope import Event
 from tapestry_governance.events.federation_events import CharterAdopted
 from tapestry_governance.events.member_events import CharterAccepted
 from tapestry_governance.events.possession import check_possession
+from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_governance.rules.federation_state import FederationState
 
 _READERS = 2  # other members that a founder hears the fingerprint from
+_OWED = (  # about what a member did before it left, or was in when it did
+    round_events.ContributionCommitted,
+    round_events.ContributionRefused,
+    round_events.RoundDisputed,
+    DpAccounted,
+)
 
 
 def charter_accepted(
@@ -41,6 +50,32 @@ def charter_accepted(
     if len(roster.members) == len(state.charter.members):
         _check_connected(readers)
     return dataclasses.replace(state, roster=roster, readers=readers)
+
+
+def check_not_left(state: FederationState, event: Event) -> None:
+    """Require that a member has not left, unless it owes the entry.
+
+    Raises:
+        RuleError: The log has its ``member.left``, and this entry is none that says
+            what it did before: another exit, data, an adapter, or a policy.
+    """
+    index = state.left.get(event.actor)
+    if index is not None and not isinstance(event.body, _OWED):
+        raise RuleError(
+            f"{event.actor!r} left by entry {index}, and {event.type} is nothing that"
+            " it still owes; come back by an admission",
+            code="member-left",
+        )
+
+
+def member_left(state: FederationState, *, actor: str, index: int) -> FederationState:
+    """Note that a member left: from here on no round takes it in.
+
+    Guarantees:
+        It needs nobody's consent and waits for nothing. A round that is open goes on
+        with it. Roster and quorum stay as they are, and so do its obligations.
+    """
+    return dataclasses.replace(state, left=state.left.set(actor, index))
 
 
 def check_accepted(

@@ -21,7 +21,7 @@ from tapestry.keys import VerifyKey
 from tapestry_governance.events import round_events
 from tapestry_governance.events.envelope import Event, Seen, Signed, open_entry
 from tapestry_governance.events.federation_events import CharterAdopted, PolicyAdopted
-from tapestry_governance.events.member_events import CharterAccepted
+from tapestry_governance.events.member_events import CharterAccepted, MemberLeft
 from tapestry_governance.events.model_events import (
     AdapterPublished,
     EvaluationRecorded,
@@ -30,7 +30,12 @@ from tapestry_governance.events.model_events import (
 from tapestry_governance.events.privacy_events import DataDeclared, DpAccounted
 from tapestry_governance.rules.account_rules import dp_accounted
 from tapestry_governance.rules.federation_state import FederationState, Past, Roster
-from tapestry_governance.rules.member_rules import charter_accepted, check_accepted
+from tapestry_governance.rules.member_rules import (
+    charter_accepted,
+    check_accepted,
+    check_not_left,
+    member_left,
+)
 from tapestry_governance.rules.model_rules import adapter_published, release_published
 from tapestry_governance.rules.persistent_collections import PersistentMap
 from tapestry_governance.rules.round_rules import (
@@ -149,6 +154,7 @@ def _check_author(state: FederationState, signed: Signed) -> None:
         raise RuleError(message, code="signer-not-allowed")
     for keyid in signers:
         signed.verify(allowed[keyid])
+    check_not_left(state, event)
 
 
 def _author_key(state: FederationState, event: Event) -> VerifyKey:
@@ -212,8 +218,9 @@ def _dispatch(state: FederationState, event: Event, index: int) -> FederationSta
             | EvaluationRecorded()
             | CharterAdopted()
             | CharterAccepted()
+            | MemberLeft()
         ):
-            return _declare(state, event)
+            return _declare(state, event, index)
         case round_events.RoundOpened() as body:
             return round_opened(state, body, index)
         case round_events.RoundClosed() as body:
@@ -287,7 +294,7 @@ def _count_declaration(
     return state.declarations.set(actor, (opened, number))
 
 
-def _declare(state: FederationState, event: Event) -> FederationState:
+def _declare(state: FederationState, event: Event, index: int) -> FederationState:
     match event.body:
         case PolicyAdopted(policy=policy):
             if policy.version != state.policy.version + 1:
@@ -315,6 +322,8 @@ def _declare(state: FederationState, event: Event) -> FederationState:
             return state
         case CharterAccepted() as body:
             return charter_accepted(state, body, actor=event.actor)
+        case MemberLeft():
+            return member_left(state, actor=event.actor, index=index)
         case _:
             message = "there is one charter, and it comes first"
             raise RuleError(message, code="charter-not-first")

@@ -280,12 +280,7 @@ def _check_cohort(state: FederationState, manifest: RoundManifest) -> None:
             f"roster {manifest.roster_digest}, the members' is {state.roster.digest}",
             code="roster-differs",
         )
-    members = state.members
-    for participant in manifest.participants:
-        member = members.get(participant.name)
-        if member is None or member.node != participant.key:
-            message = f"{participant.name} is no member with this node key"
-            raise RuleError(message, code="participant-not-in-roster")
+    _check_participants(state, manifest)
     if manifest.min_cohort < policy.min_cohort or count < manifest.min_cohort:
         raise RuleError(
             f"{count} participants, at least {manifest.min_cohort};"
@@ -300,6 +295,19 @@ def _check_cohort(state: FederationState, manifest: RoundManifest) -> None:
     if not least <= manifest.threshold <= count:
         message = f"threshold {manifest.threshold}, not {least} to {count}"
         raise RuleError(message, code="threshold-out-of-range")
+
+
+def _check_participants(state: FederationState, manifest: RoundManifest) -> None:
+    members = state.members
+    for participant in manifest.participants:
+        member = members.get(participant.name)
+        if member is None or member.node != participant.key:
+            message = f"{participant.name} is no member with this node key"
+            raise RuleError(message, code="participant-not-in-roster")
+        if participant.name in state.left:
+            entry = state.left[participant.name]
+            message = f"{participant.name} left the federation by entry {entry}"
+            raise RuleError(message, code="participant-left")
 
 
 def _check_privacy(state: FederationState, manifest: RoundManifest) -> None:

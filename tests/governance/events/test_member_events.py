@@ -26,7 +26,6 @@ PROOF = Possession(node="1" * 128, witness="2" * 128, community="3" * 128)
         "proposal.made",
         "vote.cast",
         "key.rotated",
-        "member.left",
         "evaluation.planned",
         "evaluation.reported",
         "adapter.withdrawn",

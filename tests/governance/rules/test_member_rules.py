@@ -1,4 +1,4 @@
-"""Founders accept the charter: their keys, one by one, before anything else."""
+"""Founders accept the charter: their keys, one by one. A member leaves, alone."""
 
 from typing import Any
 
@@ -7,15 +7,20 @@ import pytest
 from tapestry.errors import RuleError, VerificationError
 from tapestry_governance.events.event_body import Body, Role
 from tapestry_governance.events.federation_events import PolicyAdopted
-from tapestry_governance.events.member_events import CharterAccepted, MembershipRequest
+from tapestry_governance.events.member_events import (
+    CharterAccepted,
+    MemberLeft,
+    MembershipRequest,
+)
 from tapestry_governance.events.round_events import RoundOpened
-from tests.support.log_world import NAMES, World, changed, fake_digest
+from tests.support.log_world import NAMES, World, changed, fake_digest, renamed
 from tests.support.refusals import refused
 
 BEFORE: list[tuple[Body, str, Role]] = [
     (World().adopt().declaration("fr"), "fr", "node"),
     (PolicyAdopted(policy=World().policy(version=2)), "fr", "root"),
     (RoundOpened(manifest=World().adopt().manifest()), "coordinator", "coordinator"),
+    (MemberLeft(), "fr", "root"),
 ]
 
 
@@ -167,3 +172,89 @@ def test_a_founder_of_two_hears_the_other() -> None:
     accept(pair, "de")
     accept(pair, "es")
     assert pair.folded.is_founded
+
+
+def test_a_member_that_left_is_in_no_further_round_and_the_others_are() -> None:
+    world = World().found()
+    index = world.add(MemberLeft(), "fr", "root")
+    assert dict(world.folded.left) == {"fr": index}
+    assert set(world.folded.active) == {*NAMES} - {"fr"}
+    with refused(RuleError, "participant-left", match=f"fr left .* {index}"):
+        world.add(RoundOpened(manifest=world.manifest()))
+    others = tuple(p for p in world.manifest().participants if p.name != "fr")
+    plan = renamed(world.manifest(), participants=others, threshold=3)
+    world.add(RoundOpened(manifest=plan))
+    assert world.folded.open_round is not None
+
+
+def test_the_round_that_is_open_goes_on_with_a_member_that_leaves() -> None:
+    """What it sent and spent is told in full; members and quorum are as before."""
+    world = World().found()
+    members, roster = world.folded.members, world.folded.roster.digest
+    manifest = world.manifest()
+    world.add(RoundOpened(manifest=manifest))
+    world.commit("de", manifest)
+    world.add(MemberLeft(), "fr", "root")
+    committed = [world.commit(name, manifest) for name in ("es", "fr", "id")]
+    assert len(committed) == 3
+    assert world.folded.spending_of("fr")
+    assert (world.folded.members, world.folded.roster.digest) == (members, roster)
+
+
+@pytest.mark.parametrize("signer", [("es", "root"), ("fr", "node"), ("fr", "witness")])
+def test_nobody_else_says_that_a_member_left(signer: tuple[str, str]) -> None:
+    world = World().found()
+    key = world.keys[signer]
+    with refused(RuleError, "signature-missing"):
+        world.append(world.entry(MemberLeft(), "fr", "root", signers=[key]))
+    with refused(RuleError, "signer-not-allowed"):
+        both = [world.key("fr", "root"), key]
+        world.append(world.entry(MemberLeft(), "fr", "root", signers=both))
+    assert not world.folded.left
+
+
+def test_no_stranger_leaves_and_no_node_for_its_institution() -> None:
+    world = World().found()
+    with refused(RuleError, "actor-unknown"):
+        key = world.key("fr", "root")
+        world.append(world.entry(MemberLeft(), "xx", "root", signers=[key]))
+    with refused(RuleError, "role-not-allowed"):
+        world.add(MemberLeft(), "fr", "node")
+    with refused(RuleError, "actor-unknown"):
+        key = world.coordinator_key
+        world.append(world.entry(MemberLeft(), "coordinator", "root", signers=[key]))
+
+
+def test_a_member_leaves_once_and_then_declares_nothing_new() -> None:
+    world = World().found()
+    index = world.add(MemberLeft(), "fr", "root")
+    after: list[tuple[Body, str, Role]] = [
+        (MemberLeft(), "fr", "root"),
+        (world.declaration("fr"), "fr", "node"),
+        (PolicyAdopted(policy=world.policy(version=2)), "fr", "root"),
+    ]
+    for body, actor, role in after:
+        roots = [world.key(n, "root") for n in NAMES]
+        signers = roots if isinstance(body, PolicyAdopted) else []
+        with refused(RuleError, "member-left", match=f"by entry {index}"):
+            world.append(world.entry(body, actor, role, signers=signers))
+    world.add(world.declaration("de"), "de", "node")
+
+
+def test_an_exit_signed_on_another_log_is_refused() -> None:
+    world, other = World().found(), World(names=NAMES).found()
+    other.add(other.declaration("id"), "id", "node")
+    entry = other.entry(MemberLeft(), "fr", "root")
+    world.add(world.declaration("es"), "es", "node")
+    with refused(RuleError, "log-forked"):
+        world.append(entry)
+    foreign = world.entry(MemberLeft(), "fr", "root", federation="other")
+    with refused(RuleError, "federation-differs"):
+        world.append(foreign)
+
+
+def test_a_member_that_left_publishes_no_adapter() -> None:
+    world = World().grow()
+    world.add(MemberLeft(), "fr", "root")
+    with refused(RuleError, "member-left"):
+        world.add(world.adapter(2), "fr", "community")

@@ -119,6 +119,17 @@ def test_a_log_quotes_others_in_one_line(capfd: pytest.CaptureFixture[str]) -> N
     assert line.count("\n") == 1
 
 
+def test_a_library_that_configured_a_log_before_does_not_keep_its_ways(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    code = (
+        "import logging; from tapestry.cli import console; logging.basicConfig();"
+        "console.start_logging(); logging.getLogger('x').info('connected\\nto')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert capfd.readouterr().err.endswith(" x connected\\nto\n")
+
+
 @pytest.mark.parametrize("text", ["", "a\tb\nc", "日本", "e\u0301", "👩‍🔬"])
 def test_text_of_a_person_is_taken_as_it_is(text: str) -> None:
     assert console.check_text(text, what="the prompt") == text

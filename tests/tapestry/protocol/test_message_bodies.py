@@ -40,6 +40,7 @@ SCHEMAS = {kind: type(body).model_json_schema() for kind, body in SAMPLES.items(
 LOOKALIKES: dict[str, tuple[Any, ...]] = {
     "integer": (True, "1", "1.0", "01", "\uff11", -1, 2**60, [1], {}),
     "string": (1, True, [], {}, ["a"]),
+    "boolean": (0, 1, "true", [], {}),
     "array": ({}, "[]", 0, True),
     "object": ([], "{}", 0, True),
 }

@@ -1,0 +1,148 @@
+"""A node's status: by its file, its lock and its settings, running or not."""
+
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from tapestry.errors import ConfigError, ResourceError
+from tapestry.storage.file_lock import lock_file
+from tapestry_node.availability import pause
+from tapestry_node.node_status import NodeStatus, read_node_status
+from tapestry_node.status_file import LOCK, StatusFile
+from tests.support.federation import Base
+from tests.support.node_folders import NAME, change, opened
+from tests.support.refusals import refused
+
+NOW = datetime.now(UTC)
+ENDS = NOW + timedelta(days=100, hours=1)
+AWAY = ResourceError("no SuperLink listens at there:1", code="superlink-away")
+WITHOUT_TORCH = """
+import resource, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "flwr", "scipy", "httpx", "transformers"}:
+            raise ImportError("blocked: " + name, name=name)
+
+sys.meta_path.insert(0, Blocker())
+from tapestry.cli import main
+
+try:
+    main(["node", "status", sys.argv[1]])
+except SystemExit as end:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print("seconds", used.ru_utime + used.ru_stime)
+    raise
+"""
+
+
+def read(folder: Path, *, now: datetime = NOW) -> NodeStatus:
+    return read_node_status(folder, now=now)
+
+
+def lines(folder: Path, *, now: datetime = NOW) -> dict[str, str]:
+    return {line.label: line.text for line in read(folder, now=now).lines()}
+
+
+def test_a_node_that_never_ran_says_so(idle: Path) -> None:
+    said = lines(idle)
+    assert said["node"] == f"{NAME} of federation simulated"
+    assert "never called here" in said["never started"]
+    assert said["budget"] == "not known before the first start"
+    assert said["paused"] == "no"
+    assert said["hours"] == "any"
+    assert "GiB free" in said["disk"]
+    assert not read(idle).ready
+
+
+def test_each_state_of_the_process_is_told_apart(idle: Path) -> None:
+    status = StatusFile(idle, superlink="there:1")
+    with lock_file(idle / LOCK):
+        status.starting()
+        assert read(idle).state == "starting"
+        status.connection(AWAY, ENDS)
+        assert not read(idle).ready
+        assert f": {AWAY} [superlink-away]" in lines(idle)["waiting"]
+        status.connection(None, ENDS)
+        assert read(idle).ready
+        assert lines(idle)["connected"].startswith("to there:1 since ")
+        assert lines(idle)["work"] == "waits for the next round"
+        assert lines(idle)["certificate"] == "of the SuperLink: 100 days left"
+    assert read(idle).state == "killed"
+    assert "it was connected from" in lines(idle)["killed"]
+    assert not read(idle).ready
+    status.ended(None)
+    assert read(idle).state == "stopped"
+    status.ended(ConfigError("data was changed", code="dataset-differs"))
+    assert lines(idle)["failed"].endswith(": data was changed [dataset-differs]")
+
+
+def test_a_start_after_an_end_is_no_end(idle: Path) -> None:
+    """Between taking the lock and telling so, the file is of the process before."""
+    StatusFile(idle).ended(None)
+    with lock_file(idle / LOCK):
+        assert read(idle).state == "starting"
+
+
+def test_budget_log_and_checkpoint_are_those_of_the_node(
+    used: Path, base: Base
+) -> None:
+    node = opened(used, base)
+    StatusFile(used, superlink="there:1").watching(node, node.handle)
+    balance, size = node.ledger.balance(), node.mirror.size
+    node.close()
+    said = lines(used)
+    assert said["budget"].startswith(f"epsilon {balance.spent:.4f} of ")
+    assert "rounds like the last one fit" in said["budget"]
+    assert said["log"].startswith(f"{size} entries, checkpoint ")
+    assert said["log"].endswith(" old, of at most 24 h")
+    later = lines(used, now=NOW + timedelta(days=3, hours=1))["log"]
+    assert "checkpoint 3 days old" in later
+    assert later.endswith("; the next offer has to bring a newer one")
+
+
+def test_pause_hours_disk_and_exit_are_read_from_the_folder(idle: Path) -> None:
+    hours = {"days": ["mon"], "from": "20:00", "to": "06:00", "timezone": "UTC"}
+    limits = {"disk_free_gib": 1_000_000}
+    change(idle, {"hours": hours, "limits": limits})
+    pause(idle, now=NOW)
+    (idle / f"{NAME}.left").write_bytes(b"")
+    tuesday = datetime(2026, 12, 1, 12, tzinfo=UTC)
+    said = lines(idle, now=tuesday)
+    assert said["paused"] == f"since {NOW:%Y-%m-%d %H:%M} UTC"
+    assert said["hours"].startswith("closed until Mon 2026-12-07 20:00 UTC; mon from")
+    assert said["disk"].endswith("limits.disk_free_gib is 1000000: no new work")
+    assert said["leaves"].endswith(f"{NAME}.left is signed")
+    found = read(idle, now=tuesday).to_json()
+    assert (found["hours_open"], found["ready"]) == (False, False)
+    assert found["paused"] in said["paused"]
+    assert found["disk_free"] < found["disk_least"]
+
+
+def test_settings_that_are_none_are_the_answer(idle: Path) -> None:
+    (idle / "node.toml").write_text("name = 7\n")
+    with refused(ConfigError, "many-faults", match="name: 7 must be text"):
+        read(idle)
+
+
+def test_a_status_takes_no_machine_learning_and_little_time(
+    used: Path, base: Base
+) -> None:
+    node = opened(used, base)
+    StatusFile(used, superlink="there:1").watching(node, node.handle)
+    node.close()
+    before = {path: path.stat().st_mtime_ns for path in used.rglob("*")}
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, str(used)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - start < 30
+    assert "budget      epsilon" in done.stdout
+    assert float(done.stdout.split("seconds ")[1]) < 1.0
+    assert {path: path.stat().st_mtime_ns for path in used.rglob("*")} == before
