@@ -68,6 +68,14 @@ class NodeStatus:
             return self.told.log.left
         return None if self.exit_file is None else f"{self.exit_file} is signed"
 
+    @property
+    def rests(self) -> bool:
+        """True if the node begins no round now, by what the folder says."""
+        hours, least = self.settings.hours, self.settings.limits.disk_free_gib
+        closed = hours is not None and not hours.is_open(self.now)
+        is_low = self.disk_free < least * GIB
+        return bool(self.paused or self.leaves or closed or is_low)
+
     @cached_property
     def checkpoint_age(self) -> int | None:
         """The age of the checkpoint that was accepted last, in seconds."""
@@ -114,6 +122,7 @@ class NodeStatus:
             "name": self.settings.name,
             "federation": self.settings.federation,
             "ready": self.ready,
+            "rests": self.rests,
             **told.model_dump(mode="json"),
             "state": self.state,
             "leaves": self.leaves,
@@ -141,7 +150,8 @@ class NodeStatus:
     def _work(self) -> str:
         work = self.told.work
         if work is None:
-            return "waits for the next round" if self.ready else "none"
+            waits = "waits for the next round" if self.ready else "none"
+            return "rests: it begins no round" if self.rests else waits
         what = (
             "the adapter" if work.round is None else f"round {work.round} of {work.run}"
         )

@@ -109,6 +109,9 @@ def test_pause_hours_disk_and_exit_are_read_from_the_folder(idle: Path) -> None:
     change(idle, {"hours": hours, "limits": limits})
     pause(idle, now=NOW)
     (idle / f"{NAME}.left").write_bytes(b"")
+    StatusFile(idle, superlink="there:1").connection(None, ENDS)
+    with lock_file(idle / LOCK):
+        assert lines(idle)["work"] == "rests: it begins no round"
     tuesday = datetime(2026, 12, 1, 12, tzinfo=UTC)
     said = lines(idle, now=tuesday)
     assert said["paused"] == f"since {NOW:%Y-%m-%d %H:%M} UTC"
@@ -116,7 +119,7 @@ def test_pause_hours_disk_and_exit_are_read_from_the_folder(idle: Path) -> None:
     assert said["disk"].endswith("limits.disk_free_gib is 1000000: no new work")
     assert said["leaves"].endswith(f"{NAME}.left is signed")
     found = read(idle, now=tuesday).to_json()
-    assert (found["hours_open"], found["ready"]) == (False, False)
+    assert (found["hours_open"], found["ready"], found["rests"]) == (False, False, True)
     assert found["paused"] in said["paused"]
     assert found["disk_free"] < found["disk_least"]
 
