@@ -75,11 +75,7 @@ from tapestry_node.directory import open_mirror, read_keys, read_trust
 from tapestry_node.node_state import DATABASE, NodeState
 from tapestry_node.readiness import check_keys
 from tapestry_node.refusal import Objection, Refused, log_refusal, reason_of
-from tapestry_node.restored_state import (
-    Settlement,
-    is_enough,
-    require_settled,
-)
+from tapestry_node.restored_state import Settlement, is_enough, require_settled
 from tapestry_node.round.admission import Facts, check_offer
 from tapestry_node.round.base_snapshots import BaseSnapshots
 from tapestry_node.round.gate_check import GateCheck
