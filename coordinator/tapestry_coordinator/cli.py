@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from tapestry.cli import console
+from tapestry.cli import console, live_status
 from tapestry.cli.commands import CommandGroup, as_json
 from tapestry_coordinator.coordinator_backup_commands import backup, restore
 from tapestry_coordinator.founding_commands import (
@@ -35,11 +35,14 @@ app.add_command(restore)
 
 @app.command()
 @folder_argument
+@click.option("--watch", is_flag=True, help="Show each change until Ctrl-C.")
 @as_json
-def status(folder: Path, as_json: bool) -> None:
-    """Show the runs, their rounds and what the log says of them; also at work."""
+def status(folder: Path, watch: bool, as_json: bool) -> None:
+    """Show members, runs, their rounds and what the log says of them; also at work."""
     from tapestry_coordinator.run_status import read_status
 
+    if watch:
+        live_status.watch(lambda: read_status(folder), as_json=as_json)
     found = read_status(folder)
     if as_json:
         console.say_json(found.to_json())

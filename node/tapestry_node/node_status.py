@@ -90,6 +90,10 @@ class NodeStatus:
         ends = self.told.certificate_ends
         return None if ends is None else (datetime.fromisoformat(ends) - self.now).days
 
+    def news(self) -> dict[str, object]:
+        """Return what makes each line worth telling again, by its label."""
+        return {line.label: line.news or line.text for line in self.lines()}
+
     def lines(self) -> Iterator[StatusLine]:
         """Yield the status as lines of text."""
         settings, told = self.settings, self.told

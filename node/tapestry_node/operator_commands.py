@@ -1,7 +1,6 @@
 """``tapestry node status``, ``pause``, ``resume`` and ``leave``: a node's operator."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
-from tapestry.cli import console
+from tapestry.cli import console, live_status
 from tapestry.cli.commands import PATH, Argument, Command, as_json
 from tapestry.cli.exit_status import ExitStatus
 from tapestry.cli.passphrases import (
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from tapestry_node.member_exit import Exit
     from tapestry_node.node_status import NodeStatus
 
-_LOOK_SECONDS = 1.0  # between two looks of --watch
 node_folder = click.argument(
     "folder",
     cls=Argument,
@@ -75,7 +73,7 @@ def status(folder: Path, watch: bool, ready: bool, as_json: bool) -> ExitStatus:
             code="usage",
         )
     if watch:
-        _watch(folder, as_json=as_json)
+        live_status.watch(lambda: _read(folder), as_json=as_json)
     found = _read(folder)
     if as_json:
         console.say_json(found.to_json())
@@ -277,35 +275,3 @@ def _read(folder: Path) -> "NodeStatus":
     from tapestry_node.node_status import read_node_status
 
     return read_node_status(folder, now=datetime.now(UTC))
-
-
-def _watch(folder: Path, *, as_json: bool) -> None:
-    """Show the status again and again until interrupted."""
-    out = console.output()
-    if out.isatty() and not as_json:
-        from rich.console import Console
-        from rich.live import Live
-        from rich.text import Text
-
-        with Live(console=Console(file=out), auto_refresh=False) as drawn:
-            for found in _looks(folder):
-                text = "\n".join(console.shown(line) for line in found.lines())
-                drawn.update(Text(text), refresh=True)
-    before: dict[str, object] = {}
-    for found in _looks(folder):
-        lines = {line.label: line for line in found.lines()}
-        news = {name: line.news or line.text for name, line in lines.items()}
-        changed = [name for name in lines if before.get(name) != news[name]]
-        if changed and as_json:
-            console.say_json(found.to_json(), indent=None)
-        elif changed:
-            for name in changed:
-                console.say(f"{found.now:%H:%M:%S}  {lines[name]}")
-        console.finish()
-        before = news
-
-
-def _looks(folder: Path) -> Iterator["NodeStatus"]:
-    while True:
-        yield _read(folder)
-        time.sleep(_LOOK_SECONDS)

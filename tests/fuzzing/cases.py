@@ -82,7 +82,8 @@ def _draw_words(draw: Draw, folder: Path, whole: Path) -> list[str]:
 
 
 def _end_soon(words: Sequence[str]) -> list[str]:
-    """Let no process begin a demo, or serve a node without an end."""
+    """Let no process begin a demo, or serve or watch without an end."""
+    words = [word for word in words if word != "--watch"]
     if "demo" in words:
         return [*words, "--base", "gone"]
     return [*words, "--superlink="] if "run" in words else list(words)

@@ -32,6 +32,13 @@ class Hung(BaseException):
     """A case took too long; nobody catches this but the end of the program."""
 
 
+_WITHOUT_END = (
+    "tapestry_node.flower.serve",
+    "tapestry_coordinator.superlink.service_process._serve_once",
+    "tapestry.cli.live_status.pause",
+)
+
+
 def run_here(case: Case, work: Path, *, cache: Path) -> Outcome:
     """Run a case in this process; work without an end is interrupted at once."""
     around, out, err = case.surroundings, io.BytesIO(), io.BytesIO()
@@ -48,7 +55,8 @@ def run_here(case: Case, work: Path, *, cache: Path) -> Outcome:
         stack.enter_context(chdir(work))
         stack.enter_context(mock.patch.multiple(sys, **streams))
         stack.enter_context(mock.patch("tapestry_demo.demo_command._work", _interrupt))
-        stack.enter_context(mock.patch("tapestry_node.flower.serve", _interrupt))
+        for served in _WITHOUT_END:
+            stack.enter_context(mock.patch(served, _interrupt))
         with suppress(Hung):
             try:
                 main(list(case.words))
@@ -142,5 +150,5 @@ def _contained() -> Iterator[None]:
 
 
 def _interrupt(*_: Any, **_rest: Any) -> NoReturn:
-    """Press Ctrl-C for whoever begins a demo or serves a node."""
+    """Press Ctrl-C for whoever begins a demo, serves or watches."""
     raise KeyboardInterrupt
