@@ -51,8 +51,8 @@ def _serve_once(folder: Path, tick: Callable[[], None]) -> None:
         proxied=settings.listen.proxied,
         tls=folder / "tls",
     ) as engine:
-        for public in sorted((folder / ENROLLED).glob("*.pub")):
-            engine.admit(public.stem, public)
+        keys = sorted((folder / ENROLLED).glob("*.pub"))
+        engine.admit({public.stem: public for public in keys})
         console.note(f"listening on {settings.listen.superlink}")
         engine.run(folder, app=SERVICE, tick=tick, for_ever=True)
 
