@@ -406,7 +406,7 @@ class Node:
             said = "the log has no round"
             raise Refused(Reason.NOT_IN_LOG, said, code="round-not-open")
         self._gate.keep(newest, request.files, [bytes(file) for file in files])
-        return encode_message(ReceiptReply())
+        return self._receipt()
 
     def _dispute_gate(self, closed: RoundClosed) -> None:
         """Note a dispute for good, and post it to the log once."""
@@ -439,13 +439,17 @@ class Node:
             done = session.done if session is not None and ours else None
             self._base.take(ended, request.result, chunks, done=done)
             self._leave_session()
-        return encode_message(ReceiptReply())
+        return self._receipt()
 
     @_answer.register
     def _check_chunk(self, request: CheckChunkRequest, chunks: Bulk) -> Message:
         """Recompute a chunk that this node asked for."""
         self.spots.check(request, chunks)
-        return encode_message(ReceiptReply())
+        return self._receipt()
+
+    def _receipt(self) -> Message:
+        """Say that a request was taken; also what is drawn and not seen yet."""
+        return encode_message(ReceiptReply(asks=tuple(self._base.asks())))
 
     def _leave_session(self) -> None:
         """Forget a round, and give back what was reserved for it but not spent."""
