@@ -201,6 +201,10 @@ class FlowerGrid:
         waiting = {message_id} - {""}  # empty: the SuperLink did not take it
         start = time.monotonic()
         while not pending.is_over:
+            waited = (time.monotonic() - start) / _LAZINESS
+            pending.over.wait(
+                min(max(waited, pending.pause), pending.pause * _LAZINESS)
+            )
             THREAD.lost = functools.partial(self._is_lost, pending, activation)
             THREAD.limited = pending.request.kind is Kind.HELLO
             for reply in self._flower.pull_messages(waiting) if waiting else ():
@@ -216,10 +220,6 @@ class FlowerGrid:
                 )
                 waiting |= {*self._flower.push_messages([pending.message()])} - {""}
                 activation, start = now, time.monotonic()
-            waited = (time.monotonic() - start) / _LAZINESS
-            pending.over.wait(
-                min(max(waited, pending.pause), pending.pause * _LAZINESS)
-            )
         return None
 
     def _is_lost(self, pending: _PendingRequest, activation: str) -> bool:

@@ -81,6 +81,7 @@ class LogPublisher:
         self._trust, self._key = trust, key
         self.grid, self._deadline = grid, deadline
         self._sizes: dict[str, int] = {}
+        self._cosigned: dict[str, int] = {}  # the size that a node cosigned last
         self._refused: set[str] = set()  # petitions, by digest
         self._author = Author(
             federation=state.federation,
@@ -175,6 +176,12 @@ class LogPublisher:
             self.log.check(self._trust.open(note).note)
         self._sizes[name] = min(size, self.log.size)
 
+    def is_cosigned(self, nodes: Sequence[str]) -> bool:
+        """Return whether these nodes cosigned the log as it is, and it is published."""
+        size, note = self.log.size, self.log.latest()
+        published = note and self._trust.open(note).checkpoint.size == size
+        return bool(published) and all(self._cosigned.get(n) == size for n in nodes)
+
     def publish(self, nodes: Sequence[str]) -> bytes:
         """Have the log cosigned as it is and publish it; returns the checkpoint.
 
@@ -224,7 +231,7 @@ class LogPublisher:
                     *(name, size, error),
                 )
                 continue
-            self._sizes[name] = size
+            self._sizes[name] = self._cosigned[name] = size
             found += [(name, entry) for entry in self._fresh(reply)]
         return found
 

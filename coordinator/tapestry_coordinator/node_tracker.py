@@ -2,7 +2,8 @@
 
 Nodes come and go. Before every round each tells how much of the log it has and which
 round it applied last; one that missed a result gets it again, with the same public
-transcript and sum, and takes the step itself.
+transcript and sum, and takes the step itself. A node that has just taken the last
+round's result has told all that by its receipt, and is not asked again at once.
 """
 
 import logging
@@ -38,6 +39,7 @@ from tapestry_coordinator.settings import RunSettings
 
 _logger = logging.getLogger(__name__)
 _PATIENCE = 0.5  # seconds between looks for nodes
+_KNOWN_SECONDS = 10.0  # after a receipt, in which no hello is needed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,7 @@ class NodeTracker:
     away: set[str] = field(default_factory=set)  # did not come when last waited for
     software: dict[str, str] = field(default_factory=dict)  # its digest, by node
     rests: set[str] = field(default_factory=set)  # begin no round now, by their word
+    taken: dict[str, float] = field(default_factory=dict)  # a result, and when, by node
 
     def wait_for_nodes(self, *, members: Collection[str] = ()) -> list[str]:
         """Wait for nodes and exchange hellos; returns those that answered.
@@ -76,7 +79,8 @@ class NodeTracker:
                 f"{len(names)} nodes are online, a round takes {floor}; start more",
                 code="nodes-too-few",
             )
-        present = self.exchange_hello(names)
+        known = self._known(names)
+        present = sorted(known.union(self.exchange_hello(set(names) - known)))
         if members:
             self.away.clear()
             self.away.update(set(members) - set(present))
@@ -84,10 +88,19 @@ class NodeTracker:
 
     def exchange_hello(self, names: Collection[str]) -> list[str]:
         """Ask nodes for their state; returns those that answered, in order."""
+        if not names:
+            return []
         for name in names:
             self.asks.pop(name, None)  # unknown until the node answers
         met = self.grid.greet(names, deadline=self.settings.deadlines.cosign)
         return sorted(name for name, said in met if self._record(name, said))
+
+    def _known(self, names: Collection[str]) -> set[str]:
+        """Return the nodes that took the last result moments ago; each counts once."""
+        since = time.monotonic() - _KNOWN_SECONDS
+        known = {name for name in names if self.taken.get(name, since) > since}
+        self.taken.clear()
+        return known
 
     def _await(self, names: set[str], least: int) -> list[str]:
         end = time.monotonic() + self.settings.deadlines.advertise_keys
@@ -153,7 +166,7 @@ class NodeTracker:
         requests = dict.fromkeys(names, request)
         for name, reply in self.grid.exchange(requests, deadline=waited):
             try:
-                read_reply(reply, ReceiptReply)
+                said = read_reply(reply, ReceiptReply)
             except ProtocolError as error:
                 _logger.warning(
                     "node %s did not apply round %d, it gets the result again: %s",
@@ -161,7 +174,8 @@ class NodeTracker:
                 )
                 continue
             self.applied[name] = round_number
-            self.asks.pop(name, None)  # it draws chunks when it takes a result
+            self.asks[name] = set(said.asks)  # drawn when it took the result
+            self.taken[name] = time.monotonic()
 
     def show_held_out(self, names: Collection[str]) -> None:
         """Send the public data of the gate to nodes that lack them."""

@@ -245,17 +245,20 @@ class Run:
         for number in self.uploads.rounds():
             self.uploads.forget(number)
 
-    def _bring_up_to_date(self) -> list[str]:
+    def _bring_up_to_date(self, *, then_opens: bool = False) -> list[str]:
         """Send the nodes that are online the log, results and chunks that they lack.
 
         A node cosigns no release without the result of its round. So if too few
-        cosign, results go first, under the last published checkpoint.
+        cosign, results go first, under the last published checkpoint. Where a round
+        opens next, a log that all have cosigned as it is waits for the opening, with
+        which nodes hand in their entries; before a release they have to do so here.
         """
         present = self.context.tracker.wait_for_nodes(
             members=self.context.publisher.state.active
         )
         try:
-            self.context.publisher.publish(present)
+            if not (then_opens and self.context.publisher.is_cosigned(present)):
+                self.context.publisher.publish(present)
         except QuorumError:
             self.context.tracker.catch_up(present)
             self.responder.respond(present)
@@ -367,7 +370,7 @@ class Run:
             ) from error
 
     def _round(self, outcome: RoundOutcome) -> None:
-        present = self._bring_up_to_date()
+        present = self._bring_up_to_date(then_opens=True)
         manifest = plan_round(
             self.context.settings,
             self.context.publisher.state,

@@ -53,7 +53,9 @@ class SpotCheckResponder:
         self._taken: Counter[tuple[str, int]] = Counter()  # chunks, by node and round
 
     def respond(self, names: Sequence[str]) -> None:
-        """Ask these nodes for their draws and send the chunks; then erase uploads.
+        """Send these nodes the chunks that they drew; then erase uploads.
+
+        A node whose draws are unknown is asked for them first.
 
         A node that does not take its chunks is left alone; it cosigns no release.
         """
@@ -62,14 +64,15 @@ class SpotCheckResponder:
             row = self._journal.row(number)
             if row.status == "closed" and row.result is not None:
                 rounds[number] = Result.decode(row.result)
-        waiting = set(names)
+        waiting, asks = set(names), self._tracker.asks
+        unknown = waiting - asks.keys()
         cut_off: set[str] = set()  # nodes whose list was full, and may go on
         while rounds:
-            self._tracker.exchange_hello(sorted(waiting))
-            asks = self._tracker.asks
+            self._tracker.exchange_hello(sorted(unknown))
             cut_off = {n for n in waiting if len(asks.get(n, ())) == MAX_ASKS}
             took = [self._show_round(*each, waiting) for each in rounds.items()]
-            if not (cut_off & waiting and any(took)):
+            unknown = cut_off & waiting
+            if not (unknown and any(took)):
                 break
         for name in cut_off:
             self._tracker.asks.pop(name, None)
@@ -139,6 +142,7 @@ class SpotCheckResponder:
                 takers.add(name)
         for name in requests.keys() - takers:
             _logger.warning("node %s does not take its chunk; asking no more", name)
+            self._tracker.asks.pop(name, None)  # what it wants is unknown from now on
         return takers
 
     def cutter(self, number: int, names: Sequence[str]) -> Callable[[int], Spot]:

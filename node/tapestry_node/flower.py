@@ -89,8 +89,9 @@ _LOG = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 20  # after twice as long without any, a node counts as offline
 _BEATS_PER_INTERVAL = 4  # training may keep the machine busy
-_LONGEST_BACKOFF = 10.0
+_LONGEST_BACKOFF = 4.0  # so that a coordinator that starts again has all nodes soon
 _STEADY_SECONDS = 30.0  # a connection that lasted so long was a good one
+_SOON = 0.1  # seconds to the first poll after a request: the next one may be near
 _LAZINESS = 10  # an idle node polls this many times more slowly
 _ID_BYTES = 64
 _MBIT = 1_000_000 / 8  # bytes
@@ -357,9 +358,13 @@ class FleetWorker:
                 self._reply(link, *found)
                 last = time.monotonic()
                 continue
-            idle = time.monotonic() - last
-            slowest = self._poll_seconds * _LAZINESS
-            link.stop.wait(min(max(idle / _LAZINESS, self._poll_seconds), slowest))
+            link.stop.wait(self.pause_after(time.monotonic() - last))
+
+    def pause_after(self, idle: float) -> float:
+        """Return the seconds to the next poll, so many after the last request."""
+        usual = self._poll_seconds
+        lively = min(max(idle / 2, _SOON), usual)
+        return max(lively, min(idle / _LAZINESS, usual * _LAZINESS))
 
     def _pull(self, link: _Link) -> tuple[str, FlowerMessage] | None:
         try:

@@ -418,14 +418,14 @@ class Node:
         """Go on with the round that the process before this one was in.
 
         Guarantees:
-            A session is gone on with at the step that the node's state names and no
-            other, in the round that the log has open. Of what cannot be gone on with
-            nothing stays, and the node is left out of that round.
+            A session goes on at the step that the node's state names alone, in the
+            round that the log has open. Of one that cannot, nothing stays.
         """
         files = self.context.files
+        session = None
         try:
-            mark = self._store.session()
-            session = None if mark is None else self._go_on(mark)
+            if (mark := self._store.session()) is not None:
+                session = self._go_on(mark)
         except Exception as error:  # noqa: BLE001 - whatever it is, the node starts
             code = error.code if isinstance(error, TapestryError) else "internal"
             said = error if isinstance(error, TapestryError) else unforeseen(error)
@@ -433,7 +433,6 @@ class Node:
                 "%s is left out of the round that it was in: %s [%s]",
                 *(self.name, said, code),
             )
-            session = None
         if session is None:
             files.keep_only(None)
             self._store.end_session()
@@ -476,7 +475,7 @@ class Node:
             said = "the log has no round"
             raise Refused(Reason.NOT_IN_LOG, said, code="round-not-open")
         self._gate.keep(newest, request.files, [bytes(file) for file in files])
-        return encode_message(ReceiptReply())
+        return self._receipt()
 
     def _dispute_gate(self, closed: RoundClosed) -> None:
         """Note a dispute for good, and post it to the log once."""
@@ -504,18 +503,22 @@ class Node:
                 self._accept(request.checkpoint)
         ended = self._base.ended(request.round_number, within=size)
         if ended.index > self._base.taken:
-            session = self.session
-            ours = session is not None and session.manifest == ended.manifest
-            done = session.done if session is not None and ours else None
+            session, done = self.session, None
+            if session is not None and session.manifest == ended.manifest:
+                done = session.done
             self._base.take(ended, request.result, chunks, done=done)
             self._leave_session()
-        return encode_message(ReceiptReply())
+        return self._receipt()
 
     @_answer.register
     def _check_chunk(self, request: CheckChunkRequest, chunks: Bulk) -> Message:
         """Recompute a chunk that this node asked for."""
         self.spots.check(request, chunks)
-        return encode_message(ReceiptReply())
+        return self._receipt()
+
+    def _receipt(self) -> Message:
+        """Say that a request was taken; also what is drawn and not seen yet."""
+        return encode_message(ReceiptReply(asks=tuple(self._base.asks())))
 
     @property
     def leaves(self) -> Refused | None:

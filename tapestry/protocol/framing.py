@@ -2,9 +2,11 @@
 
 Attachments vary from ten bytes (a cosignature) to gigabytes (a vector), and their
 number from none to thousands. A transport pays per record, so they travel as one
-stream, cut into pieces of at most ``PIECE_BYTES``::
+stream: in the first record up to ``INLINE_BYTES``, otherwise cut into pieces of at most
+``PIECE_BYTES``::
 
     "message"   kind: text, body: bytes, sizes: canonical JSON, each attachment's length
+                bytes: the stream, or none
     "piece-0"   bytes
     "piece-1"   bytes …
 """
@@ -17,6 +19,7 @@ from tapestry.errors import ProtocolError
 from tapestry.protocol.messages import BODY_LIMIT, Kind, Message
 
 PIECE_BYTES = 1 << 20  # larger ones travel no faster and cost memory at every hop
+INLINE_BYTES = 1 << 16  # of attachments that need no record of their own
 
 Records = dict[str, dict[str, str | bytes]]
 
@@ -24,14 +27,17 @@ Records = dict[str, dict[str, str | bytes]]
 def pack(message: Message) -> Records:
     """Turn a message into records; the inverse of ``unpack``."""
     views = [memoryview(attachment).cast("B") for attachment in message.attachments]
+    sizes = [view.nbytes for view in views]
+    is_small = sum(sizes) <= INLINE_BYTES
     records: Records = {
         "message": {
             "kind": message.kind.value,
             "body": message.body,
-            "sizes": canonical_json([view.nbytes for view in views]),
+            "sizes": canonical_json(sizes),
+            "bytes": b"".join(views) if is_small else b"",
         }
     }
-    for number, piece in enumerate(_pieces(views)):
+    for number, piece in enumerate([] if is_small else _pieces(views)):
         records[_piece_name(number)] = {"bytes": piece}
     return records
 
@@ -61,6 +67,10 @@ def unpack(records: Mapping[str, Mapping[str, Any]]) -> Message:
             f"body of {len(body)} bytes is over {BODY_LIMIT}", code="json-too-large"
         )
     sizes = _decode_sizes(head["sizes"])
+    if sum(sizes) <= INLINE_BYTES and not pieces:
+        pieces = [head["bytes"]] if head["bytes"] else []
+    elif sum(sizes) <= INLINE_BYTES or head["bytes"]:
+        raise _malformed(f"{sum(sizes)} bytes of attachments are not where they belong")
     _check_pieces(pieces, sum(sizes))
     return Message(kind=kind, body=body, attachments=tuple(_attachments(pieces, sizes)))
 
@@ -94,9 +104,9 @@ def _take_apart(
             f"{len(records)} records, want 'message' and pieces numbered from 0"
         )
     head = records["message"]
-    shape = {"kind": str, "body": bytes, "sizes": bytes}
+    shape = {"kind": str, "body": bytes, "sizes": bytes, "bytes": bytes}
     if {name: type(value) for name, value in head.items()} != shape:
-        raise _malformed("want kind as text, body and sizes as bytes in the header")
+        raise _malformed("want kind as text, the rest as bytes in the header")
     pieces = []
     for name in names:
         if [*records[name]] != ["bytes"] or type(records[name]["bytes"]) is not bytes:

@@ -165,6 +165,10 @@ class ChunkRequest(Strict):
     chunk: Annotated[int, Field(ge=0)]
 
 
+# The chunks that a node drew and has not seen yet.
+Asks = Annotated[tuple[ChunkRequest, ...], Field(max_length=MAX_ASKS)]
+
+
 class HelloRequest(Strict):
     """Asks a connection whose it is, by a fresh nonce, and for the node's progress."""
 
@@ -183,9 +187,7 @@ class Identity(Strict):
     size: Annotated[int, Field(ge=0)]  # how many entries of the log it has
     applied: Annotated[int, Field(ge=0)]  # the last round whose result it has applied
     checkpoint: Note | None  # the newest one that it accepted
-    asks: Annotated[
-        tuple[ChunkRequest, ...], Field(max_length=MAX_ASKS)
-    ]  # not seen yet
+    asks: Asks
     held_out: Digest | None  # the public data of the gate that it has
     rests: bool  # it begins no round now: paused, out of hours, short of disk, leaving
 
@@ -248,7 +250,9 @@ class PublishAdapterRequest(Strict):
 
 
 class ReceiptReply(Strict):
-    """Says that a node has taken what it was shown."""
+    """Says that a node has taken what it was shown, and which chunks it wants."""
+
+    asks: Asks
 
 
 class Publication(Strict):

@@ -97,6 +97,18 @@ def test_a_quorum_makes_a_checkpoint_public(
     assert world.trust.open(note).checkpoint.size == len(world.entries)
 
 
+def test_a_log_is_cosigned_by_those_who_did_as_it_is(
+    world: World, publisher: LogPublisher
+) -> None:
+    publisher.record_mirror_size(NAMES[0], len(world.entries), None)
+    assert not publisher.is_cosigned(NAMES[:1])
+    publisher.publish(NAMES[:3])
+    assert publisher.is_cosigned(NAMES[:3])
+    assert not publisher.is_cosigned(NAMES)
+    publisher.append_event(RoundOpened(manifest=world.manifest()))
+    assert not publisher.is_cosigned(NAMES[:3])
+
+
 def test_too_few_cosignatures_publish_nothing(publisher: LogPublisher) -> None:
     with refused(QuorumError, "quorum-not-reached", match="1 cosig"):
         publisher.publish(NAMES[:1])

@@ -137,3 +137,27 @@ def test_a_node_with_other_software_is_named_and_takes_part(
     world.wire.handlers["sw"] = _node("sw", software=other)
     assert world.tracker.wait_for_nodes(members=NAMES) == list(NAMES)
     assert caplog.messages == [f"node sw runs other software, {other}"]
+
+
+def test_a_node_that_took_a_result_moments_ago_is_not_greeted_once(
+    clock: Clock,
+) -> None:
+    world = Tracked(*NAMES)
+    greeted: list[str] = []
+    answer = world.wire.handlers["sw"]
+
+    def counted(request: Message) -> Message:
+        greeted.append("sw")
+        return answer(request)
+
+    world.tracker.wait_for_nodes(members=NAMES)
+    world.wire.handlers["sw"] = counted
+    world.tracker.taken["sw"] = clock.now
+    assert world.tracker.wait_for_nodes(members=NAMES) == list(NAMES)
+    assert greeted == []
+    assert world.tracker.wait_for_nodes(members=NAMES) == list(NAMES)
+    assert greeted == ["sw"]
+    world.tracker.taken["sw"] = clock.now
+    clock.sleep(11)
+    assert world.tracker.wait_for_nodes(members=NAMES) == list(NAMES)
+    assert greeted == ["sw"] * 2

@@ -176,7 +176,7 @@ def test_a_dealer_of_bad_shares_takes_part_no_more(
     for name in NAMES:
         _reveals(federation, name, lambda n, s: _wrong(s) if n == "fr" else s)
     federation.run_until_killed(
-        lambda _, m: m.kind is Kind.HELLO and _has_closed(federation)
+        lambda _, m: m.kind is Kind.APPLY_RESULT and _has_closed(federation)
     )
     federation.run()
     (aborted,) = federation.aborted()

@@ -49,6 +49,19 @@ def test_too_few_answers_open_no_round(found: Found, here: tuple[str, ...]) -> N
     assert federation.aborted() == []
 
 
+def test_a_round_after_another_takes_nine_exchanges_of_a_node(found: Found) -> None:
+    federation = found(coordinator={"rounds": 3})
+    federation.run()
+    kinds = [e.request.kind for e in federation.wire.log if e.node == "fr"]
+    offers = [at for at, kind in enumerate(kinds) if kind is Kind.ADVERTISE_KEYS]
+    assert kinds[offers[1] : offers[2]] == [
+        *(Kind.ADVERTISE_KEYS, Kind.SHARE_KEYS, Kind.COLLECT_MASKED_INPUTS),
+        *(Kind.CHECK_CONSISTENCY, Kind.UNMASK),
+        *(Kind.COSIGN, Kind.APPLY_RESULT, Kind.CHECK_CHUNK),
+        Kind.COSIGN,  # of the next opening
+    ]
+
+
 def _heard(_name: str, request: Message, deliver: Deliver) -> Message:
     return deliver(request)
 

@@ -426,7 +426,15 @@ def test_an_address_is_a_host_and_a_port(tmp_path: Path, address: str) -> None:
     assert said == f"SuperLink {address!r} is not HOST:PORT"
 
 
+def test_polls_follow_a_request_soon_and_become_rare() -> None:
+    worker = flower.FleetWorker(lambda request, _: request, poll_seconds=0.5)
+    pauses = [worker.pause_after(idle) for idle in (0.0, 0.4, 2.0, 20.0, 1000.0)]
+    assert pauses == [0.1, 0.2, 0.5, 2.0, 5.0]
+    eager = flower.FleetWorker(lambda request, _: request, poll_seconds=0.01)
+    assert [eager.pause_after(idle) for idle in (0.0, 1000.0)] == [0.01, 0.1]
+
+
 def test_backing_off_grows_and_stays_bounded() -> None:
     waits = [flower.backoff(failures) for failures in range(1, 40)]
     assert 0.2 <= waits[0] <= 0.4
-    assert all(5 <= wait <= 10 for wait in waits[8:])
+    assert all(2 <= wait <= 4 for wait in waits[8:])

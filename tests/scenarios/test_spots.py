@@ -312,12 +312,12 @@ def test_a_list_that_is_cut_off_is_shown_to_its_end(
 
 
 def test_uploads_stay_while_a_member_has_not_said_what_it_wants(found: Found) -> None:
-    """Two take a result and cannot be asked what they drew: they are shown it later."""
+    """Two take a result, and their receipts are lost: they are shown it later."""
     federation = found(coordinator={"rounds": 2, "release_every": 2})
 
-    def take(name: str, request: Message, deliver: Deliver) -> Message:
+    def take(name: str, request: Message, deliver: Deliver) -> None:
         federation.wire.on(name, Kind.HELLO, lambda *_: None)
-        return deliver(request)
+        deliver(request)
 
     for name in ("sw", "id"):
         federation.wire.on(name, Kind.APPLY_RESULT, take)
@@ -340,7 +340,8 @@ def test_a_request_for_an_unknown_chunk_stops_no_other_node(
         rest = fields[1].partition(b"]")[2]
         return dataclasses.replace(reply, body=fields[0] + body + rest)
 
-    federation.wire.on("id", Kind.HELLO, ask, times=100)
+    for kind in (Kind.HELLO, Kind.APPLY_RESULT):
+        federation.wire.on("id", kind, ask, times=100)
     federation.run()
     assert federation.closed()[0].included == tuple(sorted(NAMES))
     assert isinstance(federation.nodes["id"], Node)

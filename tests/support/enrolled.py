@@ -11,5 +11,5 @@ def enroll(engine: Engine, name: str, auth_key: Path) -> Site:
     if not auth_key.exists():
         auth_key.parent.mkdir(parents=True, exist_ok=True)
         make_transport_key(auth_key)
-    engine.admit(name, auth_key.with_name(auth_key.name + ".pub"))
+    engine.admit({name: auth_key.with_name(auth_key.name + ".pub")})
     return engine.site(auth_key)

@@ -54,7 +54,7 @@ def sample_bodies() -> Mapping[Kind, Strict]:
         ),
         Kind.SHOW_HELD_OUT: ShowHeldOutRequest(files=("fr.jsonl", "id.jsonl")),
         Kind.CHECK_CHUNK: CheckChunkRequest(round_number=1, chunk=1, proofs=paths),
-        Kind.RECEIPT: ReceiptReply(),
+        Kind.RECEIPT: ReceiptReply(asks=(ChunkRequest(round_number=1, chunk=2),)),
         Kind.PUBLISH_ADAPTER: PublishAdapterRequest(name="base-1", checkpoint=note),
         Kind.PUBLICATION: Publication(files=("README.md", "tapestry/proof.txt")),
         Kind.REFUSAL: Refusal(reason=Reason.BUDGET_EXHAUSTED),

@@ -1,4 +1,4 @@
-"""The files that Flower's programs read: connection, bundle, and stand-in programs.
+"""The files that Flower's programs read: the bundle, and stand-in programs.
 
 Flower accepts code from every client that reaches a SuperLink's port, and starts its
 own programs to run it. The folder of programs written here comes first on their search
@@ -61,21 +61,6 @@ def check_home(home: Path) -> None:
             " search path: choose a folder without it",
             code="path-separator-in-name",
         )
-
-
-def write_connection(folder: Path, address: str, *, authority: Path) -> None:
-    """Tell ``flwr`` (by its ``FLWR_HOME``) where the SuperLink is."""
-    folder.mkdir(exist_ok=True)
-    (folder / "config.toml").write_text(
-        f"""[superlink]
-default = "local"
-
-[superlink.local]
-address = {_quoted(address)}
-root-certificates = {_quoted(str(authority))}
-""",
-        encoding="utf-8",
-    )
 
 
 def write_bundle(folder: Path, *, app: str, directory: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Self
 
 from tapestry.cli import console
 from tapestry_coordinator.superlink import process_tree
-from tapestry_coordinator.superlink.flwr_command import one_line
+from tapestry_coordinator.superlink.flower_programs import one_line
 
 _logger = logging.getLogger(__name__)
 _STOP_SECONDS = 8.0

@@ -60,8 +60,8 @@ def _serve_once(folder: Path, tick: Callable[[], None]) -> None:
             tls=folder / "tls",
         ) as engine,
     ):
-        for public in sorted((folder / ENROLLED).glob("*.pub")):
-            engine.admit(public.stem, public)
+        keys = sorted((folder / ENROLLED).glob("*.pub"))
+        engine.admit({public.stem: public for public in keys})
         console.note(f"listening on {settings.listen.superlink}")
         days = (certificate_end(folder / "tls") - datetime.now(UTC)).days
         if days <= _SOON:

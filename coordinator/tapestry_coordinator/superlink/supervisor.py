@@ -15,6 +15,7 @@ no state is lost.
 """
 
 import http.client
+import importlib
 import itertools
 import logging
 import os
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 from tapestry.environment import without_proxies
 from tapestry.errors import ConfigError, ResourceError
@@ -35,10 +36,9 @@ from tapestry_coordinator.superlink import process_tree
 from tapestry_coordinator.superlink.config_files import (
     check_home,
     write_bundle,
-    write_connection,
     write_programs,
 )
-from tapestry_coordinator.superlink.flwr_command import flwr, program
+from tapestry_coordinator.superlink.flower_programs import program
 from tapestry_coordinator.superlink.listen_address import check_listen_host
 from tapestry_coordinator.superlink.outcome import (
     Outcome,
@@ -54,9 +54,13 @@ from tapestry_coordinator.superlink.tls import (
     make_server_certificate,
 )
 
+if TYPE_CHECKING:
+    from tapestry_coordinator.superlink.control_client import ControlClient
+
 _LOG = logging.getLogger(__name__)
 
 COORDINATOR = "tapestry_coordinator.flower:app"
+_CONTROL = "tapestry_coordinator.superlink.control_client"  # loads Flower
 _LOOPBACK = "127.0.0.1"
 _START_SECONDS = 60.0
 _RELEASE_SECONDS = 15.0
@@ -160,7 +164,6 @@ class Engine:
             check_validity(files, datetime.now(UTC))
         else:
             make_server_certificate(self._tls, hosts)
-        write_connection(self.home / "flwr", self.address, authority=files.authority)
         write_programs(self.home / "programs")
         self._spawn(
             "superlink",
@@ -174,6 +177,7 @@ class Engine:
                 "--disable-runtime-dependency-installation",
             ],
         )
+        importlib.import_module(_CONTROL)  # takes as long as the SuperLink's start
         self._await_superlink()
 
     def stop(self) -> None:
@@ -188,14 +192,17 @@ class Engine:
             auth_key=auth_key,
         )
 
-    def admit(self, name: str, public: Path) -> None:
-        """Register a node's public key under its name, now and at each restart.
+    def admit(self, keys: Mapping[str, Path]) -> None:
+        """Register nodes' public keys under their names, now and at each restart.
 
         Raises:
-            ResourceError: The SuperLink refuses the key, for instance a known one.
+            ConfigError: A file is no public key.
+            ResourceError: The SuperLink refuses a key, for instance a known one.
         """
-        self._register(name, public)
-        self._enrolled[name] = public
+        with self._control() as control:
+            for name, public in keys.items():
+                control.register(name, public)
+                self._enrolled[name] = public
 
     def start_node(self, name: str, command: Sequence[str]) -> None:
         """Start the process of a node; it is started again when it ends.
@@ -215,8 +222,7 @@ class Engine:
         again = self._group.tend()
         if "superlink" in again:
             self._await_superlink()
-            for name, public in self._enrolled.items():
-                self._register(name, public)
+            self.admit(dict(self._enrolled))
         return again
 
     def run(
@@ -265,7 +271,7 @@ class Engine:
         )
 
     def _watch(
-        self, run_id: str, directory: Path, tick: Callable[[], None]
+        self, run_id: int, directory: Path, tick: Callable[[], None]
     ) -> Outcome | None:
         """Wait until a run has an outcome; return None if the run was lost."""
         began, look = False, time.monotonic() + _LIST_SECONDS
@@ -279,7 +285,7 @@ class Engine:
                 return outcome
             began = began or working
             if not began and time.monotonic() > look:
-                if self.status_of(run_id).startswith("finished"):
+                if self.has_finished(run_id):
                     return read_outcome(directory)
                 look = time.monotonic() + _LIST_SECONDS
             time.sleep(_TICK)
@@ -291,43 +297,42 @@ class Engine:
             self.tend()
             time.sleep(_TICK)
 
-    def _submit(self, app: str, directory: Path) -> str | None:
+    def _submit(self, app: str, directory: Path) -> int | None:
         """Start a run; return None if the SuperLink ended meanwhile and is back."""
         bundle = self.home / "bundle"
         write_bundle(bundle, app=app, directory=directory)
         try:
-            answer = self.flwr("run", str(bundle), "local")
+            with self._control() as control:
+                return control.start(bundle)
         except ResourceError:
             if self._group["superlink"].alive:
                 raise
             while "superlink" not in self.tend():
                 time.sleep(_TICK)
             return None
-        return str(answer["run-id"])
 
-    def _register(self, name: str, public: Path) -> None:
-        self.flwr("supernode", "register", str(public), "local", "--name", name)
-
-    def status_of(self, run_id: str) -> str:
-        """Return the status of a run, such as ``finished:failed``; empty if unknown."""
+    def has_finished(self, run_id: int) -> bool:
+        """Return whether a run has ended; False if it cannot be asked."""
         try:
-            runs = self.flwr("list", "local")["runs"]
+            with self._control() as control:
+                return control.has_finished(run_id)
         except ResourceError:
-            return ""  # the SuperLink has just ended; tend() starts it again
-        return next((run["status"] for run in runs if run["run-id"] == run_id), "")
+            return False  # the SuperLink has just ended; tend() starts it again
 
-    def _forget(self, run_id: str) -> None:
+    def _forget(self, run_id: int) -> None:
         # A run whose process was killed counts as running for another minute.
         try:
-            self.flwr("stop", run_id, "local")
+            with self._control() as control:
+                control.stop(run_id)
         except ResourceError as error:
             _LOG.info(
                 "cannot stop run %s, submitting another anyway: %s", run_id, error
             )
 
-    def flwr(self, *arguments: str) -> Any:
-        """Run a ``flwr`` command at this SuperLink and return what it prints."""
-        return flwr(arguments, environment=self._environment())
+    def _control(self) -> "ControlClient":
+        from tapestry_coordinator.superlink.control_client import ControlClient
+
+        return ControlClient(self.address, authority=self._tls / AUTHORITY)
 
     def _environment(self) -> dict[str, str]:
         programs = (self.home / "programs", Path(sys.executable).parent)

@@ -14,7 +14,6 @@ from tapestry_coordinator.superlink import config_files
 from tapestry_coordinator.superlink.config_files import (
     check_home,
     write_bundle,
-    write_connection,
     write_programs,
 )
 from tests.support.refusals import refused
@@ -39,16 +38,6 @@ def test_any_directory_is_spelled_so_that_it_is_read_back(
 def test_a_bundle_holds_no_code(tmp_path: Path) -> None:
     write_bundle(tmp_path / "bundle", app="some.module:app", directory=tmp_path)
     assert [path.name for path in (tmp_path / "bundle").iterdir()] == ["pyproject.toml"]
-
-
-def test_the_connection_names_address_and_authority(tmp_path: Path) -> None:
-    write_connection(tmp_path, "127.0.0.1:7", authority=tmp_path / 'a "b"')
-    config = tomllib.loads((tmp_path / "config.toml").read_text(encoding="utf-8"))
-    assert config["superlink"]["default"] == "local"
-    assert config["superlink"]["local"] == {
-        "address": "127.0.0.1:7",
-        "root-certificates": str(tmp_path / 'a "b"'),
-    }
 
 
 @pytest.mark.parametrize("name", config_files.UNWANTED)

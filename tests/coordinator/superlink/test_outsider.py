@@ -17,16 +17,14 @@ from typing import Any
 
 import pytest
 
-from tapestry.environment import without_proxies
 from tapestry.keys import SigningKey
 from tapestry.protocol.messages import Kind, Message
 from tapestry.transport_keys import make_transport_key
-from tapestry_coordinator.superlink.config_files import write_connection
-from tapestry_coordinator.superlink.flwr_command import flwr
 from tapestry_coordinator.superlink.supervisor import Engine
 from tapestry_node.flower import serve
 from tests.support.echo_members import NAMES, identity
 from tests.support.enrolled import enroll
+from tests.support.flwr_command import flwr, write_connection
 
 HERE = Path(__file__).parent
 
@@ -50,10 +48,7 @@ class Outsider:
 
     def control(self, *arguments: str) -> Any:
         """Call a control path."""
-        environment = {**without_proxies(os.environ), "FLWR_HOME": str(self.home)}
-        environment["FLWR_TELEMETRY_ENABLED"] = "0"
-        environment["FLWR_DISABLE_UPDATE_CHECK"] = "1"
-        return flwr(arguments, environment=environment)
+        return flwr(*arguments, home=self.home)
 
     def _answer(self, request: Message, connection: str) -> Message:
         self.got.append(request.kind)

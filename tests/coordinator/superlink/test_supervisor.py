@@ -26,6 +26,7 @@ from tapestry_coordinator.superlink.outcome import clear_outcome, read_outcome
 from tapestry_coordinator.superlink.supervisor import Engine, Site
 from tapestry_node.flower import serve
 from tests.support.enrolled import enroll
+from tests.support.flwr_command import flwr, write_connection
 from tests.support.refusals import refused
 
 HERE = Path(__file__).parent
@@ -234,11 +235,17 @@ def test_a_bundle_that_is_not_ours_is_not_run(
         (bundle / "echo_app.py").write_text(code + "app = None\n")
     else:
         options = ["--run-config", f"directory='{tmp_path / 'other'}'"]
-    answer = engine.flwr("run", str(bundle), "local", *options)
+    home = tmp_path / "home"
+    write_connection(home, engine.address, authority=engine.home / "tls/authority.pem")
+    words = ("run", str(bundle), "local", *options)
+    run_id = flwr(*words, home=home, search=str(HERE))["run-id"]
     end = time.monotonic() + 30
-    while not (status := engine.status_of(answer["run-id"])).startswith("finished"):
+    while not engine.has_finished(int(run_id)):
         assert time.monotonic() < end
-    assert status == "finished:failed"
+    (row,) = (
+        r for r in flwr("list", "local", home=home)["runs"] if r["run-id"] == run_id
+    )
+    assert row["status"] == "finished:failed"
     assert not mark.exists()
     assert read_outcome(tmp_path) is None
     assert list((tmp_path / "other").iterdir()) == []
