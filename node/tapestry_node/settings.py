@@ -69,7 +69,9 @@ def _time_of_day(value: Any) -> Any:
     raise ValueError('is no time of day; write hours and minutes, such as "20:00"')
 
 
-_Time = Annotated[str, Field(max_length=5), BeforeValidator(_time_of_day)]
+_Time = Annotated[
+    str, Field(max_length=5, examples=["20:00"]), BeforeValidator(_time_of_day)
+]
 
 
 def _zone(name: str) -> str:

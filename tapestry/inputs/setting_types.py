@@ -103,7 +103,10 @@ def _steps(
             found = element_of(found.annotation)
         else:
             fields = [
-                t.model_fields[part] for t in found.tables if part in t.model_fields
+                field
+                for table in found.tables
+                for name, field in table.model_fields.items()
+                if (field.alias or name) == part
             ]
             found = type_of(fields[0]) if fields else SettingType(annotation=None)
         yield part, found

@@ -332,7 +332,8 @@ class Federation:
 
     def run(self) -> None:
         """Let a new coordinator process finish the run."""
-        goes_on = RunSettings.read(self.run_folder / run_folders.PLAN).base != "tiny"
+        base = RunSettings.read(self.run_folder / run_folders.PLAN).base
+        goes_on = Path(base).is_absolute()  # from a release
         driver.main(
             self.coordinator,
             self.wire,

@@ -55,7 +55,7 @@ def _nested(depth: int, _: Path) -> object:
 
 
 def _body(size: int, _: Path) -> object:
-    head = {"kind": "hello", "body": b"x" * size, "sizes": b"[]"}
+    head = {"kind": "hello", "body": b"x" * size, "sizes": b"[]", "bytes": b""}
     return unpack({"message": head})
 
 
@@ -174,6 +174,7 @@ def _ask(count: int) -> dict[str, Any]:
         "checkpoint": None,
         "held_out": None,
         "name": "fr",
+        "rests": False,
         "size": 0,
     }
     rest |= {"proof": "0" * 128, "protocol": "tapestry-secagg/2", "software": _DIGEST}

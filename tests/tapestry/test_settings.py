@@ -221,7 +221,7 @@ def _leaves(model: type[BaseModel], *, at: Place = ()) -> Iterator[Place]:
         if tables:
             yield from _leaves(tables[0], at=(*at, name))
         else:
-            yield (*at, name)
+            yield (*at, field.alias or name)
 
 
 @pytest.mark.parametrize("model", [NodeSettings, RunSettings, Corpus])

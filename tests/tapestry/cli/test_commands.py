@@ -30,7 +30,7 @@ from tests.support.commands import tapestry
             ["audit", "x"],
             "choose from verify, account, statement, software; see tapestry audit -",
         ),
-        (["node", "x"], "choose from init, join, run, check, budget, egress; see"),
+        (["node", "x"], "choose from init, join, backup, "),
         (["audit", "verify"], "BUNDLE is missing: the bundle's folder; see tapestry a"),
         (["audit", "verify", "x", "--lax"], "no option --lax; choose from --trust, "),
         (["audit", "verify", "x", "--trust"], "see tapestry audit verify --help"),
