@@ -66,7 +66,7 @@ def _seconds(plain: str) -> str:
 def _time_of_day(value: Any) -> Any:
     if isinstance(value, str) and _TIME.fullmatch(value):
         return value
-    raise ValueError('is no time of day; write hours and minutes, such as "20:00"')
+    raise ValueError("is no time of day, in hours and minutes")
 
 
 _Time = Annotated[

@@ -125,7 +125,9 @@ def test_a_fault_of_the_hours_is_told_with_its_key(idle: Path) -> None:
     text = path.read_text()
     path.write_text(text.replace('"20:00"', '"20 h"'))
     with refused(
-        ConfigError, "setting-invalid", match='hours.from: "20 h" is no time of'
+        ConfigError,
+        "setting-invalid",
+        match='hours.from: .* write, for example, from = "20:00"',
     ):
         NodeSettings.read(path)
     path.write_text(text.replace('from = "20:00"', 'form = "20:00"'))

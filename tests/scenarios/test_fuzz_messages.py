@@ -95,7 +95,7 @@ class Besieged:
         self.sent: Counter[str] = Counter()
         self.taken: list[str] = []
         self.seen: list[Message] = []
-        self.draws = 0
+        self.draws = self.consents = 0
         federation.wire.before = self.attack
 
     def attack(self, name: str, true: Message) -> None:
@@ -132,6 +132,10 @@ class Besieged:
             assert reason is not Reason.INTERNAL, said
         elif mutated.only_checkpoint:
             return  # another set of signatures of the same quorum: as good as the true
+        elif message.kind is Kind.CHECK_CONSISTENCY:
+            self.consents += 1  # to roots of others, which it compares at the next step
+            assert self.consents <= PLAN["rounds"], said
+            return
         assert _state(self.federation, "fr") == before, said
 
 

@@ -100,8 +100,8 @@ def test_a_release_of_chained_runs_states_the_rounds_of_all_of_them() -> None:
     world, base = World().found(), fake_digest("given")
     for number in range(1, 6):
         base = chain(world, f"run-{number}", base)
-    release(world, "base-1", "run-5", base)
-    statement = state_privacy(world.folded, "base-1")
+        release(world, f"base-{number}", f"run-{number}", base)
+    statement = state_privacy(world.folded, "base-5")
     assert statement.runs == tuple(f"run-{number}" for number in range(1, 6))
     for promise in statement.promises:
         assert promise.account.rounds == 5
@@ -146,14 +146,14 @@ def test_an_aborted_attempt_counts_in_the_release_of_its_run() -> None:
 
 def test_an_adapter_states_its_training_and_the_rounds_of_its_base() -> None:
     world, base = World().found(), fake_digest("given")
-    for run in ("run-1", "run-2"):
-        base = chain(world, run, base)
-    release(world, "base-1", "run-2", base)
+    for number in (1, 2):
+        base = chain(world, f"run-{number}", base)
+        release(world, f"base-{number}", f"run-{number}", base)
     for name in ("fr-culture", "fr-other"):
         account = changed(world.adapter_account(name), run_id="run-2")
         assert isinstance(account, DpAccounted)
         world.add(with_loss(account, epsilon="7"), "fr", "node")
-    adapter = changed(world.adapter(1), base_digest=base, epsilon="7")
+    adapter = changed(world.adapter(2), base_digest=base, epsilon="7")
     world.add(adapter, "fr", "community")
     statement = state_privacy(world.folded, "fr-culture")
     (promise,) = statement.promises
@@ -327,7 +327,9 @@ def adopt(world: World, *bases: GivenBase) -> None:
 def test_a_base_of_the_same_parameters_has_the_same_history() -> None:
     """Another licence makes another identity; the numbers are those of the release."""
     world = World().found()
-    base = chain(world, "run-1", chain(world, "run-0", fake_digest("given")))
+    base = chain(world, "run-0", fake_digest("given"))
+    release(world, "base-0", "run-0", base)
+    base = chain(world, "run-1", base)
     release(world, "base-1", "run-1", base)  # its parameters: "values"
     adopt(
         world,
