@@ -32,7 +32,8 @@ def hear_members(directory: Path, grid: Grid) -> None:
 
     Guarantees:
         On return no member that told mirrors more than this log has, and each agreed
-        checkpoint that one holds is one of this log. Nothing was appended or signed meanwhile.
+        checkpoint that one holds is one of this log. Nothing was appended or signed
+        meanwhile.
 
     Edge cases:
         A member that lies about its size keeps the coordinator from going on; it is
