@@ -284,6 +284,24 @@ def test_a_node_that_finds_a_false_sum_keeps_the_proof_and_leaves_the_run(
     assert federation.audit().verdict is AuditVerdict.FAILS
 
 
+def test_a_node_that_found_a_false_sum_trains_on_nothing_that_comes_of_it(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run goes on from the release by itself, and the node holds it."""
+    others = {n: {"policy": {"spot_checks": "none"}} for n in ("fi", "id", "sw")}
+    federation = found(institutions=others)
+    with monkeypatch.context() as patched:
+        lies(patched)
+        federation.run()
+    assert federation.nodes["fr"].store.disputed("run") == [1]
+    release = federation.coordinator / "releases" / "base-1"
+    federation.begin_another_run("second", base=str(release))
+    federation.run()
+    assert [body.included for body in federation.closed()] == [NAMES, tuple(others)]
+    assert federation.refusals() == {"fr": "not_in_log"}
+    assert federation.committed()["fr", 1] == 1
+
+
 def test_a_member_that_takes_nothing_is_waited_for_once(found: Found) -> None:
     federation = found(coordinator={"rounds": 2, "release_every": 2})
     federation.wire.on("id", Kind.CHECK_CHUNK, lambda *_: None, times=100)
