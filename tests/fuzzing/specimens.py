@@ -24,6 +24,7 @@ from tapestry.artifacts.model_writer import write_model
 from tapestry.encoding import encode_base64
 from tapestry.encrypted_keys import load_key
 from tapestry_demo.demo_folder import Record
+from tapestry_node.status_file import StatusFile
 from tests.support.adapter_folders import make_demo
 from tests.support.commands import tapestry
 from tests.support.federation import NAMES, Base, Federation
@@ -65,6 +66,7 @@ def make_specimens(folder: Path, base: Base) -> Specimens:
     federation.close()
     federation.bundle()
     node.rename(folder / "used")
+    StatusFile(folder / "used", superlink="127.0.0.1:9092").starting()
     federation.coordinator.rename(folder / "coordinator")
     (federation.directory / "bundle").rename(folder / "bundle")
     shutil.rmtree(federation.directory)
