@@ -50,7 +50,7 @@ def _moment(text: str) -> str:
     return text
 
 
-Moment = Annotated[str, AfterValidator(_moment)]
+Moment = Annotated[Text, AfterValidator(_moment)]
 _PATIENCE = 2.0  # seconds between two writes of what only counts
 _TRAINING = (Kind.COLLECT_MASKED_INPUTS, Kind.PUBLISH_ADAPTER)
 _STAGES = {*(Kind(stage) for stage in SECAGG_STAGES), Kind.PUBLISH_ADAPTER}
