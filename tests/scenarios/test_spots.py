@@ -205,6 +205,19 @@ def test_a_draw_survives_a_restart_of_any_party(found: Found) -> None:
     check(federation)
 
 
+def test_chunks_of_a_run_that_ended_early_keep_no_later_run_from_its_release(
+    found: Found,
+) -> None:
+    """They are shown no more, and their round has the same number."""
+    federation = found()
+    federation.run_until_killed(nth(Kind.CHECK_CHUNK, 1))
+    federation.begin_another_run("second")
+    federation.run()
+    assert vouched(federation) == ["base-1"]
+    owed = [node.store.pending_rounds("second") for node in federation.nodes.values()]
+    assert owed == [[]] * len(NAMES)
+
+
 def test_a_coordinator_that_dies_with_an_upload_erases_it(found: Found) -> None:
     federation = found()
     federation.run_until_killed(nth(Kind.COLLECT_MASKED_INPUTS, 3))
