@@ -561,11 +561,8 @@ class Node:
         name = request.name
         release = self.mirror.state.releases.get(name)
         if release is None or release.model_digest != self.replica.release_digest:
-            raise Refused(
-                Reason.BASE_MISMATCH,
-                f"{name} is not the base held here, {self.replica.release_digest}",
-                code="base-differs",
-            )
+            said = f"{name} is not the base held here, {self.replica.release_digest}"
+            raise Refused(Reason.BASE_MISMATCH, said, code="base-differs")
         self._base.check_sums(release.run_id, until=release.round_number)
         self._base.origin(release.run_id, named=self.settings.policy.bases)
         if not self.settings.adapter.publish:
