@@ -2,7 +2,8 @@
 
 A log that is older than what members mirror must not be appended to: the entries would
 fork it. Its own files cannot tell. So whoever restores one leaves a mark, and until
-every member has told how much it mirrors, the log opens for asking alone.
+every member has told how much it mirrors, the log opens for asking alone. One that has
+left the federation may never come back: it is asked if it is here.
 """
 
 import logging
@@ -26,11 +27,13 @@ _LOOK_SECONDS = 1.0
 def hear_members(directory: Path, grid: Grid) -> None:
     """Ask every member how much of a restored log it mirrors, and take the mark away.
 
-    It waits for members that are away. Without a mark it returns at once.
+    It waits for members that are away, but for those that have left by this log.
+    Without a mark it returns at once.
 
     Guarantees:
-        On return no member mirrors more than this log has, and each agreed checkpoint
-        that one holds is one of this log. Nothing was appended or signed meanwhile.
+        On return no member that told mirrors more than this log has, and each agreed
+        checkpoint that one holds is one of this log. Nothing was appended or signed
+        meanwhile.
 
     Edge cases:
         A member that lies about its size keeps the coordinator from going on; it is
@@ -44,13 +47,15 @@ def hear_members(directory: Path, grid: Grid) -> None:
         return
     log = open_led_log(directory, grid, deadline=_SECONDS, restored=True)
     with closing(log):
-        missing, told = set(log.publisher.state.members), ""
+        state = log.publisher.state
+        missing, left, told = set(state.active), set(state.left), ""
         while missing:
             for name, said in log.members.greet(
-                missing & set(log.members.nodes()), deadline=_SECONDS
+                (missing | left) & set(log.members.nodes()), deadline=_SECONDS
             ):
                 if _agrees(log, name, said):
                     missing.discard(name)
+                    left.discard(name)
             names = ", ".join(sorted(missing))
             if names and names != told:
                 _logger.warning(

@@ -170,10 +170,12 @@ def restoring(backup: FolderBackup, folder: Path) -> Iterator[Path]:
         newer state of two is the one that was not restored.
 
     Yields:
-        The path of the draft.
+        The path of the draft, whose files are as the list says, whatever became of the
+        backup meanwhile: what is checked in the draft is what is restored.
 
     Raises:
         ConfigError: The folder is there and not empty.
+        VerificationError: A file of the backup was changed while it was copied.
         ResourceError: A file cannot be written.
     """
     with reading(folder):
@@ -187,8 +189,11 @@ def restoring(backup: FolderBackup, folder: Path) -> Iterator[Path]:
         )
     with durable_files.replace_folder(folder) as draft:
         draft.mkdir(mode=0o700)
-        for name in backup.files:
+        for name, listed in backup.files.items():
             _copy(backup.folder / name, _place(draft, name))
+            if digest_file(draft / name) != f"sha256:{listed}":
+                message = f"{backup.folder / name} was changed while it was copied"
+                raise VerificationError(message, code="backup-file-changed")
         yield draft
 
 
@@ -220,6 +225,9 @@ def _check_name(name: str) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target, follow_symlinks=False)
+    if target.is_symlink():
+        message = f"{source} became a link while it was copied"
+        raise VerificationError(message, code="file-not-plain")
     target.chmod(0o600)
 
 

@@ -384,19 +384,20 @@ class Node:
         self.context.check_failed(manifest.run_id)
         with refusing(Reason.PLAN_UNSUPPORTED):
             layout = self.trainer.layout(manifest)
+        policy = self.settings.policy
         named = self.mirror.state.policy.given_base(manifest.model_digest)
         facts = Facts(
             name=self.name,
             federation=self.settings.federation,
             software_digest=software_digest(),
             base_digest=self.replica.digest,
-            origin=self._base.origin(manifest.run_id),
+            origin=self._base.origin(manifest.run_id, named=policy.bases),
             parameters=self.replica.manifest.parameters,
             named_parameters=None if named is None else named.parameters,
             layout_digest=layout.digest,
             layout_length=layout.length,
         )
-        check_offer(manifest, policy=self.settings.policy, facts=facts)
+        check_offer(manifest, policy=policy, facts=facts)
         self.trainer.trainable.check_round(
             manifest, load=lambda: self.trainer.workload.load(self.replica.parameters)
         )
@@ -563,12 +564,10 @@ class Node:
         name = request.name
         release = self.mirror.state.releases.get(name)
         if release is None or release.model_digest != self.replica.release_digest:
-            raise Refused(
-                Reason.BASE_MISMATCH,
-                f"{name} is not the base held here, {self.replica.release_digest}",
-                code="base-differs",
-            )
+            said = f"{name} is not the base held here, {self.replica.release_digest}"
+            raise Refused(Reason.BASE_MISMATCH, said, code="base-differs")
         self._base.check_sums(release.run_id, until=release.round_number)
+        self._base.origin(release.run_id, named=self.settings.policy.bases)
         if not self.settings.adapter.publish:
             said = "adapter.publish is false in node.toml"
             raise Refused(Reason.LOCAL_POLICY, said, code="adapter-not-offered")

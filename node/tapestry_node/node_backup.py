@@ -93,21 +93,21 @@ def restore(place: Path, folder: Path) -> FolderBackup:
             code="folder-in-use",
         )
     backup = open_backup(place, kind="node")
-    since = _check_backup(backup)
     with restoring(backup, folder) as draft:
+        since = _check_backup(backup, draft)
         state = NodeState(draft / DATABASE)
         state.mark_restored(since=since)
         state.close()
     return backup
 
 
-def _check_backup(backup: FolderBackup) -> int:
-    """Check state and mirror; return since when the log may know more than the state.
+def _check_backup(backup: FolderBackup, copy: Path) -> int:
+    """Check state and mirror of a copy; return since when the log may know more.
 
     Raises:
         VerificationError: One does not hold, or is of another node.
     """
-    settings = NodeSettings.read(backup.folder / SETTINGS)
+    settings = NodeSettings.read(copy / SETTINGS)
     if backup.name != settings.name:
         raise VerificationError(
             f"{backup.folder} is a backup of {backup.name!r} with settings of"
@@ -115,9 +115,9 @@ def _check_backup(backup: FolderBackup) -> int:
             code="backup-of-another",
         )
     with ExitStack() as opened:
-        state = NodeState(backup.folder / DATABASE, readonly="still")
+        state = NodeState(copy / DATABASE, readonly="still")
         opened.callback(state.close)
-        mirror = open_mirror(backup.folder, settings, readonly="still")
+        mirror = open_mirror(copy, settings, readonly="still")
         opened.callback(mirror.close)
         return _check_mirror(backup, mirror, state)
 

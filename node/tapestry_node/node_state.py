@@ -230,23 +230,22 @@ class NodeState:
             self._append_upload(replay, mark, charge)
 
     def assume_upload(
-        self, mark: UploadMark, *, charge: Charge | None, sign: Sign
+        self, marks: Sequence[UploadMark], *, charge: Charge | None, sign: Sign
     ) -> None:
         """Count a round's only upload as taken, and its charge as spent: they may be.
 
-        It is for a state that was restored, and all or none. What is taken stays.
-
-        Raises:
-            PolicyError: The round was charged with other steps.
+        It is for a state that was restored, and all or none. What is taken stays. There
+        is a mark for each attempt, as the upload may be of any of them.
         """
         with self.writing() as replay:
-            key = mark.run, mark.round_number
+            key = marks[0].run, marks[0].round_number
             if key in {(each.run, each.round_number) for each in replay.uploads}:
                 return
-            if charge is not None:
-                replay.assume(charge)
+            if charge is not None and ("round", *key) not in replay.accounted:
+                replay.assume_instead(charge)
             replay.account(("round", *key), sign)
-            self._append_upload(replay, mark, charge)
+            for mark in marks:
+                self._append_upload(replay, mark, charge)
 
     def _append_upload(
         self, replay: StateReplay, mark: UploadMark, charge: Charge | None

@@ -23,7 +23,7 @@ Not protected:
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from math import isfinite
@@ -86,11 +86,16 @@ def is_enough(
     )
 
 
+_Priced = tuple[RoundManifest, Charge | None]
+
+
 @dataclass(slots=True)
 class _Found:
     """Rounds, accounts and disputes of this node in the log since the backup."""
 
-    rounds: dict[tuple[str, int], RoundManifest] = field(default_factory=dict)
+    rounds: defaultdict[tuple[str, int], list[RoundManifest]] = field(
+        default_factory=lambda: defaultdict(list)
+    )  # all attempts, of which the node has uploaded for one at the most
     accounts: list[tuple[AccountedSpending, bytes]] = field(default_factory=list)
     disputes: list[RoundDisputed] = field(default_factory=list)
 
@@ -118,13 +123,9 @@ class Settlement:
         with store.writing() as replay:
             for said, entry in sorted(found.accounts, key=lambda each: each[0].number):
                 _take_over(replay, said, entry)
-        for manifest in found.rounds.values():
-            try:
-                charge = self.context.trainer.charge(manifest)
-            except (ConfigError, ProtocolError):
-                continue  # without a price it is not joined
-            if _has_price(charge, manifest.privacy):
-                self._assume(manifest, charge)
+        for attempts in found.rounds.values():
+            if priced := list(self._priced(attempts)):
+                self._assume(priced)
         last = self.context.mirror.state.released.last
         if self.publisher is not None and last is not None:
             release = self.context.mirror.state.releases[last.name]
@@ -141,7 +142,7 @@ class Settlement:
         replay = self.context.store.reading()
         for kind, run_id, number in replay.rows.keys() - replay.accounted.keys():
             if kind == "round":  # joined before the backup
-                self._add(found, run_id, number)
+                self._add(found, run_id, number, until=since)
         for index in range(since, size):
             (entry,) = mirror.entries(index, index + 1)
             event = open_entry(entry).event
@@ -149,7 +150,7 @@ class Settlement:
                 case RoundOpened(manifest=manifest):
                     if any(each.name == name for each in manifest.participants):
                         key = manifest.run_id, manifest.round_number
-                        found.rounds[key] = manifest
+                        found.rounds[key].append(manifest)
                 case DpAccounted() as said if event.actor == name:
                     spending = AccountedSpending.of(said, index=index)
                     found.accounts.append((spending, entry))
@@ -157,16 +158,30 @@ class Settlement:
                     found.disputes.append(dispute)
         return found
 
-    def _add(self, found: _Found, run_id: str, number: int) -> None:
-        """Add a round that was joined, by its last attempt in the log."""
+    def _add(self, found: _Found, run_id: str, number: int, *, until: int) -> None:
+        """Add the attempts of a round that was joined, up to an index of the log."""
         mirror = self.context.mirror
         for key, record in mirror.state.rounds.items():
-            if key[:2] == (run_id, number):
+            if key[:2] == (run_id, number) and record.opened < until:
                 manifest = mirror.body(record.opened, RoundOpened).manifest
-                found.rounds[run_id, number] = manifest
+                found.rounds[run_id, number].append(manifest)
 
-    def _assume(self, manifest: RoundManifest, charge: Charge | None) -> None:
-        """Count a round as uploaded for, and account for it."""
+    def _priced(self, attempts: Iterable[RoundManifest]) -> Iterator[_Priced]:
+        """Yield the attempts that the node can have joined, with their charges."""
+        for manifest in attempts:
+            try:
+                charge = self.context.trainer.charge(manifest)
+            except (ConfigError, ProtocolError):
+                continue  # without a price it is not joined
+            if _has_price(charge, manifest.privacy):
+                yield manifest, charge
+
+    def _assume(self, attempts: Sequence[_Priced]) -> None:
+        """Count a round as uploaded for, in its dearest attempt, and account for it.
+
+        Attempts differ in their nodes, and so in the noise of each one's share.
+        """
+        manifest, charge = max(attempts, key=_price)
 
         def sign(number: int, spent: Sequence[Charge]) -> bytes:
             account = DpAccounted(
@@ -181,8 +196,9 @@ class Settlement:
             )
             return self.context.sign_event(account, now=self.now)
 
-        mark = UploadMark.of(manifest, names=self._names(manifest.model_digest))
-        self.context.store.assume_upload(mark, charge=charge, sign=sign)
+        names = self._names(manifest.model_digest)
+        marks = [UploadMark.of(each, names=names) for each, _ in attempts]
+        self.context.store.assume_upload(marks, charge=charge, sign=sign)
 
     def _names(self, base: str) -> set[str]:
         """Name a base as the log does: as it was in a run, and as it was released."""
@@ -203,13 +219,24 @@ def _has_price(charge: Charge | None, plan: PrivacyPlan) -> bool:
     return isfinite(accounting.epsilon([charge.fallback], target_delta=delta))
 
 
+def _price(attempt: _Priced) -> tuple[float, float]:
+    """Return the epsilons of an attempt alone; the fallback's is above the other."""
+    manifest, charge = attempt
+    if charge is None or manifest.privacy.noise == "none":
+        return 0.0, 0.0
+    delta = decode_decimal(manifest.privacy.target_delta)
+    parts = charge.fallback, charge.steps
+    fallback, shared = (accounting.epsilon([p], target_delta=delta) for p in parts)
+    return fallback, shared
+
+
 def _take_over(replay: StateReplay, said: AccountedSpending, entry: bytes) -> None:
     """Take an account over that this node signed after the backup."""
     key = key_of(said)
     if key in replay.accounted:
         return
     if (charge := published_charge(said)) is not None:
-        replay.assume(charge)
+        replay.assume_instead(charge)
     replay.adopt(key, entry, number=said.number)
 
 

@@ -243,6 +243,16 @@ class StateReplay:
             self.append({"type": "reserve", **charge.body()})
         self.spend(charge)
 
+    def assume_instead(self, charge: Charge) -> None:
+        """Assume a charge of which no account was signed here, in the place of another.
+
+        Of a round, another attempt may have been reserved and counted as spent.
+        """
+        row = self.rows.get(charge.key)
+        if row is not None and row.charge.body() != charge.body():
+            self.append({"type": "release", **row.charge.body()})
+        self.assume(charge)
+
     def account(self, key: Key, sign: Sign) -> bytes:
         """Sign the account of what was spent, inside the transaction, and post it once.
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from tapestry.errors import ResourceError, TapestryError
 from tapestry.inputs.faults import unforeseen
@@ -36,6 +36,21 @@ STATUS, LOCK = "status.json", "status.lock"
 _LONGEST = 1 << 20  # bytes
 _LONGEST_TEXT = 4000  # characters
 Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
+
+
+def _moment(text: str) -> str:
+    """Require a time that can be told in any zone."""
+    found = datetime.fromisoformat(text)
+    try:
+        found.astimezone(UTC)
+    except OverflowError:
+        found = found.replace(tzinfo=None)
+    if found.tzinfo is None:
+        raise ValueError("must be a time with its offset from UTC")
+    return text
+
+
+Moment = Annotated[Text, AfterValidator(_moment)]
 _PATIENCE = 2.0  # seconds between two writes of what only counts
 _TRAINING = (Kind.COLLECT_MASKED_INPUTS, Kind.PUBLISH_ADAPTER)
 _STAGES = {*(Kind(stage) for stage in SECAGG_STAGES), Kind.PUBLISH_ADAPTER}
@@ -47,7 +62,7 @@ class ToldRefusal(Strict):
     kind: Text
     words: Text
     code: Text
-    since: Text
+    since: Moment
 
 
 class ToldWork(Strict):
@@ -81,11 +96,11 @@ class Told(Strict):
     """The content of the file."""
 
     state: Literal["starting", "connected", "waiting", "stopped", "failed"]
-    since: Text
+    since: Moment | Literal[""]  # the latter: nothing was told yet
     superlink: Text | None = None
     words: Text | None = None  # what it waits for, or why it ended
     code: Text | None = None
-    certificate_ends: Text | None = None
+    certificate_ends: Moment | None = None
     refusal: ToldRefusal | None = None
     work: ToldWork | None = None
     budget: ToldBudget | None = None

@@ -17,6 +17,7 @@ from tapestry_coordinator import restored_log, service
 from tapestry_coordinator.led_log import MARKER, open_led_log
 from tapestry_coordinator.restored_log import hear_members
 from tests.coordinator.conftest import Found
+from tests.scenarios.test_leaving import exit_of
 from tests.support.federation import Deliver, Federation
 from tests.support.refusals import refused
 
@@ -97,6 +98,41 @@ def test_a_member_that_mirrors_more_ends_it(restored: Federation) -> None:
     with refused(InconsistentLog, "log-restored", match=f"sw mirrors {size + 1} "):
         hear(restored)
     assert (restored.coordinator / MARKER).exists()
+
+
+@pytest.fixture
+def without_fr(found: Found, monkeypatch: pytest.MonkeyPatch) -> Federation:
+    """A federation that a member has left, and whose log may be an older one."""
+    monkeypatch.setattr(restored_log, "_LOOK_SECONDS", 0.0)
+    federation = found()
+    federation.nodes["fr"].store.post(exit_of(federation, "fr"))
+    federation.run()
+    (federation.coordinator / MARKER).touch()
+    return federation
+
+
+def test_a_member_that_has_left_is_not_waited_for(
+    without_fr: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_fr.kill("fr")
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) > 3:
+            raise Ended
+
+    monkeypatch.setattr("tapestry_coordinator.restored_log.time.sleep", sleep)
+    hear(without_fr)
+    assert not (without_fr.coordinator / MARKER).exists()
+
+
+def test_a_member_that_has_left_is_asked_where_it_is_here(
+    without_fr: Federation,
+) -> None:
+    without_fr.wire.on("fr", Kind.HELLO, says(size=10**6), times=9)
+    with refused(InconsistentLog, "log-restored", match="fr mirrors"):
+        hear(without_fr)
 
 
 def test_the_service_asks_before_it_does_anything_else(

@@ -7,10 +7,20 @@ from pathlib import Path
 
 from tests.fuzzing.draws import Draw
 from tests.fuzzing.mutations import mutate
-from tests.fuzzing.specimens import Specimens
+from tests.fuzzing.specimens import FINGERPRINT, Specimens
 from tests.fuzzing.surroundings import Surroundings, draw_surroundings
 from tests.fuzzing.words import draw_line, draw_options
+from tests.support.founding_place import NAMES as FOUNDERS
 
+_REQUESTS = " ".join(f"@/{name}/{name}.request" for name in FOUNDERS)
+_ACCEPTANCES = (
+    "@/nordland/nordland.acceptance @/ostrava/ostrava.acceptance"
+    " ^/opened/sueden/sueden.acceptance"
+)
+_HEARD = (
+    "--fingerprint % --heard nordland --heard ostrava --passphrase-file @/pass/phrase"
+)
+_APART = "--key @/sueden/keys/root.key --request @/sueden/sueden.request"
 USES = {
     "demo": (
         "audit verify @/bundle", "audit account @/bundle", "adapter list @/bundle",
@@ -22,15 +32,39 @@ USES = {
     "idle": ("node check @", "node status @", "node run @", "node pause @"),
     "used": (
         "node check @", "node run @", "node budget @", "node egress @", "node status @",
-        "node leave @ --confirm fi", "node resume @",
+        "node leave @ --confirm fi", "node resume @", "node backup @ -o copy",
+        "node bundle @ -o copy",
     ),
+    "backup": ("node restore @ folder",),
     "coordinator": ("coordinator status @",),
     "base": ("chat --base @ --max-tokens 2 --prompt ciao", "chat --base @"),
     "begun": ("demo --out @ --resume", "demo --out @"),
+    "founding": (
+        f"coordinator charter @/rivers {_REQUESTS}",
+        f"coordinator open @/rivers {_ACCEPTANCES}",
+        "governance show @/rivers/rivers.charter",
+        "governance fingerprint @/rivers/rivers.charter",
+        f"governance accept @/rivers/rivers.charter --node @/sueden {_HEARD}",
+        f"governance accept @/rivers/rivers.charter {_APART} {_HEARD} -o taken",
+        "governance key root.key --name sueden --passphrase-file @/pass/phrase",
+        "node join @/sueden @/rivers/rivers.charter --fingerprint %",
+        "coordinator status @/rivers", "node status @/nordland", "node check @/sueden",
+    ),
+    "opened": (
+        "coordinator status @/rivers", "coordinator bundle @/rivers -o copy",
+        "coordinator renew @/rivers --passphrase-file @/pass/phrase",
+        "coordinator backup @/rivers -o copy", "node check @/nordland",
+        "node status @/nordland", "node pause @/nordland", "node resume @/nordland",
+        "node join @/nordland @/rivers/rivers.charter --fingerprint %",
+        "node leave @/nordland --confirm nordland --passphrase-file @/pass/phrase",
+        "node backup @/nordland -o copy", "node restore ^/backup @/nordland",
+    ),
 }  # fmt: skip
-"""For each specimen (``@``) what is done with it; ``^`` has all of them, whole."""
+"""For each specimen (``@``) what is done with it; ``^`` has all of them, whole, and
+``%`` is the fingerprint of the charter."""
 
-_DRAWN = ("demo",) * 5 + ("used",) * 5 + (*USES, "bundle", "idle", "coordinator")
+_OFTEN = ("demo",) * 5 + ("used",) * 5 + ("founding",) * 3 + ("opened",) * 2
+_DRAWN = (*_OFTEN, *USES, "bundle", "idle", "coordinator")
 _SLOW = {"check", "run", "chat", "demo"}  # they load a machine-learning stack
 _ODD = (" ", "\udcff", "new\nline", "-dash", "\x1b[31m", "é" * 60)
 _SHARED = ("bundle", "bundle/trust-policy.txt", "demo/bundle", "demo/bundle/checkpoint")
@@ -75,7 +109,8 @@ def _draw_words(draw: Draw, folder: Path, whole: Path) -> list[str]:
     paths += [folder, *(whole / each for each in _SHARED)] * 3
     if draw.chance(0.4):
         return draw_line(draw, paths=paths)
-    known = {"@": str(folder), "^": str(whole)}
+    heard = (whole / FINGERPRINT).read_text()
+    known = {"@": str(folder), "^": str(whole), "%": heard}
     usual = draw.one(USES[folder.name]).split()
     words = [known.get(word[0], word[0]) + word[1:] for word in usual]
     return words + draw_options(draw, words=words, paths=paths)

@@ -30,9 +30,14 @@ _WRITTEN = {
     "run": re.compile(
         r"(kept-)?(node|view)\.db(\.mirror)?|(node|status)\.lock|status\.json"
     ),
-    "pause": re.compile(r"paused"),
-    "leave": re.compile(r"(kept-)?node\.db(\.mirror)?|\w+\.left"),
+    "pause": re.compile(r"(\w+/)?paused"),
+    "leave": re.compile(r"(\w+/)?((kept-)?node\.db(\.mirror)?|\w+\.left)"),
     "demo": re.compile(r"(.*/)?demo\.json"),
+    "charter": re.compile(r"rivers/rivers\.charter"),
+    "open": re.compile(r"rivers/(log(/.*)?|enrolled(/\w+\.pub)?|trust-policy\.txt)"),
+    "accept": re.compile(r"\w+/(\w+\.acceptance|node\.toml|trust-policy\.txt)"),
+    "join": re.compile(r"\w+/(node\.toml|trust-policy\.txt)"),
+    "renew": re.compile(r"rivers/tls/superlink\.(key|pem)"),
 }
 
 

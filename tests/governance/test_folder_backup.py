@@ -275,3 +275,23 @@ def test_a_folder_with_something_in_it_is_never_replaced(folder: Path) -> None:
 def restored(backup: FolderBackup, folder: Path) -> None:
     with restoring(backup, folder):
         pass
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda path: path.write_text("other"), "backup-file-changed"),
+        (lambda path: (path.unlink(), path.symlink_to("/dev/null")), "file-not-plain"),
+    ],
+    ids=["content", "link"],
+)
+def test_a_file_that_changes_after_it_was_compared_is_not_restored(
+    folder: Path, change: Callable[[Path], object], code: str
+) -> None:
+    """Who can write to the backup can wait for the moment."""
+    backup = backed_up(folder)
+    change(backup.folder / "node.toml")
+    target = folder.with_name("restored")
+    with refused(VerificationError, code), restoring(backup, target) as draft:
+        (draft / "done").touch()
+    assert not target.exists()

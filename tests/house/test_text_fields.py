@@ -51,9 +51,8 @@ TEXT = {
     **{
         f"Told{field}": "printed: a node's own words to its operator"
         for field in (
-            *(".since", ".superlink", ".words", ".code", ".certificate_ends"),
-            *("Refusal.kind", "Refusal.words", "Refusal.code", "Refusal.since"),
-            *("Work.run", "Work.stage", "Log.left"),
+            *(".superlink", ".words", ".code", "Work.run", "Work.stage", "Log.left"),
+            *("Refusal.kind", "Refusal.words", "Refusal.code"),
         )
     },
     "accountant": "printed",

@@ -3,6 +3,7 @@
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,9 @@ from tapestry.errors import ConfigError, TapestryError, VerificationError
 from tapestry.keys import SigningKey
 from tapestry.storage.file_lock import lock_file
 from tapestry_governance.folder_backup import LIST, BackupContent, write_backup
+from tapestry_governance.log.mirror import LogMirror
+from tapestry_node import node_backup
+from tapestry_node.directory import open_mirror
 from tapestry_node.node_backup import back_up, restore
 from tapestry_node.node_state import NodeState
 from tapestry_node.settings import NodeSettings
@@ -164,6 +168,22 @@ def test_a_backup_that_another_key_signed_is_refused(
         restore(place, tmp_path / "restored")
     sign_anew(place, SigningKey.load(used / "keys" / "node.key"))
     restore(place, tmp_path / "restored")
+
+
+def test_what_is_checked_is_what_is_restored(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backup that shows another state at each look is none."""
+    seen: list[Path] = []
+
+    def look(folder: Path, settings: NodeSettings, **rest: Any) -> LogMirror:
+        seen.append(folder)
+        return open_mirror(folder, settings, **rest)
+
+    monkeypatch.setattr(node_backup, "open_mirror", look)
+    restore(place, tmp_path / "restored")
+    assert len(seen) == 1
+    assert seen != [place]
 
 
 def test_a_state_from_before_the_mirror_is_refused(

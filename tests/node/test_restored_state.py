@@ -8,14 +8,17 @@ import pytest
 
 from tapestry.errors import PolicyError
 from tapestry.protocol.messages import Reason
+from tapestry.protocol.round_manifest import Participant
 from tapestry.tlog.freshness import MAX_AHEAD
 from tapestry.tlog.trust_policy import witness_quorum
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
 from tapestry_node.restored_state import is_enough, require_settled
+from tapestry_node.round.survivor_marks import UploadMark
 from tapestry_node.state_entries import Restored
-from tests.node.budget.test_ledger import TERMS, charge, open_ledger
+from tests.node.budget.test_ledger import TERMS, charge, open_ledger, shared
+from tests.support.plans import privacy_plan, round_manifest
 from tests.support.refusals import refused
 from tests.support.unsigned_accounts import unsigned
 from tests.tapestry.tlog.test_freshness import NOW, WITNESSES, cosigned, of_members
@@ -123,4 +126,53 @@ def test_an_account_that_is_taken_over_keeps_its_number(tmp_path: Path) -> None:
     store = NodeState(path)
     assert store.reading().last_account == 3
     assert store.account(charge(4).key, unsigned).startswith(b"account 4 ")
+    store.close()
+
+
+def reserved_and_restored(path: Path) -> NodeState:
+    """A state that had reserved one attempt of a round, and does not know more."""
+    open_ledger(path, TERMS).reserve(shared(1, own=0.6))
+    store = NodeState(path)
+    store.mark_restored(since=0)
+    return store
+
+
+def marks(*attempts: int) -> list[UploadMark]:
+    nodes = [Participant(name=name, key=f"key-of-{name}") for name in ("de", "es")]
+    return [
+        UploadMark.of(
+            round_manifest(nodes, attempt=each, privacy=privacy_plan(noise="shared"))
+        )
+        for each in attempts
+    ]
+
+
+def test_another_attempt_than_the_one_reserved_may_have_been_paid(
+    tmp_path: Path,
+) -> None:
+    """Its nodes are others, and so is the share of the noise."""
+    path = tmp_path / "node.db"
+    store = reserved_and_restored(path)
+    dearer = shared(1, own=0.4)
+    for _ in range(2):  # settling is repeated after a crash
+        store.assume_upload(marks(1, 2), charge=dearer, sign=unsigned)
+    store.close()
+    replay = NodeState(path).reading()
+    assert [(row.charge, row.state) for row in replay.rows.values()] == [
+        (dearer, "spent")
+    ]
+    assert [mark.attempt for mark in replay.uploads] == [1, 2]
+    assert list(replay.accounted) == [dearer.key]
+
+
+def test_what_was_accounted_for_is_what_an_attempt_cost(tmp_path: Path) -> None:
+    """By the log the node paid for the second attempt; the first was dearer."""
+    store = reserved_and_restored(tmp_path / "node.db")
+    paid = shared(1, own=0.7)
+    with store.writing() as replay:
+        replay.assume_instead(paid)
+        replay.adopt(paid.key, b"of the log", number=1)
+    store.assume_upload(marks(1, 2), charge=shared(1, own=0.4), sign=unsigned)
+    assert [row.charge for row in store.reading().rows.values()] == [paid]
+    assert store.highest("run-1") == 1
     store.close()

@@ -110,7 +110,16 @@ def test_a_reader_finds_a_whole_file_at_any_time(tmp_path: Path) -> None:
     assert None not in seen
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "flying", "since": ""}'])
+DAMAGED = (
+    *("", "{", "[]", '{"state": "flying", "since": ""}'),
+    '{"state": "stopped", "since": "yesterday"}',
+    '{"state": "stopped", "since": "2026-11-30T08:00:00"}',
+    '{"state": "stopped", "since": "9999-12-31T23:59:59-23:59"}',
+    '{"state": "stopped", "since": "", "certificate_ends": ""}',
+)
+
+
+@pytest.mark.parametrize("text", DAMAGED)
 def test_a_file_that_is_none_tells_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "status.json").write_text(text)
     assert read_told(tmp_path) is None

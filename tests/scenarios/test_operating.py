@@ -39,7 +39,7 @@ def status(site: Site) -> dict[str, Any]:
 
 def test_a_run_waits_for_a_member_that_is_paused(site: Site) -> None:
     run("node", "pause", site.place / NAME)
-    site.plan("run-1")
+    site.plan("run-1", "--base", "tiny")
     site.wait(lambda: status(site)["ready"])
     site.wait(lambda: bool(site.status()["runs"]))
     time.sleep(5)

@@ -4,19 +4,23 @@ import shutil
 from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from tapestry.errors import QuorumError, RuleError
+from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator.led_log import open_led_log
+from tapestry_coordinator.run import end_without_sum
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.privacy_events import DpAccounted
-from tapestry_governance.events.round_events import ContributionCommitted
+from tapestry_governance.events.round_events import ContributionCommitted, RoundOpened
 from tapestry_node.node_backup import back_up, restore
 from tapestry_node.node_state import NodeState
 from tapestry_node.state_entries import StateReplay
 from tests.scenarios.conftest import Found
+from tests.scenarios.test_shared_noise import SHARED
 from tests.support.deaths import dies
 from tests.support.federation import NAMES, Deliver, Federation, Killed, unanswered
 from tests.support.refusals import refused
@@ -248,6 +252,39 @@ def test_a_round_without_noise_is_uploaded_for_once(found: Found) -> None:
     assert marks[0].participants == NAMES
     assert uploaded(federation)[0] == ("run", 1)
     assert ("second", 1) not in uploaded(federation)
+    holds(federation)
+
+
+def test_of_several_attempts_the_dearest_counts(found: Found) -> None:
+    """A threshold is that of an attempt, and with it the own share of the noise."""
+    federation = found(**SHARED | {"policy": {"noise": ("shared",), "max_attempt": 3}})
+    place = backs_up(federation, Kind.ADVERTISE_KEYS)
+    federation.run_until_killed(lambda _, request: request.kind is Kind.SHARE_KEYS)
+    (opened,) = federation.said(RoundOpened)
+    fewest = opened.manifest.threshold
+    attempts = [opened.manifest]
+    log = open_led_log(federation.coordinator, federation.wire, deadline=1)
+    with closing(log):
+        for number, threshold in enumerate((fewest + 1, fewest), start=2):
+            ended = end_without_sum(attempts[-1], "quorum_missing")
+            log.publisher.append_event(ended)
+            changes = {"attempt": number, "threshold": threshold}
+            attempts.append(attempts[-1].model_copy(update=changes))
+            log.publisher.append_event(RoundOpened(manifest=attempts[-1]))
+        ended = end_without_sum(attempts[-1], "quorum_missing")
+        log.publisher.append_event(ended)
+    put_back(federation, place)
+    go_on(federation)
+    assert not waits(federation)
+    replay = federation.nodes[NAME].store.reading()
+    marks = [mark for mark in replay.uploads if mark.run == "run"]
+    assert [mark.attempt for mark in marks] == [1, 2, 3]
+    shares = [cast("NoiseShare", NoiseShare.of(each)) for each in attempts]
+    own = replay.rows["round", "run", 1].charge.own_multiplier
+    assert own == pytest.approx(shares[1].own_multiplier)
+    assert own < shares[0].own_multiplier == shares[2].own_multiplier
+    account = federation.nodes[NAME].store.accounts()["round", "run", 1]
+    assert account in federation.entries()
     holds(federation)
 
 

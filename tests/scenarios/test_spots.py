@@ -205,6 +205,19 @@ def test_a_draw_survives_a_restart_of_any_party(found: Found) -> None:
     check(federation)
 
 
+def test_chunks_of_a_run_that_ended_early_keep_no_later_run_from_its_release(
+    found: Found,
+) -> None:
+    """They are shown no more, and their round has the same number."""
+    federation = found()
+    federation.run_until_killed(nth(Kind.CHECK_CHUNK, 1))
+    federation.begin_another_run("second")
+    federation.run()
+    assert vouched(federation) == ["base-1"]
+    owed = [node.store.pending_rounds("second") for node in federation.nodes.values()]
+    assert owed == [[]] * len(NAMES)
+
+
 def test_a_coordinator_that_dies_with_an_upload_erases_it(found: Found) -> None:
     federation = found()
     federation.run_until_killed(nth(Kind.COLLECT_MASKED_INPUTS, 3))
@@ -282,6 +295,24 @@ def test_a_node_that_finds_a_false_sum_keeps_the_proof_and_leaves_the_run(
     proofs = (federation.nodes["fr"].directory / DISPUTES).iterdir()
     add_sums(bundle, {int(proof.name): proof for proof in proofs})
     assert federation.audit().verdict is AuditVerdict.FAILS
+
+
+def test_a_node_that_found_a_false_sum_trains_on_nothing_that_comes_of_it(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run goes on from the release by itself, and the node holds it."""
+    others = {n: {"policy": {"spot_checks": "none"}} for n in ("fi", "id", "sw")}
+    federation = found(institutions=others)
+    with monkeypatch.context() as patched:
+        lies(patched)
+        federation.run()
+    assert federation.nodes["fr"].store.disputed("run") == [1]
+    release = federation.coordinator / "releases" / "base-1"
+    federation.begin_another_run("second", base=str(release))
+    federation.run()
+    assert [body.included for body in federation.closed()] == [NAMES, tuple(others)]
+    assert federation.refusals() == {"fr": "not_in_log"}
+    assert federation.committed()["fr", 1] == 1
 
 
 def test_a_member_that_takes_nothing_is_waited_for_once(found: Found) -> None:

@@ -11,8 +11,8 @@ has seen the chunks that it drew of the sums (``spot_checks``).
 Withholding the result of a round from the members therefore gets no cosignature for a
 release of it. A disputed release is never cosigned again, until the operator has looked
 into it. The same holds for a sum that the node has seen to be false, with a proof that
-convinces any reader of the log: it cosigns nothing that rests on the sum, and trains in
-that run no more.
+convinces any reader of the log: it cosigns nothing that rests on the sum, and trains no
+more in that run, nor in one that goes on from it.
 
 A release is new beyond the last checkpoint that this node has accepted. One within it
 has its quorum of members who followed its round or trust those who did, and to refuse
@@ -25,7 +25,7 @@ result than the quorum can do without, the release waits for them.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -191,18 +191,27 @@ class ResultApplier:
             if base == self._ended_run.release_digest != self.replica.digest:
                 self.replica = self._ended_run.of_release()
 
-    def origin(self, run_id: str) -> str:
+    def origin(self, run_id: str, *, named: Collection[str]) -> str:
         """Return the base that a run goes back to, through what was followed here.
 
         Where a run began with what an earlier one gave on this node, by its own steps
-        and to a published release, it goes back to where that one began.
+        and to a published release, it goes back to where that one began; no further
+        than to a base that is ``named`` by the node's policy.
+
+        Raises:
+            VerificationError: It goes back through a sum or an outcome of a gate that
+                this node has seen to be false.
         """
         state = self.mirror.state
-        base = first_round(self.mirror, run_id).model_digest
-        for release in state.released.newest_first():
-            made = self._store.base(release.run_id, release.round_number)
-            if release.index < state.runs[run_id] and made == base:
-                return self.origin(release.run_id)
+        while (base := first_round(self.mirror, run_id).model_digest) not in named:
+            for release in state.released.newest_first():
+                made = self._store.base(release.run_id, release.round_number)
+                if release.index < state.runs[run_id] and made == base:
+                    break
+            else:
+                break
+            self.check_sums(release.run_id, until=release.round_number)
+            run_id = release.run_id
         return base
 
     def ended(self, number: int, *, within: int) -> EndedRound:

@@ -68,11 +68,19 @@ class SpotChecks:
     _taken: dict[_Key, Taken] = field(default_factory=dict, init=False)
 
     def draw(self, taken: Taken) -> None:
-        """Draw chunks of a sum that is at hand and fits its result; only once."""
+        """Draw chunks of a sum that is at hand and fits its result; only once.
+
+        Edge cases:
+            Chunks of an earlier run are asked for no more: they are shown during their
+            run alone, and its rounds have the same numbers. They stay unseen, so that a
+            release of that run is not cosigned later.
+        """
         key = taken.manifest.run_id, taken.manifest.round_number
         count = count_chunks(taken.manifest.length)
         drawn = _DRAW.sample(range(count), min(self.wanted, count))
         self.store.keep_spots(*key, chunks=drawn)
+        for each in [known for known in self._taken if known[0] != key[0]]:
+            del self._taken[each]
         if self.store.spots(*key):
             self._taken[key] = taken
 

@@ -552,7 +552,9 @@ def test_another_run_begins_with_the_given_base_or_what_the_last_one_gave(
         assert (base.replica.digest, base.applied) == (expected.digest, 0)
         assert base.replica.optimizer.step == 0
         assert base.taken == 9
-    assert base.origin("another") == digests[begun]  # the log has no release of it
+    assert (
+        base.origin("another", named=()) == digests[begun]
+    )  # the log has no release of it
 
 
 def test_a_run_goes_back_to_the_first_base_only_through_what_was_followed_here(
@@ -564,11 +566,16 @@ def test_a_run_goes_back_to_the_first_base_only_through_what_was_followed_here(
     goes_on = renamed(world.manifest(), run_id="another", model_digest=world.base(1))
     world.add(RoundOpened(manifest=goes_on))
     base = applier(world)
-    assert base.origin("another") == world.base(1)
     store.keep_base("run", 1, gives=world.base(2))
-    assert base.origin("another") == world.base(1)
+    assert base.origin("another", named=()) == world.base(1)
     store.keep_base("run", 1, gives=world.base(1))
-    assert base.origin("another") == world.base(0)
+    assert base.origin("another", named=()) == world.base(0)
+    assert base.origin("another", named={world.base(1)}) == world.base(1)
+    store.keep_spots("run", 1, chunks=[0])
+    store.dispute_spot("run", 1, chunk=0)
+    with refused(VerificationError, "false-sum"):
+        base.origin("another", named={world.base(0)})
+    assert base.origin("another", named={world.base(1)}) == world.base(1)
 
 
 def test_a_round_is_taken_where_no_snapshot_can_be_written(
