@@ -35,7 +35,13 @@ FLOOR: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("here", [("fi", "id", "sw"), ("fi",)], ids=["three", "one"])
+@pytest.mark.parametrize(
+    "here",
+    [
+        pytest.param(("fi", "id", "sw"), marks=pytest.mark.slow, id="three"),
+        pytest.param(("fi",), id="one"),
+    ],
+)
 def test_too_few_answers_open_no_round(found: Found, here: tuple[str, ...]) -> None:
     """A floor of four: with three the log is cosigned, but no round is planned."""
     federation = found(**FLOOR)

@@ -201,7 +201,7 @@ def test_a_coordinator_killed_before_any_message_completes_the_run(
     ("place", "method"),
     [
         pytest.param(Ledger, "reserve", id="reserve", marks=pytest.mark.slow),
-        pytest.param(StateReplay, "spend", id="spend"),
+        pytest.param(StateReplay, "spend", id="spend", marks=pytest.mark.slow),
         pytest.param(NodeState, "take_upload", id="mark"),
         pytest.param(StateReplay, "account", id="account", marks=pytest.mark.slow),
     ],

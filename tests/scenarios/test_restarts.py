@@ -291,7 +291,15 @@ def test_a_second_run_starts_from_the_given_base_whatever_snapshots_there_are(
 
 
 @pytest.mark.parametrize("settings", KINDS)
-@pytest.mark.parametrize("away", ["", "before it", "in it", "both"])
+@pytest.mark.parametrize(
+    "away",
+    [
+        pytest.param("", marks=pytest.mark.slow, id="none"),
+        pytest.param("before it", marks=pytest.mark.slow),
+        pytest.param("in it", marks=pytest.mark.slow),
+        "both",
+    ],
+)
 def test_a_run_goes_on_from_the_release_of_the_last_one_by_itself(
     found: Found, settings: Settings, away: str
 ) -> None:
@@ -323,6 +331,7 @@ def test_a_run_goes_on_from_the_release_of_the_last_one_by_itself(
     assert federation.audit().verdict is AuditVerdict.HOLDS
 
 
+@pytest.mark.slow
 def test_a_node_that_did_not_follow_a_release_needs_its_folder_to_go_on_from_it(
     found: Found, caplog: pytest.LogCaptureFixture
 ) -> None:

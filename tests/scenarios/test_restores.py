@@ -99,7 +99,12 @@ def holds(federation: Federation) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [Kind.COLLECT_MASKED_INPUTS, Kind.ADVERTISE_KEYS], ids=str
+    "kind",
+    [
+        Kind.COLLECT_MASKED_INPUTS,
+        pytest.param(Kind.ADVERTISE_KEYS, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_a_federation_goes_on_with_a_restored_node(found: Found, kind: Kind) -> None:
     """The backup lacks the charge of the round that it was taken in, and the next."""
@@ -149,6 +154,7 @@ def test_a_charge_that_never_reached_the_log_counts_all_the_same(found: Found) -
     holds(federation)
 
 
+@pytest.mark.slow
 def test_an_account_that_the_coordinator_held_back_is_taken_over(found: Found) -> None:
     federation, place = loses_account(found)
     account = federation.nodes[NAME].store.accounts()["round", "run", 1]
@@ -255,6 +261,7 @@ def test_a_round_without_noise_is_uploaded_for_once(found: Found) -> None:
     holds(federation)
 
 
+@pytest.mark.slow
 def test_of_several_attempts_the_dearest_counts(found: Found) -> None:
     """A threshold is that of an attempt, and with it the own share of the noise."""
     federation = found(**SHARED | {"policy": {"noise": ("shared",), "max_attempt": 3}})
@@ -288,6 +295,7 @@ def test_of_several_attempts_the_dearest_counts(found: Found) -> None:
     holds(federation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("call", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_two_groups_that_did_not_hear_one_another_found_nothing() -> None:
     assert world.folded.is_founded
 
 
-@pytest.mark.parametrize("count", [2, 3, 40, 128])
+@pytest.mark.parametrize("count", [2, 3, 40, pytest.param(128, marks=pytest.mark.slow)])
 def test_two_to_128_institutions_found_a_federation(count: int) -> None:
     names = tuple(f"{number:03d}".ljust(63, "n") for number in range(count))
     world = World(names=names)
