@@ -40,6 +40,7 @@ from tapestry_coordinator.superlink.tls import (
     check_validity,
     issue_certificate,
     make_authority,
+    read_small_file,
 )
 from tapestry_governance.events.envelope import Signed
 from tapestry_governance.events.federation_events import (
@@ -124,7 +125,7 @@ def init(
         log=str(log.verify_key),
         coordinator=str(author.verify_key),
         address=settings.address,
-        authority=(folder / "tls" / AUTHORITY).read_text("ascii"),
+        authority=read_small_file(folder / "tls" / AUTHORITY).decode("ascii"),
         workload=workload,
         base=base,
         policy=read_policy(folder),
@@ -379,7 +380,7 @@ def _terms(folder: Path, settings: CoordinatorSettings) -> CharterTerms:
         federation=settings.federation,
         log=SigningKey.load(folder / "keys" / "log.key").verify_key,
         address=settings.address,
-        authority=digest((folder / "tls" / AUTHORITY).read_bytes()),
+        authority=digest(read_small_file(folder / "tls" / AUTHORITY)),
         policy=read_policy(folder),
     )
 

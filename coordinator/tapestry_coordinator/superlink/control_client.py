@@ -26,8 +26,9 @@ from flwr.proto.fab_pb2 import Fab
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-from tapestry.errors import ConfigError, ResourceError
+from tapestry.errors import ConfigError, ResourceError, TapestryError
 from tapestry_coordinator.superlink.flower_programs import one_line
+from tapestry_coordinator.superlink.tls import read_small_file
 
 _SECONDS = 60.0
 
@@ -119,8 +120,8 @@ def _failed(said: str) -> ResourceError:
 
 def _read_public(path: Path) -> ec.EllipticCurvePublicKey:
     try:
-        key = serialization.load_ssh_public_key(path.read_bytes())
-    except (OSError, ValueError, UnsupportedAlgorithm):
+        key = serialization.load_ssh_public_key(read_small_file(path))
+    except (TapestryError, ValueError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise ConfigError(

@@ -15,6 +15,7 @@ from tapestry_coordinator.superlink import process_tree
 from tapestry_coordinator.superlink.flower_programs import one_line
 
 _logger = logging.getLogger(__name__)
+_LAST_BYTES = 4000  # of a log that are read
 _STOP_SECONDS = 8.0
 _HURRY_SECONDS = 1.0  # after Ctrl-C; nothing depends on a graceful end
 _QUICK_DEATH = 2.0  # a process that lives no longer than this is started more slowly
@@ -71,8 +72,9 @@ class Child:
     @property
     def last_words(self) -> str:
         """The end of its output, in one line."""
-        text = self.log.read_text(encoding="utf-8", errors="replace")
-        return one_line(text[-4000:])
+        with self.log.open("rb") as log:
+            log.seek(max(log.seek(0, os.SEEK_END) - _LAST_BYTES, 0))
+            return one_line(log.read().decode("utf-8", errors="replace"))
 
     def tend(self) -> bool:
         """Start the process again if it ended; return whether it was started.

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tapestry.errors import ConfigError, ResourceError, TapestryError
+from tapestry.inputs.plain_file import read_plain, reading
 from tapestry.keys import SigningKey
 from tapestry.storage import durable_files
 
@@ -30,6 +31,7 @@ _AUTHORITY_LIFETIME = datetime.timedelta(days=7300)
 _DAY = datetime.timedelta(days=1)
 _SLACK = datetime.timedelta(hours=1)  # clocks differ
 LOCAL = ("127.0.0.1", "localhost")
+_MOST_BYTES = 1 << 20  # of a certificate or key
 AUTHORITY = "authority.pem"
 _AUTHORITY_NAME = "Tapestry authority"
 
@@ -175,12 +177,23 @@ def certificate_end(folder: Path) -> datetime.datetime:
     return min(_read_certificate(path).not_valid_after_utc for path in both)
 
 
+def read_small_file(path: Path) -> bytes:
+    """Read a certificate or key, which is small.
+
+    Raises:
+        ResourceError: It cannot be read.
+        VerificationError: It is no plain file, or too large for one.
+    """
+    with reading(path):
+        return read_plain(path, limit=_MOST_BYTES, links=True)
+
+
 def _public_half(path: Path) -> object:
     """Return the public half of a server's key; None if the file is damaged."""
     try:
-        data = path.read_bytes()
+        data = read_small_file(path)
         return serialization.load_pem_private_key(data, None).public_key()
-    except (OSError, ValueError, TypeError):
+    except (TapestryError, ValueError, TypeError):
         return None
 
 
@@ -189,9 +202,10 @@ def _authority_key(key: SigningKey) -> Ed25519PrivateKey:
 
 
 def _read_certificate(path: Path) -> x509.Certificate:
+    data = read_small_file(path)
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError) as error:
+        return x509.load_pem_x509_certificate(data)
+    except ValueError as error:
         raise ResourceError(
             f"cannot read the certificate {path}: {error}", code="file-unreadable"
         ) from error

@@ -1,3 +1,4 @@
+import os
 import socket
 import ssl
 import stat
@@ -8,12 +9,14 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from tapestry.errors import ConfigError
+from tapestry.errors import ConfigError, VerificationError
 from tapestry.keys import SigningKey
 from tapestry_coordinator.superlink.tls import (
+    certificate_end,
     issue_certificate,
     make_authority,
     make_server_certificate,
+    read_small_file,
 )
 from tests.support.refusals import refused
 
@@ -111,3 +114,17 @@ def test_another_authority_issues_nothing(tmp_path: Path) -> None:
     with refused(ConfigError, "authority-differs", match="the charter names"):
         issue_certificate(tmp_path, ["localhost"], key=other)
     assert [path.name for path in tmp_path.iterdir()] == ["authority.pem"]
+
+
+@pytest.mark.parametrize("size", [1 << 20, (1 << 20) + 1, 1 << 44])
+def test_no_more_is_read_than_a_certificate_can_be(tmp_path: Path, size: int) -> None:
+    """A sparse file of terabytes would fill the memory."""
+    path = make_server_certificate(tmp_path).certificate
+    os.truncate(path, size)
+    if size > 1 << 20:
+        with refused(VerificationError, "file-too-large", match=path.name):
+            read_small_file(path)
+        with refused(VerificationError, "file-too-large", match=path.name):
+            certificate_end(tmp_path)
+    else:
+        assert len(read_small_file(path)) == size
