@@ -87,7 +87,7 @@ def run(code: str, folder: Path) -> str:
         encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    printed = done.stdout.removesuffix("\n")
+    printed = done.stdout.removesuffix("\n") or "(nothing)"  # as a card says it
     return re.sub(UNPRINTED, lambda found: f"\\u{ord(found[0]):04x}", printed)
 
 

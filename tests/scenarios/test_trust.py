@@ -13,7 +13,7 @@ from tapestry.keys import SigningKey
 from tapestry.model.replica import measure
 from tapestry.protocol.messages import Kind, Message
 from tapestry.tlog.checkpoint import read_claim
-from tapestry_coordinator import acceptance_gate
+from tapestry_coordinator import acceptance_gate, node_tracker
 from tapestry_coordinator.acceptance_gate import AcceptanceGate
 from tapestry_coordinator.settings import RunSettings
 from tapestry_governance.audit.verify import AuditVerdict
@@ -275,8 +275,11 @@ def test_results_that_are_late_hold_up_a_release_and_not_the_run(found: Found) -
 
 
 @pytest.mark.slow
-def test_all_nodes_started_again_after_a_release_go_on(found: Found) -> None:
+def test_all_nodes_started_again_after_a_release_go_on(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What they followed is on their disks; the results come later."""
+    monkeypatch.setattr(node_tracker, "_KNOWN_SECONDS", 0.0)  # each round greets all
     federation = found(coordinator={"rounds": 2, "release_every": 1})
     federation.run_until_killed(second_roll_call(federation))
     assert _released(federation)

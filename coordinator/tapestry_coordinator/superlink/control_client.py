@@ -26,6 +26,7 @@ from flwr.proto.fab_pb2 import Fab
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
+from tapestry.environment import direct
 from tapestry.errors import ConfigError, ResourceError, TapestryError
 from tapestry_coordinator.superlink.flower_programs import one_line
 from tapestry_coordinator.superlink.tls import read_small_file
@@ -46,7 +47,8 @@ class ControlClient:
         ``authority`` is the certificate that the SuperLink's own is signed by.
         """
         context = ssl.create_default_context(cafile=authority)
-        self._client = ControlHttpClient(f"https://{address}", verify=context)
+        with direct("localhost:1"):  # Flower's own client would ask what is named
+            self._client = ControlHttpClient(f"https://{address}", verify=context)
         vars(self._client)["_client"] = self._http = httpx.Client(
             verify=context, timeout=_SECONDS, trust_env=False
         )

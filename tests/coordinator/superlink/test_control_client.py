@@ -17,8 +17,10 @@ __all__ = ["engine"]
 
 @pytest.fixture
 def control(engine: SuperLink, monkeypatch: pytest.MonkeyPatch) -> ControlClient:
-    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+    for name in ("HTTPS_PROXY", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+    for name in ("ALL_PROXY", "all_proxy"):  # httpx knows no such proxy here
+        monkeypatch.setenv(name, "socks5://127.0.0.1:9")
     return ControlClient(engine.address, authority=engine.authority)
 
 
