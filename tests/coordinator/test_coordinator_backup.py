@@ -26,6 +26,8 @@ from tests.coordinator.conftest import Found
 from tests.support.federation import NAMES, Deliver, Federation
 from tests.support.refusals import refused
 
+pytestmark = pytest.mark.slow
+
 
 def put_back(federation: Federation, place: Path) -> None:
     """Lose the coordinator's folder, and restore it; keys come from elsewhere."""

@@ -21,6 +21,8 @@ from tests.scenarios.test_leaving import exit_of
 from tests.support.federation import Deliver, Federation
 from tests.support.refusals import refused
 
+pytestmark = pytest.mark.slow
+
 
 class Ended(BaseException):
     pass
@@ -56,7 +58,6 @@ def test_without_a_mark_nobody_is_asked(found: Found) -> None:
     assert federation.wire.log == []
 
 
-@pytest.mark.slow
 def test_the_mark_goes_when_all_have_told(restored: Federation) -> None:
     size = len(restored.entries())
     restored.wire.log.clear()
@@ -66,7 +67,6 @@ def test_the_mark_goes_when_all_have_told(restored: Federation) -> None:
     assert len(restored.entries()) == size
 
 
-@pytest.mark.slow
 def test_no_other_way_opens_the_log(restored: Federation) -> None:
     with refused(IncompleteError, "restored-unheard"):
         open_led_log(restored.coordinator, restored.wire, deadline=1)
@@ -113,7 +113,6 @@ def without_fr(found: Found, monkeypatch: pytest.MonkeyPatch) -> Federation:
     return federation
 
 
-@pytest.mark.slow
 def test_a_member_that_has_left_is_not_waited_for(
     without_fr: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +129,6 @@ def test_a_member_that_has_left_is_not_waited_for(
     assert not (without_fr.coordinator / MARKER).exists()
 
 
-@pytest.mark.slow
 def test_a_member_that_has_left_is_asked_where_it_is_here(
     without_fr: Federation,
 ) -> None:

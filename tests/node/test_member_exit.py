@@ -16,6 +16,8 @@ from tests.support.federation import Base
 from tests.support.node_folders import NAME, OTHER, change, opened
 from tests.support.refusals import refused
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
 
 

@@ -22,6 +22,8 @@ from tests.support.node_folders import NAME, OTHER, change
 from tests.support.refusals import refused
 from tests.support.settings_files import change_settings
 
+pytestmark = pytest.mark.slow
+
 FILES = {
     *("node.db", "node.db.mirror", "view.db"),
     *("node.toml", "trust-policy.txt", "authority.pem"),
@@ -83,7 +85,6 @@ def test_a_restored_folder_has_the_state_and_says_that_it_is_older(
     assert not (folder / "keys").exists()
 
 
-@pytest.mark.slow
 def test_a_public_file_with_a_private_key_in_it_is_left_out(used: Path) -> None:
     key = (used / "keys" / "transport").read_bytes()
     (used / "authority.pem").write_bytes(key)
@@ -98,7 +99,6 @@ def test_a_node_that_never_ran_has_nothing_to_back_up(idle: Path, name: str) -> 
         back_up(idle, idle.with_name("backup"))
 
 
-@pytest.mark.slow
 def test_a_backup_in_the_folder_itself_is_refused(used: Path) -> None:
     with refused(ConfigError, "backup-inside-folder", match=str(used)):
         back_up(used, used / "backups" / "monday")

@@ -27,6 +27,8 @@ from tests.support.node_folders import NAME, OTHER, change, connect, run
 from tests.support.processes import environment
 from tests.support.superlink import SuperLink
 
+pytestmark = pytest.mark.slow
+
 PHRASE = "correct horse battery staple"
 ENDS = datetime(2040, 1, 1, tzinfo=UTC)
 SECONDS = 90.0
@@ -162,7 +164,6 @@ def test_an_institution_leaves_by_its_locked_root_key(
     assert Exit(used).signed_before() == entry
 
 
-@pytest.mark.slow
 def test_a_person_types_the_name(used: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tapestry_node.operator_commands.is_terminal", lambda: True)
     done = tapestry("node", "leave", used, typed="yes\n")
@@ -173,7 +174,6 @@ def test_a_person_types_the_name(used: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert done.exit_code == 0, done.stderr
 
 
-@pytest.mark.slow
 def test_an_exit_is_signed_where_the_root_key_is_and_handed_in_here(
     used: Path, tmp_path: Path
 ) -> None:
@@ -215,7 +215,6 @@ def test_an_exit_by_the_command_ends_in_the_log(found: Found) -> None:
     assert federation.nodes[NAMES[1]].mirror.size == federation.nodes[NAME].mirror.size
 
 
-@pytest.mark.slow
 def test_watch_tells_a_line_for_each_change_and_ends_as_interrupted(
     idle: Path,
 ) -> None:
@@ -236,7 +235,6 @@ def test_watch_tells_a_line_for_each_change_and_ends_as_interrupted(
         assert len(rest.splitlines()) <= 2  # "work" and "certificate"
 
 
-@pytest.mark.slow
 def test_a_process_tells_how_it_is_from_its_start_to_its_end(
     idle: Path, engine: SuperLink
 ) -> None:
@@ -271,7 +269,6 @@ def test_a_process_tells_how_it_is_from_its_start_to_its_end(
     assert f"{found['words']} [{found['code']}]" in " ".join(log.split())
 
 
-@pytest.mark.slow
 def test_watch_redraws_on_a_terminal(idle: Path) -> None:
     StatusFile(idle, superlink="there:1").connection(None, ENDS)
     ours, theirs = pty.openpty()

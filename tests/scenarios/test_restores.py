@@ -26,6 +26,8 @@ from tests.support.federation import NAMES, Deliver, Federation, Killed, unanswe
 from tests.support.refusals import refused
 from tests.support.settings_files import NO_NOISE
 
+pytestmark = pytest.mark.slow
+
 NAME = "fr"
 ALONE = {"adapter": {"publish": False}}
 LATER = timedelta(minutes=10)  # others' lines count from five minutes on
@@ -102,7 +104,7 @@ def holds(federation: Federation) -> None:
     "kind",
     [
         Kind.COLLECT_MASKED_INPUTS,
-        pytest.param(Kind.ADVERTISE_KEYS, marks=pytest.mark.slow),
+        Kind.ADVERTISE_KEYS,
     ],
     ids=str,
 )
@@ -154,7 +156,6 @@ def test_a_charge_that_never_reached_the_log_counts_all_the_same(found: Found) -
     holds(federation)
 
 
-@pytest.mark.slow
 def test_an_account_that_the_coordinator_held_back_is_taken_over(found: Found) -> None:
     federation, place = loses_account(found)
     account = federation.nodes[NAME].store.accounts()["round", "run", 1]
@@ -168,7 +169,6 @@ def test_an_account_that_the_coordinator_held_back_is_taken_over(found: Found) -
     holds(federation)
 
 
-@pytest.mark.slow
 def test_an_account_that_the_coordinator_held_back_comes_too_late(found: Found) -> None:
     """The restored node has accounted for the round; twice is a rule of the log."""
     federation, place = loses_account(found)
@@ -222,7 +222,6 @@ def test_a_restored_node_does_nothing_before_others_cosigned_anew(
     holds(federation)
 
 
-@pytest.mark.slow
 def test_a_backup_that_is_restored_twice_counts_from_its_own_time(
     found: Found,
 ) -> None:
@@ -240,7 +239,6 @@ def test_a_backup_that_is_restored_twice_counts_from_its_own_time(
     holds(federation)
 
 
-@pytest.mark.slow
 def test_a_round_without_noise_is_uploaded_for_once(found: Found) -> None:
     federation = found(
         coordinator={"privacy": NO_NOISE, "rounds": 1},
@@ -261,7 +259,6 @@ def test_a_round_without_noise_is_uploaded_for_once(found: Found) -> None:
     holds(federation)
 
 
-@pytest.mark.slow
 def test_of_several_attempts_the_dearest_counts(found: Found) -> None:
     """A threshold is that of an attempt, and with it the own share of the noise."""
     federation = found(**SHARED | {"policy": {"noise": ("shared",), "max_attempt": 3}})
@@ -295,9 +292,8 @@ def test_of_several_attempts_the_dearest_counts(found: Found) -> None:
     holds(federation)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("call", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("call", [1, 2])
 @pytest.mark.parametrize(
     "method",
     [(NodeState, "assume_upload"), (StateReplay, "adopt"), (StateReplay, "assume")],

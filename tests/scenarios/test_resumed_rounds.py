@@ -33,6 +33,8 @@ from tests.support.federation import (
 )
 from tests.support.settings_files import NO_NOISE
 
+pytestmark = pytest.mark.slow
+
 OTHERS = tuple(name for name in NAMES if name != "fr")
 KINDS = (
     Kind.ADVERTISE_KEYS,
@@ -134,7 +136,6 @@ def test_a_node_that_is_killed_in_a_step_and_started_again_is_in_the_sum(
     holds(federation)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "method", "after"),
     [
@@ -200,7 +201,6 @@ def test_a_request_that_comes_again_after_a_restart_gets_the_same_bytes(
     holds(federation)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, WITHOUT_NOISE], ids=["noise", "none"])
 def test_nodes_that_are_started_again_before_every_request_are_in_the_sum(
     found: Found, settings: dict[str, Any]
@@ -422,7 +422,6 @@ ROLLBACKS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("attack", list(ROLLBACKS))
 @pytest.mark.parametrize(
     ("earlier", "later"),
