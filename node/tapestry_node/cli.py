@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tapestry.cli import console
-from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
+from tapestry.cli.commands import PATH, CommandGroup, as_json
 from tapestry.cli.exit_status import ExitStatus
 from tapestry.encoding import decode_decimal
 from tapestry.environment import direct
@@ -22,6 +22,7 @@ from tapestry_node.backup_commands import backup, bundle, restore
 from tapestry_node.membership_commands import init, join
 from tapestry_node.operator_commands import (
     leave,
+    node_folder,
     pause,
     resume,
     status,
@@ -32,15 +33,6 @@ if TYPE_CHECKING:
     from tapestry_node.budget.ledger import Ledger
     from tapestry_node.node_state import NodeState
     from tapestry_node.settings import NodePolicy, NodeSettings, Transport
-
-node_folder = click.argument(
-    "folder",
-    cls=Argument,
-    type=PATH,
-    metavar="[FOLDER]",
-    default=Path(),
-    help="The node's folder, with node.toml; default: the current one.",
-)
 
 
 @click.group(cls=CommandGroup)

@@ -23,7 +23,7 @@ Not protected:
     Against who has ``keys/`` as well, as in a copy of the whole folder: until the
     upload, that gives all secrets of the round. A disk image with ``node.db``, its
     mirror and a session that is put back as a whole cannot be told from a restart
-    (governance/decisions/0016-session-at-rest.md). Unlinked is not overwritten.
+    (governance/decisions/0017-session-at-rest.md). Unlinked is not overwritten.
 """
 
 import mmap
