@@ -380,14 +380,15 @@ def _listening() -> Iterator[list[str]]:
             messages.append(record.getMessage())
 
     logger = library.get_logger("transformers")
-    before = (logger.handlers, logger.level)
+    before = (logger.handlers, logger.level, logger.propagate)
     logger.handlers = [Collector(level=logging.WARNING)]
+    logger.propagate = False
     logger.setLevel(logging.WARNING)
     library.warning_once.cache_clear()
     try:
         yield messages
     finally:
-        logger.handlers, level = before
+        logger.handlers, level, logger.propagate = before
         logger.setLevel(level)
         library.warning_once.cache_clear()
 
