@@ -20,7 +20,11 @@ from tapestry_coordinator.settings import (
 )
 from tapestry_demo import scenario
 from tapestry_demo.local_federation import ADDRESS, Founding, Institution
-from tapestry_governance.events.federation_events import GivenBase, Policy
+from tapestry_governance.events.federation_events import (
+    USUAL_VOTING,
+    GivenBase,
+    Policy,
+)
 
 LANGUAGES = ("de", "fr", "es", "id")
 LENGTH = 128
@@ -110,6 +114,9 @@ class Recipe:
             max_attempt=1,
             max_accounts=16,
             max_checkpoint_age=86_400,
+            voting=USUAL_VOTING,
+            witnesses=(),
+            outside_quorum=0,
         )
         return Founding(
             coordinator=CoordinatorSettings(

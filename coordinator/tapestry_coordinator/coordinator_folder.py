@@ -45,6 +45,7 @@ from tapestry_coordinator.superlink.tls import (
 from tapestry_governance.events.envelope import Signed
 from tapestry_governance.events.federation_events import (
     MAX_MEMBERS,
+    USUAL_VOTING,
     Coordinator,
     GivenBase,
     Policy,
@@ -151,6 +152,9 @@ def draft_policy(base: GivenBase) -> Policy:
         max_attempt=1,
         max_accounts=16,
         max_checkpoint_age=86_400,
+        voting=USUAL_VOTING,
+        witnesses=(),
+        outside_quorum=0,
     )
 
 
@@ -304,7 +308,8 @@ def open_log(folder: Path, acceptances: Sequence[Path]) -> OpenedCharter:
     log_key = SigningKey.load(folder / "keys" / "log.key")
     _write_log(folder / "log", log_key, entries)
     requests = [each.request for each in charter.requests.values()]
-    trust = trust_policy_of(VerifyKey.parse(charter.body.log), requests).encode()
+    log, policy = VerifyKey.parse(charter.body.log), charter.body.policy
+    trust = trust_policy_of(log, requests, policy).encode()
     durable_files.replace_file(folder / "trust-policy.txt", trust)
     for name, each in charter.requests.items():
         public = f"{each.transport_key}\n".encode("ascii")

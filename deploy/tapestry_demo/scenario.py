@@ -18,7 +18,11 @@ from tapestry_coordinator.settings import (
 )
 from tapestry_demo import corpora
 from tapestry_demo.local_federation import ADDRESS, Founding, Institution
-from tapestry_governance.events.federation_events import GivenBase, Policy
+from tapestry_governance.events.federation_events import (
+    USUAL_VOTING,
+    GivenBase,
+    Policy,
+)
 
 FEDERATION = "demo"
 RUN = "run-1"
@@ -130,6 +134,9 @@ def founding(
             max_attempt=1,
             max_accounts=16,
             max_checkpoint_age=86_400,
+            voting=USUAL_VOTING,
+            witnesses=(),
+            outside_quorum=0,
         ),
         institutions=[
             _institution(scale, member, base_digest=base.model) for member in members

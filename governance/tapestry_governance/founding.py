@@ -20,7 +20,7 @@ from types import MappingProxyType
 
 from tapestry.encoding import decode_digest
 from tapestry.keys import Algorithm, SigningKey, VerifyKey
-from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry.tlog.trust_policy import TrustPolicy, Witness
 from tapestry_governance.events.envelope import Author, sign_entry
 from tapestry_governance.events.federation_events import (
     CharterAdopted,
@@ -181,10 +181,17 @@ def accept_charter(
 
 
 def trust_policy_of(
-    log: VerifyKey, requests: Iterable[MembershipRequest]
+    log: VerifyKey, requests: Iterable[MembershipRequest], policy: Policy
 ) -> TrustPolicy:
-    """Trust a log that a quorum of the founders cosigned."""
-    return TrustPolicy.of_members(log, [VerifyKey.parse(r.witness) for r in requests])
+    """Trust a log that a quorum of the founders cosigned, and of outside witnesses."""
+    keys = [VerifyKey.parse(request.witness) for request in requests]
+    outside = [(VerifyKey.parse(each.key), each.url) for each in policy.witnesses]
+    return TrustPolicy.of_members(
+        log,
+        keys,
+        outside=[Witness(name=key.name, key=key, url=url) for key, url in outside],
+        outside_quorum=policy.outside_quorum,
+    )
 
 
 def fingerprint(genesis: str) -> str:

@@ -327,7 +327,10 @@ def join(folder: Path, charter: OpenedCharter) -> None:
     if is_new or not trust.exists():
         log = VerifyKey.parse(charter.body.log)
         requests = [each.request for each in charter.requests.values()]
-        durable_files.replace_file(trust, trust_policy_of(log, requests).encode())
+        policy = charter.body.policy
+        durable_files.replace_file(
+            trust, trust_policy_of(log, requests, policy).encode()
+        )
     if is_new:  # the line comes first: keys of no table stand above all tables
         line, rest = f'genesis = "{charter.genesis}"\n', path.read_bytes()
         if known is not None:

@@ -175,18 +175,45 @@ class TrustPolicy:
         return trust
 
     @classmethod
-    def of_members(cls, log: VerifyKey, witnesses: Sequence[VerifyKey]) -> Self:
+    def of_members(
+        cls,
+        log: VerifyKey,
+        witnesses: Sequence[VerifyKey],
+        *,
+        outside: Sequence[Witness] = (),
+        outside_quorum: int = 0,
+    ) -> Self:
         """Trust one log, cosigned by a safe quorum of these witnesses.
 
         The witnesses are called by the names of their keys.
+
+        Args:
+            log: The log's key.
+            witnesses: Those of the members.
+            outside: Witnesses that are no members.
+            outside_quorum: So many of these must have cosigned as well. With 0 they are
+                listed, so that their lines are kept, and never counted.
+
+        Raises:
+            ProtocolError: A key or name occurs twice.
         """
         names = tuple(key.name for key in witnesses)
         threshold = witness_quorum(len(names))
+        groups = [WitnessGroup(name="members", threshold=threshold, members=names)]
+        if outside_quorum:
+            others = tuple(witness.name for witness in outside)
+            groups += [
+                WitnessGroup(name="outside", threshold=outside_quorum, members=others),
+                WitnessGroup(name="all", threshold=2, members=("members", "outside")),
+            ]
         return cls(
             logs=(LogKey(key=log),),
-            witnesses=tuple(Witness(name=key.name, key=key) for key in witnesses),
-            groups=(WitnessGroup(name="members", threshold=threshold, members=names),),
-            quorum="members",
+            witnesses=(
+                *(Witness(name=key.name, key=key) for key in witnesses),
+                *outside,
+            ),
+            groups=tuple(groups),
+            quorum=groups[-1].name,
         )
 
     def encode(self) -> bytes:

@@ -50,7 +50,9 @@ def test_three_institutions_found_a_federation() -> None:
         name: str(keys[name]["node"].verify_key) for name in NAMES
     }
     trust = founding.trust_policy_of(
-        log.verify_key, [each.request for each in requests.values()]
+        log.verify_key,
+        [each.request for each in requests.values()],
+        state.policy,
     )
     assert TrustPolicy.parse(trust.encode()).encode() == trust.encode()
     assert {str(each.key) for each in trust.witnesses} == {

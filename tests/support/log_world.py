@@ -20,6 +20,7 @@ from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance.events.envelope import Author, Seen, sign_entry
 from tapestry_governance.events.event_body import Body, Role
 from tapestry_governance.events.federation_events import (
+    USUAL_VOTING,
     CharterAdopted,
     Coordinator,
     Founder,
@@ -135,6 +136,9 @@ class World:
             "max_attempt": 3,
             "max_accounts": 16,
             "max_checkpoint_age": 86_400,
+            "voting": USUAL_VOTING.model_dump(),
+            "witnesses": (),
+            "outside_quorum": 0,
         }
         return Policy.model_validate({**base, **self.rules, **changes})
 

@@ -11,6 +11,7 @@ from tapestry.inputs.setting_values import to_toml
 from tapestry.protocol.stages import SECAGG_STAGES
 from tapestry.settings import Settings
 from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_governance.events.federation_events import USUAL_VOTING
 
 DELTA = "0.00001"
 # Changes of ``run_settings`` and ``node_settings`` after which there is no noise.
@@ -123,6 +124,9 @@ def common_policy(base: ModelManifest) -> dict[str, Any]:
         "max_attempt": 1,
         "max_accounts": 16,
         "max_checkpoint_age": 86_400,
+        "voting": USUAL_VOTING.model_dump(),
+        "witnesses": (),
+        "outside_quorum": 0,
     }
 
 

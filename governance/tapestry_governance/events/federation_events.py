@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from tapestry.keys import VerifyKey
 from tapestry.schema import (
@@ -25,6 +25,58 @@ from tapestry_governance.events.event_body import (
 )
 
 MAX_MEMBERS = 128
+
+
+def _share(text: str) -> str:
+    part, whole = map(int, text.split("/"))
+    if part > whole:
+        raise ValueError(f"{text} is more than all")
+    return text
+
+
+Share = Annotated[
+    str,
+    Field(pattern="^[1-9][0-9]?/[1-9][0-9]?$", examples=["2/3"]),
+    AfterValidator(_share),
+]
+"""Of the members who may vote; ``rules.thresholds`` says how many they are."""
+
+
+class Voting(Strict):
+    """The yes votes that each kind of decision takes."""
+
+    policy: Share
+    release: Share
+    admit: Share
+    remove: Share
+    root: Share
+    coordinator: Share
+    withdraw: Share
+    constitution: Share
+    resume: Share
+    pause: Annotated[int, Field(ge=2, le=MAX_MEMBERS)]  # members
+
+
+USUAL_VOTING = Voting(
+    policy="1/2",
+    release="2/3",
+    admit="3/4",
+    remove="3/4",
+    root="3/4",
+    coordinator="3/4",
+    withdraw="2/3",
+    constitution="1/2",
+    resume="1/2",
+    pause=2,
+)
+
+
+class OutsideWitness(Strict):
+    """A witness that is no member: an archive, a regulator, a university."""
+
+    name: Name
+    key: WitnessKey
+    url: Annotated[str, Field(pattern=r"^https?://[!-~]{1,240}$")]  # asked there
 
 
 class GivenBase(Strict):
@@ -55,6 +107,23 @@ class Policy(Strict):
     max_attempt: Attempt
     max_accounts: Annotated[int, Field(ge=0)]  # of adapters, per member and release
     max_checkpoint_age: Annotated[int, Field(ge=1)]  # seconds
+    voting: Voting
+    witnesses: Annotated[tuple[OutsideWitness, ...], Field(max_length=16)]
+    # So many of these must cosign, beside the quorum of the members.
+    outside_quorum: Annotated[int, Field(ge=0, le=16)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_ascending(tuple(each.name for each in self.witnesses))
+        keys = {VerifyKey.parse(each.key).public for each in self.witnesses}
+        if len(keys) != len(self.witnesses):
+            raise ValueError("two outside witnesses have one key")
+        if self.outside_quorum > len(self.witnesses):
+            raise ValueError(
+                f"outside_quorum {self.outside_quorum} of {len(self.witnesses)}"
+                " outside witnesses"
+            )
+        return self
 
     def given_base(self, model: str) -> GivenBase | None:
         """Return what it names under an identity, if it names that."""

@@ -128,7 +128,9 @@ def check_readers(
 
 def _check_keys(state: FederationState, body: CharterAccepted) -> None:
     charter, member = state.charter, body.request.member
-    taken = [VerifyKey.parse(text) for text in (charter.log, charter.coordinator.key)]
+    texts = [charter.log, charter.coordinator.key]
+    texts += [each.key for each in charter.policy.witnesses]
+    taken = [VerifyKey.parse(text) for text in texts]
     for each in state.members.values():
         taken += each.verify_keys
     for key in member.verify_keys:
