@@ -22,7 +22,6 @@ from tapestry_governance.events.envelope import (
     sign_entry,
 )
 from tapestry_governance.events.event_body import Body, Role
-from tapestry_governance.events.federation_events import PolicyAdopted
 from tapestry_governance.events.model_events import EvaluationRecorded
 from tapestry_governance.events.round_events import (
     ContributionRefused,
@@ -40,15 +39,14 @@ def sample_bodies() -> Mapping[str, Sample]:
     samples: dict[str, Sample] = {}
     for event in DecodedEvents(world.entries):
         samples[event.type] = event.actor, event.role, event.body
-    for actor, role, body in (*_rare(world), *_later(world)):
+    for actor, role, body in (*_rare(), *_later(world)):
         samples[body.type] = actor, role, body
     return samples
 
 
-def _rare(world: World) -> list[Sample]:
+def _rare() -> list[Sample]:
     attempt: dict[str, Any] = {"run_id": "demo", "round_number": 1, "attempt": 1}
     return [
-        ("fr", "root", PolicyAdopted(policy=world.policy(version=2))),
         ("fr", "node", ContributionRefused(**attempt, reason=Reason.MAINTENANCE)),
         (
             "coordinator",

@@ -29,8 +29,13 @@ from tapestry_governance.events.federation_events import (
     Policy,
 )
 from tapestry_governance.events.member_events import (
+    Admission,
     CharterAccepted,
     MembershipRequest,
+    PolicyChange,
+    Proposal,
+    ProposalMade,
+    VoteCast,
 )
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 from tapestry_governance.events.possession import PURPOSES, prove_possession
@@ -48,8 +53,10 @@ from tapestry_governance.events.round_events import (
     RoundClosed,
     RoundOpened,
 )
+from tapestry_governance.rules.ballots import Vote, voters_digest
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply
+from tapestry_governance.rules.settlement import settle
 from tests.support.plans import outer_plan, privacy_plan, round_manifest, training_plan
 
 AnyBody = TypeVar("AnyBody", bound=Body)
@@ -266,6 +273,62 @@ class World:
             self.add(self.declaration(name), name, "node")
         return self
 
+    def propose(self, proposal: Proposal, by: str = "fr") -> int:
+        """Put a proposal to the members; returns its index."""
+        voters = voters_digest(self.folded.active)
+        return self.add(ProposalMade(roster=voters, proposal=proposal), by, "root")
+
+    def vote(self, subject: int, *names: str, vote: Vote = "yes") -> int:
+        """Cast a vote of each member on an entry; returns the index of the last."""
+        cast = VoteCast(
+            subject=subject,
+            entry=digest(self.entries[subject]),
+            vote=vote,
+            reasons=None,
+        )
+        return [self.add(cast, name, "root") for name in names][-1]
+
+    def decide(self, proposal: Proposal, *names: str) -> int:
+        """Propose and vote yes, by all members or by some."""
+        index = self.propose(proposal)
+        self._carry(index, names or tuple(sorted(self.folded.active)))
+        return index
+
+    def _carry(self, index: int, names: Sequence[str]) -> None:
+        """Let members vote yes until that is enough."""
+        for name in names:
+            if self.folded.ballots[index].decided is None:
+                self.vote(index, name)
+
+    def approve(self, release: str) -> None:
+        """Let members approve a release; a run may start from it then."""
+        index = self.folded.release_named(release).index
+        self._carry(index, tuple(self.folded.active))
+
+    def change_policy(self, **changes: object) -> Policy:
+        """Give the federation its next policy; it is in force with the next entry."""
+        policy = self.policy(version=self.folded.policy.version + 1, **changes)
+        self.decide(PolicyChange(kind="policy", policy=policy))
+        return policy
+
+    @property
+    def settled(self) -> FederationState:
+        """The state that the next entry finds, if its author has seen all."""
+        return settle(self.folded, seen=len(self.entries))
+
+    def invent(self, name: str) -> Admission:
+        """Make keys of an institution that asks for admission."""
+        for purpose in ("root", "node", "community"):
+            self.keys[name, purpose] = _key(name, purpose)
+        self.keys[name, "witness"] = _key(name, "witness", Algorithm.COSIGNATURE)
+        request = self.request(name)
+        keys = {purpose: self.keys[name, purpose] for purpose in PURPOSES}
+        return Admission(
+            kind="admit",
+            request=request,
+            possession=prove_possession(request, keys, federation="tapestry"),
+        )
+
     def declaration(self, name: str) -> DataDeclared:
         before = self.folded.data.get(name)
         return DataDeclared(
@@ -294,8 +357,8 @@ class World:
             model_digest=self.base(number - 1),
             layout_digest=fake_digest("layout"),
             software=(fake_digest("software"),),
-            policy_digest=self.folded.policy.digest,
-            roster_digest=self.folded.roster.digest,
+            policy_digest=self.settled.policy.digest,
+            roster_digest=self.settled.roster.digest,
             min_cohort=3,
             length=1000,
             clip_value="0.1",

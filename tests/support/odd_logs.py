@@ -13,7 +13,7 @@ from tapestry.errors import RuleError
 from tapestry.protocol.round_manifest import NoNoise, RoundManifest
 from tapestry.protocol.stages import RoundStage
 from tapestry_governance.events.event_body import Body, Role
-from tapestry_governance.events.federation_events import PolicyAdopted
+from tapestry_governance.events.member_events import PolicyChange
 from tapestry_governance.events.privacy_events import BlockEpsilon, DpAccounted
 from tapestry_governance.events.round_events import RoundAborted, RoundOpened
 from tests.fuzzing.draws import Draw
@@ -246,10 +246,8 @@ class OddLog:
             max_delta=self.draw.one(DELTAS[:2]),
             noise=self.draw.one([("local",), ("local", "none")]),
         )
-        body = PolicyAdopted(policy=policy)
-        signers = [self.world.keys[name, "root"] for name in NAMES]
         try:
-            self.world.append(self.world.entry(body, "de", "root", signers=signers))
+            self.world.decide(PolicyChange(kind="policy", policy=policy))
         except RuleError:
             return
 

@@ -46,7 +46,7 @@ from tapestry_governance.events import (
     round_events,
 )
 from tapestry_governance.events.event_body import Body, Hash, Index, Role
-from tapestry_governance.events.federation_events import CharterAdopted, PolicyAdopted
+from tapestry_governance.events.federation_events import CharterAdopted
 from tapestry_governance.events.privacy_events import DataDeclared, DpAccounted
 
 BODIES = MappingProxyType(
@@ -54,7 +54,6 @@ BODIES = MappingProxyType(
         body.type: body
         for body in (
             CharterAdopted,
-            PolicyAdopted,
             DataDeclared,
             round_events.RoundOpened,
             round_events.ContributionCommitted,

@@ -198,12 +198,6 @@ class CharterAdopted(Body, type="charter.adopted", roles=("coordinator",)):
         return VerifyKey.parse(self.log).name
 
 
-class PolicyAdopted(Body, type="policy.adopted", roles=("root",)):
-    """New rules, signed by the root keys of more than half of the members."""
-
-    policy: Policy
-
-
 def roster_digest(members: tuple[Member, ...]) -> str:
     """Return the digest of the members and their node keys."""
     return _Roster(nodes=tuple((m.name, m.node) for m in members)).digest

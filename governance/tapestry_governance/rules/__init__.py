@@ -10,15 +10,14 @@ are those of ``governance/EVENTS.md``, by its numbers:
    reader-unknown, readers-too-few, readers-not-connected.
 
 2. Author (``replay``): role-not-allowed, actor-unknown, signature-missing,
-   signature-invalid, signer-not-allowed, majority-not-reached, member-left
-   (``member_rules``).
+   signature-invalid, signer-not-allowed, member-left (``member_rules``).
 
 3. Place (``replay``): event-duplicated, federation-differs, reference-forward; an
    event of a type that has no rule: event-without-rule.
 
 4. Seen log (``replay``): seen-size-invalid, log-forked.
 
-5. Opening (``round_rules``): round-still-open, round-not-next, first-round-missing,
+5. Opening (``round_rules``): federation-paused, round-still-open, round-not-next, first-round-missing,
    attempt-above-limit, federation-differs, base-not-current, base-not-allowed,
    software-not-allowed,
    policy-differs, roster-differs, participant-not-in-roster, participant-left,
@@ -49,12 +48,24 @@ are those of ``governance/EVENTS.md``, by its numbers:
    release-name-not-next.
 
 10. Adapter (``model_rules``): adapter-name-reserved, adapter-name-taken,
-    adapter-version-not-next, adapter-base-unpublished, licence-not-allowed,
+    adapter-version-not-next, adapter-base-unpublished, release-withdrawn, licence-not-allowed,
     adapter-not-accounted, adapter-run-differs, adapter-epsilon-differs,
    noise-not-allowed, delta-above-policy, epsilon-above-cap, training-without-noise.
 
-11. Policy (``replay``): policy-version-not-next, policy-within-round. Data
-    (``replay``): data-version-not-next, declarations-too-many, block-without-key.
+11. Data (``replay``): data-version-not-next, declarations-too-many,
+    block-without-key.
+
+12. Proposal (``vote_rules``, ``proposal_rules``): proposal-voters-differ,
+    proposals-too-many, votes-cannot-suffice, policy-version-not-next, member-known,
+    member-unknown, members-too-few, key-taken, possession-not-proven,
+    coordinator-is-member, log-origin-differs, pause-unchanged,
+    withdrawal-subject-unknown, withdrawn-already.
+
+13. Vote (``vote_rules``): vote-without-subject, vote-subject-differs, vote-closed,
+    vote-not-allowed, vote-unchanged, votes-too-many. What is decided takes effect by
+    ``settlement``.
+
+14. New key (``member_rules``): possession-not-proven, key-taken, rotations-too-many.
 
 An audit composes the accounts again and finds a report that is too low
 (``audit.privacy_accounts``): epsilon-understated.

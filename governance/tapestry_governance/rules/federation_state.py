@@ -4,10 +4,11 @@ All of it follows from the entries: two parties with the same log have the same
 state. States are values; :func:`tapestry_governance.rules.replay.apply` makes new ones.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any
 
 from tapestry.keys import VerifyKey
 from tapestry.protocol.round_manifest import RoundManifest
@@ -21,9 +22,11 @@ from tapestry_governance.events.federation_events import (
     Policy,
     roster_digest,
 )
+from tapestry_governance.events.member_events import KeyRotated, Withdrawal
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 from tapestry_governance.events.privacy_events import DataDeclared
 from tapestry_governance.events.round_events import InRound, RoundClosed
+from tapestry_governance.rules.ballots import Ballot, FormerKey, Waiting
 from tapestry_governance.rules.persistent_collections import (
     PersistentList,
     PersistentMap,
@@ -88,12 +91,21 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Leadership:
+    """The coordinator, how it is reached, and the key of its log."""
+
+    coordinator: Coordinator
+    log: str
+    address: str
+    authority: str  # digest of the certificate that vouches for the address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Roster:
     """The members and all keys by which parties sign, parsed once."""
 
     members: Mapping[str, Member]
     keys: Mapping[tuple[str, Role], VerifyKey]  # by actor and role
-    roots: Mapping[str, VerifyKey]  # the members' root keys, by key id
     digest: str  # of names and node keys, as in a round manifest
 
     @property
@@ -102,30 +114,19 @@ class Roster:
         return {name: self.keys[name, "node"] for name in self.members}
 
     @classmethod
-    def of(cls, coordinator: Coordinator) -> Self:
-        """Start without a member."""
+    def of(cls, coordinator: Coordinator, members: Mapping[str, Member]) -> "Roster":
+        """Parse the keys of a coordinator and of some members."""
         key = VerifyKey.parse(coordinator.key)
-        return cls(
-            members=MappingProxyType({}),
-            keys=MappingProxyType({(coordinator.name, "coordinator"): key}),
-            roots=MappingProxyType({}),
-            digest=roster_digest(()),
-        )
-
-    def joined(self, member: Member) -> "Roster":
-        """Return a roster with one more member."""
-        root, name = VerifyKey.parse(member.root), member.name
-        members = {**self.members, name: member}
         keys: dict[tuple[str, Role], VerifyKey] = {
-            **self.keys,
-            (name, "root"): root,
-            (name, "node"): VerifyKey.parse(member.node),
-            (name, "community"): VerifyKey.parse(member.community),
+            (coordinator.name, "coordinator"): key
         }
-        return Roster(
-            members=MappingProxyType(members),
+        for name, member in members.items():
+            keys[name, "root"] = VerifyKey.parse(member.root)
+            keys[name, "node"] = VerifyKey.parse(member.node)
+            keys[name, "community"] = VerifyKey.parse(member.community)
+        return cls(
+            members=MappingProxyType(dict(members)),
             keys=MappingProxyType(keys),
-            roots=MappingProxyType({**self.roots, root.keyid: root}),
             digest=roster_digest(tuple(members[n] for n in sorted(members))),
         )
 
@@ -159,7 +160,8 @@ class FederationState:
     federation: str
     genesis: str  # digest of entry 0
     charter: CharterAdopted
-    roster: Roster  # of those that accepted the charter
+    lead: Leadership
+    roster: Roster  # of those that accepted the charter, and were admitted since
     policy: Policy
     policy_digest: str
     policies: tuple[Policy, ...]  # all that were adopted, the newest last
@@ -198,6 +200,17 @@ class FederationState:
     publishers: PersistentMap[str, str] = _EMPTY  # adapter -> member
     published: PersistentMap[str, int] = _EMPTY  # release, adapter -> newest index
     paid_by: PersistentMap[str, int] = _EMPTY  # adapter -> index of its account
+    ballots: PersistentMap[int, Ballot] = _EMPTY  # by index of proposal or release
+    open_proposals: tuple[int, ...] = ()  # not yet in force, lapsed or overtaken
+    waiting: tuple[Waiting, ...] = ()  # decided, and not in force
+    rotations: PersistentMap[int, tuple[str, KeyRotated]] = _EMPTY  # member, new key
+    other_keys: PersistentMap[tuple[str, str], str] = _EMPTY  # transport, receipts
+    former_keys: PersistentMap[tuple[str, str], tuple[FormerKey, ...]] = _EMPTY
+    approved: PersistentMap[str, int] = _EMPTY  # release -> index of deciding vote
+    withdrawn: PersistentMap[str, Withdrawal] = _EMPTY  # digest of manifest
+    former_leads: tuple[Leadership, ...] = ()
+    paused: int | None = None  # index of the vote that paused the federation
+    pause_lifted: bool = False  # since the policy in force was adopted
 
     @property
     def size(self) -> int:
@@ -227,6 +240,16 @@ class FederationState:
         return {n: members[n] for n in members if n not in self.left}
 
     @property
+    def standing(self) -> list[str]:
+        """The names of the releases that were approved, and not withdrawn since."""
+        return [
+            record.name
+            for record in self.released
+            if record.name in self.approved
+            and self.releases[record.name].manifest_digest not in self.withdrawn
+        ]
+
+    @property
     def is_founded(self) -> bool:
         """True once all founders have accepted the charter."""
         return len(self.readers) == len(self.charter.members)
@@ -234,6 +257,43 @@ class FederationState:
     def key_of(self, actor: str, role: Role) -> VerifyKey | None:
         """Return the key of a party for a role, or None if it has none."""
         return self.roster.keys.get((actor, role))
+
+    def with_members(self, members: Mapping[str, Member]) -> "FederationState":
+        """Return this state with these members."""
+        roster = Roster.of(self.lead.coordinator, members)
+        return dataclasses.replace(self, roster=roster)
+
+    def with_key(
+        self, name: str, purpose: str, key: str, *, index: int, compromised: bool
+    ) -> "FederationState":
+        """Return this state with another key of a member; the former one is kept."""
+        member = self.members[name]
+        former = self.retire(name, purpose, index=index, compromised=compromised)
+        changed = member.model_copy(update={purpose: key})
+        return former.with_members({**self.members, name: changed})
+
+    def retire(
+        self, name: str, purpose: str, *, index: int, compromised: bool = False
+    ) -> "FederationState":
+        """Return this state with the present key of a member noted as a former one."""
+        key = VerifyKey.parse(getattr(self.members[name], purpose))
+        former = FormerKey(key=key, until=index, compromised=compromised)
+        kept = (*self.former_keys.get((name, purpose), ()), former)
+        keys = self.former_keys.set((name, purpose), kept)
+        return dataclasses.replace(self, former_keys=keys)
+
+    @property
+    def known_keys(self) -> Mapping[bytes, str]:
+        """The keys that parties have or had, by their public half, with their ids."""
+        leads = (*self.former_leads, self.lead)
+        texts = [text for lead in leads for text in (lead.log, lead.coordinator.key)]
+        texts += [each.key for policy in self.policies for each in policy.witnesses]
+        keys = [VerifyKey.parse(text) for text in texts]
+        for member in self.members.values():
+            keys += member.verify_keys
+        for former in self.former_keys.values():
+            keys += [each.key for each in former]
+        return {key.public: key.keyid for key in keys}
 
     def closed_round(self, number: int, *, within: int) -> ClosedRound | None:
         """Return the newest closed round of a number among the first entries."""

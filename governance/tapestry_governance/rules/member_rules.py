@@ -8,13 +8,17 @@ from tapestry.keys import VerifyKey
 from tapestry_governance.events import round_events
 from tapestry_governance.events.envelope import Event
 from tapestry_governance.events.federation_events import CharterAdopted
-from tapestry_governance.events.member_events import CharterAccepted
-from tapestry_governance.events.possession import check_possession
+from tapestry_governance.events.member_events import CharterAccepted, KeyRotated
+from tapestry_governance.events.possession import check_possession, check_rotation
 from tapestry_governance.events.privacy_events import DpAccounted
+from tapestry_governance.rules.ballots import Waiting
 from tapestry_governance.rules.federation_state import FederationState
+from tapestry_governance.rules.proposal_rules import check_free
+from tapestry_governance.rules.settlement import lapse
 
+_ROTATIONS = 6  # of a member, one for each purpose
 _READERS = 2  # other members that a founder hears the fingerprint from
-_OWED = (  # about what a member did before it left, or was in when it did
+OWED = (  # about what a member did before it left, or was in when it did
     round_events.ContributionCommitted,
     round_events.ContributionRefused,
     round_events.RoundDisputed,
@@ -46,10 +50,10 @@ def charter_accepted(
     check_possession(body.request, body.possession, federation=state.federation)
     _check_keys(state, body)
     readers = state.readers.set(actor, body.readers)
-    roster = state.roster.joined(body.request.member)
-    if len(roster.members) == len(state.charter.members):
+    members = {**state.members, actor: body.request.member}
+    if len(members) == len(state.charter.members):
         _check_connected(readers)
-    return dataclasses.replace(state, roster=roster, readers=readers)
+    return dataclasses.replace(state, readers=readers).with_members(members)
 
 
 def check_not_left(state: FederationState, event: Event) -> None:
@@ -60,7 +64,7 @@ def check_not_left(state: FederationState, event: Event) -> None:
             what it did before: another exit, data, an adapter, or a policy.
     """
     index = state.left.get(event.actor)
-    if index is not None and not isinstance(event.body, _OWED):
+    if index is not None and not isinstance(event.body, OWED):
         raise RuleError(
             f"{event.actor!r} left by entry {index}, and {event.type} is nothing that"
             " it still owes; come back by an admission",
@@ -69,13 +73,49 @@ def check_not_left(state: FederationState, event: Event) -> None:
 
 
 def member_left(state: FederationState, *, actor: str, index: int) -> FederationState:
-    """Note that a member left: from here on no round takes it in.
+    """Note that a member left: from here on no round takes it in, and it has no vote.
 
     Guarantees:
         It needs nobody's consent and waits for nothing. A round that is open goes on
-        with it. Roster and quorum stay as they are, and so do its obligations.
+        with it, and after that it counts in the quorum no more, unless fewer than two
+        members would. Its obligations stay.
     """
-    return dataclasses.replace(state, left=state.left.set(actor, index))
+    waiting = (*state.waiting, Waiting(since=index, subject=index))
+    left = state.left.set(actor, index)
+    return lapse(dataclasses.replace(state, left=left, waiting=waiting))
+
+
+def key_rotated(
+    state: FederationState, body: KeyRotated, *, actor: str, index: int
+) -> FederationState:
+    """Note a member's new key, which is in force once no round is open.
+
+    Edge cases:
+        Of a key that is called compromised no entry is taken any more; entries that a
+        routine rotation found on their way still count, where the member owes them.
+
+    Raises:
+        VerificationError: The new key did not sign for itself.
+        RuleError: The key is in use, or too many of the member wait.
+    """
+    key = body.key
+    if body.purpose not in {"transport", "receipts"}:
+        check_free(state, [VerifyKey.parse(key)])
+    if body.purpose == "transport":  # of another kind: the node's key vouches for it
+        key = state.members[actor].node
+    check_rotation(body, by=key, name=actor, federation=state.federation)
+    pending = [state.rotations.get(each.subject) for each in state.waiting]
+    if sum(found is not None and found[0] == actor for found in pending) >= _ROTATIONS:
+        raise RuleError(
+            f"{_ROTATIONS} new keys of {actor!r} are not in force yet; wait for the"
+            " round to end",
+            code="rotations-too-many",
+        )
+    return dataclasses.replace(
+        state,
+        rotations=state.rotations.set(index, (actor, body)),
+        waiting=(*state.waiting, Waiting(since=index, subject=index)),
+    )
 
 
 def check_accepted(
@@ -127,20 +167,13 @@ def check_readers(
 
 
 def _check_keys(state: FederationState, body: CharterAccepted) -> None:
-    charter, member = state.charter, body.request.member
-    texts = [charter.log, charter.coordinator.key]
-    texts += [each.key for each in charter.policy.witnesses]
-    taken = [VerifyKey.parse(text) for text in texts]
-    for each in state.members.values():
-        taken += each.verify_keys
-    for key in member.verify_keys:
-        for other in taken:
-            if key.public == other.public or key.keyid == other.keyid:
-                raise RuleError(
-                    f"{member.name!r} has key {key.keyid}, which is {other.keyid}"
-                    " already: one key, one owner and purpose",
-                    code="key-taken",
-                )
+    """Require that no two parties have a key, or the id of one, in common."""
+    keys = body.request.member.verify_keys
+    check_free(state, keys)
+    ids = {keyid: keyid for keyid in state.known_keys.values()}
+    for key in keys:
+        if key.keyid in ids:
+            raise RuleError(f"the key id {key.keyid} occurs twice", code="key-taken")
 
 
 def _check_connected(readers: Mapping[str, tuple[str, ...]]) -> None:

@@ -8,15 +8,19 @@ import dataclasses
 from tapestry.errors import RuleError
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 from tapestry_governance.rules.account_rules import check_bare, check_limits
+from tapestry_governance.rules.ballots import Ballot
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.persistent_collections import PersistentList
 from tapestry_governance.rules.round_records import AccountedSpending, ReleaseRecord
 
 
 def release_published(
-    state: FederationState, body: ReleasePublished, index: int
+    state: FederationState, body: ReleasePublished, index: int, *, entry: str
 ) -> FederationState:
-    """Publish the current base under the next name."""
+    """Publish the current base under the next name: a candidate until it is approved.
+
+    ``entry`` is the digest of the entry, which votes on it name.
+    """
     closed = state.last_closed
     if state.open_round is not None or closed is None:
         message = "a release follows a closed round"
@@ -58,6 +62,18 @@ def release_published(
         released_by_run=state.released_by_run.set(body.run_id, of_run.append(record)),
         published=state.published.set(body.name, index),
         trained=state.trained.set(body.parameters_digest, same | record.ancestry),
+        ballots=state.ballots.set(
+            index,
+            Ballot(
+                index=index,
+                entry=entry,
+                kind="release",
+                proposal=None,
+                by=state.lead.coordinator.name,
+                voters="",
+                release=body.name,
+            ),
+        ),
     )
 
 
@@ -70,6 +86,9 @@ def adapter_published(
     if release is None or release.model_digest != body.base_digest:
         message = f"no release {body.base} that is model {body.base_digest}"
         raise RuleError(message, code="adapter-base-unpublished")
+    if release.manifest_digest in state.withdrawn:
+        message = f"{body.base} is withdrawn; train on another release"
+        raise RuleError(message, code="release-withdrawn")
     if body.licence not in state.policy.adapter_licences:
         message = f"the policy does not allow licence {body.licence}"
         raise RuleError(message, code="licence-not-allowed")

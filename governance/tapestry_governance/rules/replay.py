@@ -14,14 +14,20 @@ Guarantees:
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from tapestry.errors import IncompleteError, RuleError, TapestryError
 from tapestry.keys import VerifyKey
 from tapestry_governance.events import round_events
 from tapestry_governance.events.envelope import Event, Seen, Signed, open_entry
-from tapestry_governance.events.federation_events import CharterAdopted, PolicyAdopted
-from tapestry_governance.events.member_events import CharterAccepted, MemberLeft
+from tapestry_governance.events.federation_events import CharterAdopted
+from tapestry_governance.events.member_events import (
+    CharterAccepted,
+    KeyRotated,
+    MemberLeft,
+    ProposalMade,
+    VoteCast,
+)
 from tapestry_governance.events.model_events import (
     AdapterPublished,
     EvaluationRecorded,
@@ -29,11 +35,18 @@ from tapestry_governance.events.model_events import (
 )
 from tapestry_governance.events.privacy_events import DataDeclared, DpAccounted
 from tapestry_governance.rules.account_rules import dp_accounted
-from tapestry_governance.rules.federation_state import FederationState, Past, Roster
+from tapestry_governance.rules.federation_state import (
+    FederationState,
+    Leadership,
+    Past,
+    Roster,
+)
 from tapestry_governance.rules.member_rules import (
+    OWED,
     charter_accepted,
     check_accepted,
     check_not_left,
+    key_rotated,
     member_left,
 )
 from tapestry_governance.rules.model_rules import adapter_published, release_published
@@ -46,6 +59,8 @@ from tapestry_governance.rules.round_rules import (
     round_disputed,
     round_opened,
 )
+from tapestry_governance.rules.settlement import settle
+from tapestry_governance.rules.vote_rules import proposal_made, vote_cast
 
 MAX_DECLARATIONS = 4  # of a member's data between two openings of rounds
 
@@ -84,10 +99,12 @@ def apply_signed(state: FederationState | None, signed: Signed) -> FederationSta
     try:
         if state is None:
             return _found(signed)
+        if state.waiting and signed.event.seen is not None:
+            state = settle(state, seen=signed.event.seen.size)
         _check_author(state, signed)
         _check_place(state, signed.event, index)
         seen = _check_seen(state, signed.event, index)
-        following = _dispatch(state, signed.event, index)
+        following = _dispatch(state, signed, index)
     except TapestryError as error:
         raise error.at(f"entry {index}") from error
     past = state.past.push(signed.entry, signed.event)
@@ -117,7 +134,13 @@ def _found(signed: Signed) -> FederationState:
         federation=event.federation,
         genesis=signed.digest,
         charter=charter,
-        roster=Roster.of(charter.coordinator),
+        lead=Leadership(
+            coordinator=charter.coordinator,
+            log=charter.log,
+            address=charter.address,
+            authority=charter.authority,
+        ),
+        roster=Roster.of(charter.coordinator, {}),
         policy=charter.policy,
         policy_digest=charter.policy.digest,
         policies=(charter.policy,),
@@ -137,28 +160,25 @@ def _check_author(state: FederationState, signed: Signed) -> None:
     if event.role not in event.body.roles:
         message = f"a {event.role} key may not sign {event.type}"
         raise RuleError(message, code="role-not-allowed")
-    key = _author_key(state, event)
+    check_not_left(state, event)
     signers = {keyid for keyid, _ in signed.signatures}
+    key = _author_key(state, event, signers)
     if key.keyid not in signers:
         message = f"signed by {min(signers)}, not by {key.keyid}"
         raise RuleError(message, code="signature-missing")
-    allowed = {key.keyid: key}
-    if isinstance(event.body, PolicyAdopted):
-        roots = state.roster.roots
-        if 2 * len(signers & roots.keys()) <= len(roots):
-            message = f"{len(signers)} of {len(roots)} roots is no majority"
-            raise RuleError(message, code="majority-not-reached")
-        allowed.update(roots)
-    if strangers := signers - allowed.keys():
+    if strangers := signers - {key.keyid}:
         message = f"{min(strangers)} may not sign {event.type}"
         raise RuleError(message, code="signer-not-allowed")
-    for keyid in signers:
-        signed.verify(allowed[keyid])
-    check_not_left(state, event)
+    signed.verify(key)
 
 
-def _author_key(state: FederationState, event: Event) -> VerifyKey:
-    """Return the key that the actor of an event signs with."""
+def _author_key(
+    state: FederationState, event: Event, signers: Collection[str]
+) -> VerifyKey:
+    """Return the key that the actor of an event signs with.
+
+    What a member owes it may also have signed with a key that it had before.
+    """
     if isinstance(event.body, CharterAccepted):  # it brings its key into the log
         check_accepted(
             state.charter, event.body, actor=event.actor, genesis=state.genesis
@@ -168,6 +188,10 @@ def _author_key(state: FederationState, event: Event) -> VerifyKey:
         message = f"{event.type} before all founders accepted the charter"
         raise RuleError(message, code="founding-incomplete")
     key = state.key_of(event.actor, event.role)
+    if isinstance(event.body, OWED) and (key is None or key.keyid not in signers):
+        former = state.former_keys.get((event.actor, event.role), ())
+        may = (f.key for f in former if not f.compromised and f.key.keyid in signers)
+        key = next(may, key)
     if key is None:
         message = f"{event.actor} is not a {event.role} of {state.federation}"
         raise RuleError(message, code="actor-unknown")
@@ -210,51 +234,68 @@ def _check_seen(
     return state.seen.set(event.actor, event.seen)
 
 
-def _dispatch(state: FederationState, event: Event, index: int) -> FederationState:
-    match event.body:
-        case (
-            PolicyAdopted()
-            | DataDeclared()
-            | EvaluationRecorded()
-            | CharterAdopted()
-            | CharterAccepted()
-            | MemberLeft()
-        ):
-            return _declare(state, event, index)
-        case round_events.RoundOpened() as body:
+def _dispatch(state: FederationState, signed: Signed, index: int) -> FederationState:
+    body = signed.event.body
+    match body:
+        case DataDeclared() | EvaluationRecorded() | CharterAdopted():
+            return _declare(state, signed.event)
+        case round_events.RoundOpened():
             return round_opened(state, body, index)
-        case round_events.RoundClosed() as body:
+        case round_events.RoundClosed():
             return round_closed(state, body, index)
-        case round_events.RoundAborted() as body:
+        case round_events.RoundAborted():
             return round_aborted(state, body, index)
         case _:
-            return _dispatch_member(state, event, index)
+            return _dispatch_member(state, signed, index)
 
 
 def _dispatch_member(
-    state: FederationState, event: Event, index: int
+    state: FederationState, signed: Signed, index: int
 ) -> FederationState:
-    match event.body:
-        case round_events.ContributionCommitted() as body:
-            return contribution_committed(state, body, actor=event.actor, index=index)
-        case round_events.ContributionRefused() as body:
-            return contribution_refused(state, body, actor=event.actor)
-        case round_events.RoundDisputed() as body:
-            return round_disputed(state, body, actor=event.actor)
-        case DpAccounted() as body:
-            return dp_accounted(state, body, actor=event.actor, index=index)
+    body, actor = signed.event.body, signed.event.actor
+    match body:
+        case round_events.ContributionCommitted():
+            return contribution_committed(state, body, actor=actor, index=index)
+        case round_events.ContributionRefused():
+            return contribution_refused(state, body, actor=actor)
+        case round_events.RoundDisputed():
+            return round_disputed(state, body, actor=actor)
+        case DpAccounted():
+            return dp_accounted(state, body, actor=actor, index=index)
         case _:
-            return _dispatch_model(state, event, index)
+            return _dispatch_model(state, signed, index)
 
 
 def _dispatch_model(
+    state: FederationState, signed: Signed, index: int
+) -> FederationState:
+    body = signed.event.body
+    match body:
+        case ReleasePublished():
+            return release_published(state, body, index, entry=signed.digest)
+        case AdapterPublished():
+            actor = signed.event.actor
+            return adapter_published(state, body, actor=actor, index=index)
+        case ProposalMade():
+            by, entry = signed.event.actor, signed.digest
+            return proposal_made(state, body, actor=by, index=index, entry=entry)
+        case _:
+            return _dispatch_choice(state, signed.event, index)
+
+
+def _dispatch_choice(
     state: FederationState, event: Event, index: int
 ) -> FederationState:
-    match event.body:
-        case ReleasePublished() as body:
-            return release_published(state, body, index)
-        case AdapterPublished() as body:
-            return adapter_published(state, body, actor=event.actor, index=index)
+    body, actor = event.body, event.actor
+    match body:
+        case VoteCast():
+            return vote_cast(state, body, actor=actor, index=index)
+        case CharterAccepted():
+            return charter_accepted(state, body, actor=actor)
+        case KeyRotated():
+            return key_rotated(state, body, actor=actor, index=index)
+        case MemberLeft():
+            return member_left(state, actor=actor, index=index)
         case _:
             message = f"this release has no rule for {event.type}"
             raise IncompleteError(message, code="event-without-rule")
@@ -294,21 +335,8 @@ def _count_declaration(
     return state.declarations.set(actor, (opened, number))
 
 
-def _declare(state: FederationState, event: Event, index: int) -> FederationState:
+def _declare(state: FederationState, event: Event) -> FederationState:
     match event.body:
-        case PolicyAdopted(policy=policy):
-            if policy.version != state.policy.version + 1:
-                message = f"policy {policy.version} after {state.policy.version}"
-                raise RuleError(message, code="policy-version-not-next")
-            if state.open_round is not None:
-                message = f"policy {policy.version} within round {state.open_round.key}"
-                raise RuleError(message, code="policy-within-round")
-            return dataclasses.replace(
-                state,
-                policy=policy,
-                policy_digest=policy.digest,
-                policies=(*state.policies, policy),
-            )
         case DataDeclared() as body:
             _check_version(state.data.get(event.actor), body)
             first = state.first_data.get(event.actor, body)
@@ -320,10 +348,6 @@ def _declare(state: FederationState, event: Event, index: int) -> FederationStat
             )
         case EvaluationRecorded():
             return state
-        case CharterAccepted() as body:
-            return charter_accepted(state, body, actor=event.actor)
-        case MemberLeft():
-            return member_left(state, actor=event.actor, index=index)
         case _:
             message = "there is one charter, and it comes first"
             raise RuleError(message, code="charter-not-first")

@@ -35,6 +35,9 @@ def round_opened(
     if state.open_round is not None:
         message = f"round {state.open_round.key} is still open"
         raise RuleError(message, code="round-still-open")
+    if state.paused is not None:
+        message = f"the federation is paused since entry {state.paused}"
+        raise RuleError(message, code="federation-paused")
     _check_turn(state, manifest)
     _check_base(state, manifest)
     _check_software(state, manifest)
@@ -239,17 +242,17 @@ def _begin(state: FederationState, manifest: RoundManifest) -> FederationState:
 
 
 def _check_base(state: FederationState, manifest: RoundManifest) -> None:
-    """Demand the current base; of a new run a published release, or one by policy.
+    """Demand the current base; of a new run an approved release, or one by policy.
 
     A new run starts from what a release holds, not from the wider tensors that a run
     has in its course.
     """
     base = manifest.model_digest
     if manifest.run_id not in state.runs:
-        released = {each.model_digest for each in state.releases.values()}
+        released = {state.releases[name].model_digest for name in state.standing}
         is_named = state.policy.bases == "any" or state.policy.given_base(base)
         if base not in released and not is_named:
-            message = f"{base} is neither a base of the policy nor a release"
+            message = f"{base} is neither a base of the policy nor an approved release"
             raise RuleError(message, code="base-not-allowed")
         return
     expected = state.base
@@ -300,14 +303,14 @@ def _check_cohort(state: FederationState, manifest: RoundManifest) -> None:
 def _check_participants(state: FederationState, manifest: RoundManifest) -> None:
     members = state.members
     for participant in manifest.participants:
-        member = members.get(participant.name)
-        if member is None or member.node != participant.key:
-            message = f"{participant.name} is no member with this node key"
-            raise RuleError(message, code="participant-not-in-roster")
         if participant.name in state.left:
             entry = state.left[participant.name]
             message = f"{participant.name} left the federation by entry {entry}"
             raise RuleError(message, code="participant-left")
+        member = members.get(participant.name)
+        if member is None or member.node != participant.key:
+            message = f"{participant.name} is no member with this node key"
+            raise RuleError(message, code="participant-not-in-roster")
 
 
 def _check_privacy(state: FederationState, manifest: RoundManifest) -> None:

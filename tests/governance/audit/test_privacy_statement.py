@@ -12,7 +12,7 @@ from tapestry_governance.audit.privacy_statement import (
     state_privacy,
     to_markdown,
 )
-from tapestry_governance.events.federation_events import GivenBase, PolicyAdopted
+from tapestry_governance.events.federation_events import GivenBase
 from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_governance.events.round_events import RoundAborted, RoundOpened
 from tapestry_governance.rules.federation_state import FederationState
@@ -94,6 +94,7 @@ def release(world: World, name: str, run: str, base: str) -> None:
         previous=last.name if last else None,
     )  # fmt: skip
     world.add(body)
+    world.approve(name)
 
 
 def test_a_release_of_chained_runs_states_the_rounds_of_all_of_them() -> None:
@@ -317,11 +318,7 @@ def test_what_a_release_states_does_not_depend_on_when_it_was_logged() -> None:
 
 def adopt(world: World, *bases: GivenBase) -> None:
     """Let all members name further bases in the next policy."""
-    version = world.folded.policy.version + 1
-    policy = world.policy(version=version, bases=(given_base("given"), *bases))
-    signers = [world.keys[name, "root"] for name in NAMES]
-    body = PolicyAdopted(policy=policy)
-    world.append(world.entry(body, "de", "root", signers=signers))
+    world.change_policy(bases=(given_base("given"), *bases))
 
 
 def test_a_base_of_the_same_parameters_has_the_same_history() -> None:

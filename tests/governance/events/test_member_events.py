@@ -23,9 +23,6 @@ PROOF = Possession(node="1" * 128, witness="2" * 128, community="3" * 128)
 @pytest.mark.parametrize(
     "kind",
     [
-        "proposal.made",
-        "vote.cast",
-        "key.rotated",
         "evaluation.planned",
         "evaluation.reported",
         "adapter.withdrawn",

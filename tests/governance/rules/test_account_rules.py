@@ -10,7 +10,6 @@ import pytest
 from tapestry.errors import RuleError
 from tapestry.protocol.round_manifest import NoNoise
 from tapestry_governance.events.event_body import Body
-from tapestry_governance.events.federation_events import PolicyAdopted
 from tapestry_governance.events.privacy_events import (
     BlockEpsilon,
     DpAccounted,
@@ -22,7 +21,6 @@ from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply
 from tests.governance.rules.test_model_rules import abort, publishable
 from tests.support.log_world import (
-    NAMES,
     World,
     changed,
     one_block,
@@ -93,6 +91,7 @@ def test_training_without_noise_voids_the_promise_of_every_later_run() -> None:
     world = World(rules={"noise": ("local", "none")}).found()
     world.run_round(1)
     world.add(world.release(1))
+    world.approve("base-1")
     world.add(without_noise(world.adapter_account()), "fr", "node")
     manifest = renamed(world.manifest(), run_id="another", model_digest=world.base(1))
     world.add(RoundOpened(manifest=manifest))
@@ -240,10 +239,7 @@ def test_a_policy_or_declaration_that_comes_between_refuses_no_account() -> None
     entries = late(world)
     fewer = changed(world.declaration("fr"), records=10, unit="person", block=2)
     world.add(fewer, "fr", "node")
-    strict = world.policy(version=2, epsilon_cap="1", max_delta="0.0000001")
-    signers = [world.keys[name, "root"] for name in NAMES]
-    body = PolicyAdopted(policy=strict)
-    world.append(world.entry(body, "de", "root", signers=signers))
+    world.change_policy(epsilon_cap="1", max_delta="0.0000001")
     for entry in entries:
         world.append(entry)
     opened = renamed(world.manifest(3), privacy=NoNoise(noise="none"))

@@ -6,19 +6,23 @@ import pytest
 
 from tapestry.errors import RuleError, VerificationError
 from tapestry_governance.events.event_body import Body, Role
-from tapestry_governance.events.federation_events import PolicyAdopted
 from tapestry_governance.events.member_events import (
     CharterAccepted,
     MemberLeft,
     MembershipRequest,
+    PauseProposal,
+    ProposalMade,
 )
 from tapestry_governance.events.round_events import RoundOpened
 from tests.support.log_world import NAMES, World, changed, fake_digest, renamed
 from tests.support.refusals import refused
 
+PROPOSAL = ProposalMade(
+    roster=fake_digest("voters"), proposal=PauseProposal(kind="pause")
+)
 BEFORE: list[tuple[Body, str, Role]] = [
     (World().adopt().declaration("fr"), "fr", "node"),
-    (PolicyAdopted(policy=World().policy(version=2)), "fr", "root"),
+    (PROPOSAL, "fr", "root"),
     (RoundOpened(manifest=World().adopt().manifest()), "coordinator", "coordinator"),
     (MemberLeft(), "fr", "root"),
 ]
@@ -231,13 +235,11 @@ def test_a_member_leaves_once_and_then_declares_nothing_new() -> None:
     after: list[tuple[Body, str, Role]] = [
         (MemberLeft(), "fr", "root"),
         (world.declaration("fr"), "fr", "node"),
-        (PolicyAdopted(policy=world.policy(version=2)), "fr", "root"),
+        (PROPOSAL, "fr", "root"),
     ]
     for body, actor, role in after:
-        roots = [world.key(n, "root") for n in NAMES]
-        signers = roots if isinstance(body, PolicyAdopted) else []
         with refused(RuleError, "member-left", match=f"by entry {index}"):
-            world.append(world.entry(body, actor, role, signers=signers))
+            world.add(body, actor, role)
     world.add(world.declaration("de"), "de", "node")
 
 

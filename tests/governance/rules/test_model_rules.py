@@ -4,7 +4,6 @@ import pytest
 
 from tapestry.errors import RuleError
 from tapestry.protocol.stages import RoundStage
-from tapestry_governance.events.federation_events import PolicyAdopted
 from tapestry_governance.events.round_events import RoundAborted, RoundOpened
 from tapestry_governance.rules.model_rules import check_title
 from tapestry_governance.rules.replay import apply
@@ -26,6 +25,7 @@ def world() -> World:
 
 def test_an_adapter_is_accounted_for_in_the_run_of_its_release(world: World) -> None:
     publishable(world)
+    world.approve("base-1")
     other = renamed(world.manifest(), run_id="other", model_digest=world.base(1))
     world.add(RoundOpened(manifest=other))
     commitments = {}
@@ -116,6 +116,9 @@ def test_a_release_is_the_rounded_model_and_a_new_run_starts_from_it(
     with refused(RuleError, "base-not-allowed", match=rounded):  # not published yet
         world.add(RoundOpened(manifest=fresh))
     world.add(changed(world.release(1), model_digest=rounded))
+    with refused(RuleError, "base-not-allowed", match=rounded):  # a candidate
+        world.add(RoundOpened(manifest=fresh))
+    world.approve("base-1")
     apply(world.folded, world.entry(RoundOpened(manifest=fresh)), len(world.entries))
     wide = renamed(fresh, model_digest=world.base(1))
     with refused(RuleError, "base-not-allowed", match=world.base(1)):
@@ -169,9 +172,7 @@ def test_an_adapter_is_published_with_the_account_of_its_version(world: World) -
 
 def test_an_adapter_is_published_within_the_policy_in_force(world: World) -> None:
     publishable(world)
-    strict = PolicyAdopted(policy=world.policy(version=2, epsilon_cap="2.8"))
-    signers = [world.keys[name, "root"] for name in NAMES]
-    world.append(world.entry(strict, "de", "root", signers=signers))
+    world.change_policy(epsilon_cap="2.8")
     with refused(RuleError, "epsilon-above-cap", match="allows 2.8"):
         world.add(world.adapter(1), "fr", "community")
 

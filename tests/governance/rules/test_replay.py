@@ -17,13 +17,12 @@ from tapestry.tlog.merkle import leaf_hash, root
 from tapestry_governance import rules
 from tapestry_governance.events.envelope import Author, Seen, open_entry, sign_entry
 from tapestry_governance.events.event_body import Body, Role
-from tapestry_governance.events.federation_events import PolicyAdopted
-from tapestry_governance.events.round_events import RoundOpened
+from tapestry_governance.events.member_events import PauseProposal, ProposalMade
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import MAX_DECLARATIONS, apply, apply_all
 from tests.support import error_codes
 from tests.support.event_samples import sample_bodies
-from tests.support.log_world import NAMES, World, changed, fake_digest
+from tests.support.log_world import World, changed, fake_digest
 from tests.support.refusals import refused
 
 
@@ -139,9 +138,10 @@ def test_a_node_key_cannot_speak_in_another_role(world: World) -> None:  # [18]
     for actor, role, code in claims:
         with refused(RuleError, code):
             world.append(world.entry(world.release(1), actor, role, signers=stolen))
-    policy = PolicyAdopted(policy=world.policy(version=2))
+    pause = PauseProposal(kind="pause")
+    proposal = ProposalMade(roster=fake_digest("voters"), proposal=pause)
     with refused(RuleError, "role-not-allowed", match="a node key"):
-        world.append(world.entry(policy, "fr", "node", signers=stolen))
+        world.append(world.entry(proposal, "fr", "node", signers=stolen))
 
 
 def test_a_forged_signature_is_a_cryptographic_failure(world: World) -> None:
@@ -192,32 +192,10 @@ def test_what_was_signed_earlier_may_come_later(world: World) -> None:
     assert world.folded.data["fr"].version == 4
 
 
-def test_a_policy_needs_the_roots_of_most_members(world: World) -> None:  # [26]
-    body = PolicyAdopted(policy=world.policy(version=2, min_cohort=4))
-    roots = [world.keys[name, "root"] for name in NAMES]
-
-    def sign(*keys: SigningKey) -> bytes:
-        return world.entry(body, "de", "root", signers=keys)
-
-    for keys in (roots[:1], roots[:2]):
-        with refused(RuleError, "majority-not-reached", match="of 4 roots"):
-            world.append(sign(*keys))
-    with refused(RuleError, "signature-missing", match="not by de"):
-        world.append(sign(*roots[1:]))
+def test_an_entry_is_signed_by_no_other_key_beside_its_authors(world: World) -> None:
+    more = [world.keys["fr", "node"], world.keys["id", "node"]]
     with refused(RuleError, "signer-not-allowed", match="id.example/node"):
-        world.append(sign(*roots[:3], world.keys["id", "node"]))
-    world.append(sign(*roots[:3]))
-    assert world.folded.policy.min_cohort == 4
-    with refused(RuleError, "policy-version-not-next", match="2 after 2"):
-        world.append(sign(*roots[:3]))
-
-
-def test_the_policy_does_not_change_within_a_round(world: World) -> None:  # [25]
-    world.add(RoundOpened(manifest=world.manifest()))
-    body = PolicyAdopted(policy=world.policy(version=2))
-    roots = [world.keys[name, "root"] for name in NAMES]
-    with refused(RuleError, "policy-within-round", match="policy 2"):
-        world.append(world.entry(body, "de", "root", signers=roots))
+        world.append(world.entry(world.declaration("fr"), "fr", "node", signers=more))
 
 
 def test_a_charter_refers_to_nothing_and_has_the_first_policy() -> None:

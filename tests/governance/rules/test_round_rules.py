@@ -101,9 +101,12 @@ def test_rounds_follow_one_another(world: World) -> None:
         world.add(RoundOpened(manifest=world.manifest(attempt=4)))
 
 
-def test_a_new_run_goes_on_from_any_release_or_starts_anew(world: World) -> None:
+def test_a_new_run_goes_on_from_any_approved_release_or_starts_anew(
+    world: World,
+) -> None:
     world.run_round(1)
     world.add(world.release(1))
+    world.approve("base-1")
     world.run_round(2)
     fresh = renamed(world.manifest(1), run_id="run-2", model_digest=world.base(1))
     given = renamed(fresh, model_digest=world.base(0))

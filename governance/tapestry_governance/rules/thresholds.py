@@ -1,0 +1,51 @@
+"""The number of yes votes that a decision takes.
+
+Of n members, m may vote: all but the one that a proposal is about. The policy names a
+share for each kind of decision; needed are::
+
+    max(floor(n / 2) + 1, min(ceil(share * m), m - 1))
+
+Guarantees:
+    Never a minority decides. From three members on no single one can block a decision
+    in which all may vote; of removals and lost root keys that holds from five on, and
+    below they take all the others.
+"""
+
+from fractions import Fraction
+from math import ceil
+
+from tapestry_governance.events.federation_events import Policy, Share
+
+
+def needed(share: Share, *, voters: int, members: int) -> int:
+    """Return how many yes votes a share of the voters is.
+
+    Args:
+        share: Of the policy, such as ``2/3``.
+        voters: The members that may vote.
+        members: All members.
+    """
+    most = min(ceil(Fraction(share) * voters), voters - 1)
+    return max(members // 2 + 1, most)
+
+
+def needed_for_policy(before: Policy, after: Policy, *, members: int) -> int:
+    """Return how many yes votes the next policy takes.
+
+    Guarantees:
+        One that changes who decides, or who witnesses, takes the largest share of both
+        policies, so that no majority can lower the share of a decision first.
+    """
+    shares = [before.voting.policy]
+    if (before.voting, before.witnesses, before.outside_quorum) != (
+        after.voting,
+        after.witnesses,
+        after.outside_quorum,
+    ):
+        shares += [*_shares(before), *_shares(after)]
+    return max(needed(each, voters=members, members=members) for each in shares)
+
+
+def _shares(policy: Policy) -> list[Share]:
+    values = policy.voting.model_dump().values()
+    return [value for value in values if isinstance(value, str)]
