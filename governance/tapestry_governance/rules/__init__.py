@@ -18,8 +18,8 @@ are those of ``governance/EVENTS.md``, by its numbers:
 4. Seen log (``replay``): seen-size-invalid, log-forked.
 
 5. Opening (``round_rules``): federation-paused, round-still-open, round-not-next,
-   first-round-missing, attempt-above-limit, federation-differs, base-not-current, base-not-allowed,
-   software-not-allowed,
+   first-round-missing, attempt-above-limit, federation-differs, base-not-current,
+   base-not-allowed, software-not-allowed,
    policy-differs, roster-differs, participant-not-in-roster, participant-left,
    cohort-too-small,
    max-colluding-too-small, threshold-out-of-range, noise-not-allowed,
@@ -49,7 +49,8 @@ are those of ``governance/EVENTS.md``, by its numbers:
 
 10. Adapter (``model_rules``): adapter-name-reserved, adapter-name-taken,
     adapter-version-not-next, adapter-base-unpublished, release-withdrawn,
-    licence-not-allowed, adapter-not-accounted, adapter-run-differs, adapter-epsilon-differs,
+    licence-not-allowed, adapter-not-accounted, adapter-run-differs,
+    adapter-epsilon-differs,
    noise-not-allowed, delta-above-policy, epsilon-above-cap, training-without-noise.
 
 11. Data (``replay``): data-version-not-next, declarations-too-many,
