@@ -73,13 +73,10 @@ from tapestry_governance.founding_files import (
     read_document,
 )
 from tapestry_governance.log.writer import Log
+from tapestry_governance.policy_file import PolicySettings, read_policy
 from tapestry_governance.rules.replay import apply_all
 
 POLICY = "policy.toml"
-
-
-class PolicySettings(Policy, Settings):
-    """``policy.toml``: the policy that the charter is going to have."""
 
 
 def init(
@@ -129,7 +126,7 @@ def init(
         authority=read_small_file(folder / "tls" / AUTHORITY).decode("ascii"),
         workload=workload,
         base=base,
-        policy=read_policy(folder),
+        policy=read_policy(folder / POLICY),
     )
     invitation = folder / f"{settings.federation}.invite"
     signed = invite(terms, log=log, author=author)
@@ -156,12 +153,6 @@ def draft_policy(base: GivenBase) -> Policy:
         witnesses=(),
         outside_quorum=0,
     )
-
-
-def read_policy(folder: Path) -> Policy:
-    """Read ``policy.toml``."""
-    found = PolicySettings.read(folder / POLICY)
-    return Policy.model_validate(found.model_dump())
 
 
 def certify(
@@ -386,7 +377,7 @@ def _terms(folder: Path, settings: CoordinatorSettings) -> CharterTerms:
         log=SigningKey.load(folder / "keys" / "log.key").verify_key,
         address=settings.address,
         authority=digest(read_small_file(folder / "tls" / AUTHORITY)),
-        policy=read_policy(folder),
+        policy=read_policy(folder / POLICY),
     )
 
 
@@ -395,7 +386,7 @@ def _check_own(
 ) -> None:
     """Require that a charter says where this coordinator is and how to know it."""
     check_validity(ServerFiles.of(folder / "tls"), datetime.now(UTC))
-    said = replace(CharterTerms.of(charter), policy=read_policy(folder))
+    said = replace(CharterTerms.of(charter), policy=read_policy(folder / POLICY))
     here = _terms(folder, settings)
     for field in fields(CharterTerms):
         if getattr(said, field.name) != getattr(here, field.name):
@@ -446,7 +437,7 @@ def _check_known(folder: Path, settings: CoordinatorSettings, draft: Policy) -> 
                     " nothing was changed: edit the file, or choose another folder",
                     code="setting-differs",
                 )
-    bases = read_policy(folder).bases if (folder / POLICY).exists() else "any"
+    bases = read_policy(folder / POLICY).bases if (folder / POLICY).exists() else "any"
     if "any" not in {bases, draft.bases} and not {*draft.bases} <= {*bases}:
         raise ConfigError(
             f"{folder / POLICY} does not name the base of this command,"

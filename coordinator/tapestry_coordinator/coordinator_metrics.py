@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tapestry.errors import ConfigError
 from tapestry.metrics_page import CountedBy, Metric
+from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.freshness import Times
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_coordinator.led_log import MARKER
@@ -22,6 +23,7 @@ from tapestry_governance.audit.bundle import read_small
 from tapestry_governance.events.round_events import RoundAborted, RoundClosed
 from tapestry_governance.log.database import LogDatabase
 from tapestry_governance.log.mirror import MAX_AGE
+from tapestry_governance.log.turns import Turns
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply_all
 
@@ -98,7 +100,8 @@ class CoordinatorMetrics:
     ) -> list[Metric]:
         if note is None:
             return []
-        trust = TrustPolicy.parse(read_small(self._folder / "trust-policy.txt"))
+        founding = TrustPolicy.parse(read_small(self._folder / "trust-policy.txt"))
+        trust = Turns(founding).in_force(state, read_claim(note).size)
         opened = trust.open(note)
         age = time.time() - Times.of(opened, trust).seen_at
         limit = min(MAX_AGE, state.policy.max_checkpoint_age)

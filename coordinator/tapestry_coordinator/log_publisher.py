@@ -20,15 +20,19 @@ from tapestry.protocol.messages import (
     Message,
     encode_message,
 )
+from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry.tlog.turn import Trust, Turn
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.refusals import read_reply
 from tapestry_governance.audit.privacy_accounts import check_new
 from tapestry_governance.events.envelope import Author, Seen, open_entry, sign_entry
 from tapestry_governance.events.event_body import Body
+from tapestry_governance.log.turns import MAX_NOTES, Turns
 from tapestry_governance.log.writer import Log
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply_all
+from tapestry_governance.rules.settlement import settle
 
 _logger = logging.getLogger(__name__)
 _PASSES = 3  # rounds of cosigning in which nodes may add entries
@@ -53,7 +57,8 @@ class ForeseenLog:
 class LogPublisher:
     """The coordinator's access to the log, and the federation's state after it.
 
-    ``state`` is the federation as of the last entry of ``log``.
+    ``logged`` is the federation as of the last entry of ``log``; ``state`` is the same
+    with what the newest checkpoint shows to be decided, as the next entry finds it.
     """
 
     def __init__(
@@ -77,17 +82,35 @@ class LogPublisher:
                 "the log is empty: no charter was adopted; found the federation first",
                 code="charter-missing",
             )
-        self.log, self.state = log, state
-        self._trust, self._key = trust, key
+        self.log, self.logged = log, state
+        self._turns, self._key = Turns(trust), key
         self.grid, self._deadline = grid, deadline
         self._sizes: dict[str, int] = {}
+        self._accepted: dict[str, int] = {}  # of the checkpoint that a node acts on
         self._cosigned: dict[str, int] = {}  # the size that a node cosigned last
         self._refused: set[str] = set()  # petitions, by digest
         self._author = Author(
             federation=state.federation,
-            actor=state.charter.coordinator.name,
+            actor=state.lead.coordinator.name,
             role="coordinator",
         )
+        for size in self._turned():
+            log.publish_turn(size)  # what a crash left out
+
+    @property
+    def in_force(self) -> TrustPolicy:
+        """The trust policy by which the published checkpoint counts."""
+        return self._turns.in_force(self.logged, self._published)
+
+    @property
+    def state(self) -> FederationState:
+        """The federation as the coordinator's next entry will find it."""
+        return settle(self.logged, seen=self._published)
+
+    @property
+    def _published(self) -> int:
+        note = self.log.latest()
+        return 0 if note is None else read_claim(note).size
 
     @property
     def checkpoint(self) -> bytes:
@@ -108,7 +131,7 @@ class LogPublisher:
         """Sign and append an event of the coordinator; returns its index."""
         seen = None
         if (note := self.log.latest()) is not None:
-            checkpoint = self._trust.open(note).checkpoint
+            checkpoint = self._in_force(note).open(note).checkpoint
             seen = Seen(size=checkpoint.size, root=checkpoint.root.hex())
         event = self._author.event(body, now=datetime.now(UTC), seen=seen, refs=refs)
         index = self.add(sign_entry(event, self._key))
@@ -132,7 +155,7 @@ class LogPublisher:
             return known
         following = self._after([entry])
         index = self.log.append([entry]).start
-        self.state = following
+        self.logged = following
         return index
 
     def foresee(self, entries: Sequence[bytes]) -> ForeseenLog:
@@ -142,7 +165,7 @@ class LogPublisher:
             RuleError, VerificationError, ProtocolError: ``add`` would refuse an entry.
         """
         added = tuple(entry for entry in entries if self.log.find(entry) is None)
-        state = apply_all(self.state, added) or self.state
+        state = apply_all(self.logged, added) or self.logged
         return ForeseenLog(state=state, log=self.log, added=added)
 
     def approve(self, entries: Sequence[bytes]) -> None:
@@ -161,8 +184,8 @@ class LogPublisher:
         Raises:
             RuleError, VerificationError, ProtocolError: One of them is not.
         """
-        following = apply_all(self.state, entries) or self.state
-        check_new(self.state, following)
+        following = apply_all(self.logged, entries) or self.logged
+        check_new(self.logged, following)
         return following
 
     def record_mirror_size(self, name: str, size: int, note: bytes | None) -> None:
@@ -173,13 +196,15 @@ class LogPublisher:
                 not lead to: the log was restored from a backup, or forked.
         """
         if note is not None:
-            self.log.check(self._trust.open(note).note)
+            opened = self._in_force(note).open(note)
+            self.log.check(opened.note)
+            self._accepted[name] = opened.checkpoint.size
         self._sizes[name] = min(size, self.log.size)
 
     def is_cosigned(self, nodes: Sequence[str]) -> bool:
         """Return whether these nodes cosigned the log as it is, and it is published."""
         size, note = self.log.size, self.log.latest()
-        published = note and self._trust.open(note).checkpoint.size == size
+        published = note and read_claim(note).size == size
         return bool(published) and all(self._cosigned.get(n) == size for n in nodes)
 
     def publish(self, nodes: Sequence[str]) -> bytes:
@@ -195,7 +220,7 @@ class LogPublisher:
         """
         for _ in range(_PASSES):
             petitions = self._collect(nodes)
-            note = self.log.publish(trust=self._trust)
+            note = self._publish()
             if not petitions:
                 return note
             for name, entry in petitions:
@@ -207,7 +232,14 @@ class LogPublisher:
                     self._refused.add(digest(entry))
                     _logger.warning("dropping an entry of node %s: %s", name, error)
         self._collect(nodes)
-        return self.log.publish(trust=self._trust)
+        return self._publish()
+
+    def _publish(self) -> bytes:
+        trust = self._trust
+        note = self.log.publish(trust=trust)
+        if isinstance(trust, Turn):
+            self.log.publish_turn(self.log.size)
+        return note
 
     def _collect(self, nodes: Sequence[str]) -> list[tuple[str, bytes]]:
         """Collect cosignatures; returns the new entries that came with them."""
@@ -216,7 +248,9 @@ class LogPublisher:
         requests: dict[str, Message] = {}
         for name in nodes:
             start = min(self._sizes.get(name, 0), size)
-            request = CosignRequest(start=start, checkpoint=note.decode())
+            request = CosignRequest(
+                start=start, checkpoint=note.decode(), turns=self._turns_for(name)
+            )
             requests[name] = encode_message(request, self.log.entries(start, size))
         found: list[tuple[str, bytes]] = []
         for name, reply in self.grid.exchange(requests, deadline=self._deadline):
@@ -234,6 +268,26 @@ class LogPublisher:
             self._sizes[name] = self._cosigned[name] = size
             found += [(name, entry) for entry in self._fresh(reply)]
         return found
+
+    @property
+    def _trust(self) -> Trust:
+        """What a checkpoint of the log as it is must meet, after the published one."""
+        size = self.log.size
+        return self._turns.to_accept(self.logged, size, since=self._published)
+
+    def _in_force(self, note: bytes) -> TrustPolicy:
+        return self._turns.in_force(self.logged, read_claim(note).size)
+
+    def _turned(self) -> list[int]:
+        """Return the sizes at which other witnesses came into force."""
+        return self._turns.sizes(self.logged, self.log.store.published_sizes())
+
+    def _turns_for(self, name: str) -> tuple[str, ...]:
+        """Return the turns that a node has not passed, the oldest first."""
+        since = self._accepted.get(name, 0)
+        missing = [size for size in self._turned() if size > since][:MAX_NOTES]
+        notes = (self.log.store.publication(size) or b"" for size in missing)
+        return tuple(each.decode() for each in notes)
 
     def _fresh(self, reply: Message) -> list[bytes]:
         """Return the first few entries that were neither logged nor refused."""

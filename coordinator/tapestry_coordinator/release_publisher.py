@@ -47,7 +47,7 @@ def release(run: RunContext, replica: Replica) -> None:
     run.publisher.publish(run.grid.nodes())
     folder = run.directory / "releases" / name
     if folder.exists():
-        attach_proof(folder, log=run.log, index=index, trust=run.trust)
+        attach_proof(folder, log=run.log, index=index, trust=run.publisher.in_force)
 
 
 def _publish(
@@ -101,9 +101,12 @@ def write_files(folder: Path, draft: ReleaseDraft) -> None:
         durable_files.replace_file(place / manifests.FOLDER / manifests.FILE, listed)
 
 
-def attach_proof(folder: Path, *, log: Log, index: int, trust: bytes) -> None:
-    """Put the log entry and its proof next to the manifest."""
+def attach_proof(folder: Path, *, log: Log, index: int, trust: TrustPolicy) -> None:
+    """Put the log entry and its proof next to the manifest.
+
+    ``trust`` is the policy by which the proof's checkpoint counts.
+    """
     place = folder / manifests.FOLDER
     (place / ENTRY).write_bytes(log.entries(index, index + 1)[0])
     (place / PROOF).write_bytes(log.proof(index))
-    (place / POLICY).write_bytes(TrustPolicy.parse(trust).encode())
+    (place / POLICY).write_bytes(trust.encode())

@@ -12,6 +12,7 @@ from typing import Any
 from tapestry.keys import SigningKey
 from tapestry.protocol.messages import Reason
 from tapestry.software_digest import software_digest
+from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 from tapestry_coordinator.journal import Journal, JournaledRound
 from tapestry_coordinator.members_seen import SeenMember, read_members
@@ -31,7 +32,10 @@ from tapestry_governance.events.envelope import Event, open_entry
 from tapestry_governance.events.member_events import CharterAccepted
 from tapestry_governance.events.round_events import RoundClosed
 from tapestry_governance.log.tile_writer import CHECKPOINT
+from tapestry_governance.log.turns import Turns
 from tapestry_governance.log.writer import Log
+from tapestry_governance.rules.federation_state import FederationState
+from tapestry_governance.rules.replay import apply_all
 
 _TAIL = 1 << 16  # bytes of the progress file that are looked at
 _SOON = 30  # days before a certificate's end
@@ -173,7 +177,8 @@ def read_status(directory: Path) -> CoordinatorStatus:
     entries = Log.read(directory / "log", key=key)
     events = [open_entry(entry).event for entry in entries]
     seen = read_members(directory)
-    cosigned = _cosigned(directory)
+    state = apply_all(None, entries)
+    cosigned = None if state is None else _cosigned(directory, state)
     times = [each.time for each in cosigned.cosignatures] if cosigned else []
     return CoordinatorStatus(
         serving=seen is not None,
@@ -214,13 +219,14 @@ def _utc(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def _cosigned(directory: Path) -> CosignedCheckpoint | None:
+def _cosigned(directory: Path, state: FederationState) -> CosignedCheckpoint | None:
     """Open the published checkpoint; None before the first one."""
     path = directory / "log" / "public" / CHECKPOINT
     if not path.exists():
         return None
     trust = TrustPolicy.parse(read_small(directory / "trust-policy.txt"))
-    return trust.open_published(read_small(path))
+    note = read_small(path)
+    return Turns(trust).in_force(state, read_claim(note).size).open(note)
 
 
 def _run(directory: Path, name: str, events: Sequence[Event]) -> RunStatus:

@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tapestry.encoding import digest
 from tapestry.encrypted_keys import load_public, save_key
-from tapestry.errors import ConfigError, IncompleteError, RuleError
+from tapestry.errors import ConfigError, IncompleteError, ProtocolError, RuleError
 from tapestry.inputs.text_reader import read_toml
-from tapestry.keys import SigningKey, VerifyKey
+from tapestry.keys import Algorithm, SigningKey, VerifyKey
 from tapestry.storage import durable_files
 from tapestry.transport_keys import (
     load_transport_key,
@@ -45,9 +45,11 @@ from tapestry_governance.founding_files import (
     Invitation,
     OpenedCharter,
     RequestFile,
+    read_bytes,
     read_document,
     sign_request,
 )
+from tapestry_governance.wording import policy_changes
 
 _OWN = ("node", "witness", "community")  # what a node signs with by itself
 _ROOT = "root.key"
@@ -142,6 +144,28 @@ def check_invited(folder: Path, name: str, invitation: Invitation) -> None:
             f" {path}; name that one, or choose another folder",
             code="invitation-differs",
         )
+
+
+def read_public_root(path: Path, member: str) -> VerifyKey:
+    """Read a member's public root key.
+
+    Raises:
+        ConfigError: The file is none.
+        VerificationError: It is too large.
+    """
+    data = read_bytes(path)
+    try:
+        key = VerifyKey.parse(data.decode("ascii").removesuffix("\n"))
+    except (ProtocolError, UnicodeDecodeError):
+        key = None
+    wanted = f"{member}/root", Algorithm.SIGNATURE
+    if key is None or (key.name, key.algorithm) != wanted:
+        raise ConfigError(
+            f"{path} is no public root key of {member!r}; name the .pub of tapestry"
+            f" governance key --name {member}",
+            code="key-file-invalid",
+        )
+    return key
 
 
 def write_request(
@@ -264,11 +288,9 @@ def policy_differences(folder: Path, policy: Policy) -> list[str]:
 def draft_differences(folder: Path, name: str, policy: Policy) -> list[str]:
     """List the terms in which the kept invitation's and the charter's policy differ."""
     draft = read_document(folder / f"{name}.invite", Invitation).terms.policy
-    mine, theirs = (each.model_dump(mode="json") for each in (draft, policy))
     return [
-        f"{term} {mine[term]}, the charter's {theirs[term]}"
-        for term in theirs
-        if mine[term] != theirs[term]
+        f"{term} {mine}, the charter's {theirs}"
+        for term, mine, theirs in policy_changes(draft, policy)
     ]
 
 

@@ -16,7 +16,7 @@ from tapestry_governance.cli.governance import (
 )
 
 if TYPE_CHECKING:
-    from tapestry.keys import VerifyKey
+    pass
 
 new_folder = click.argument(
     "folder", cls=Argument, type=PATH, metavar="FOLDER", help="The node's folder."
@@ -63,12 +63,12 @@ def init(folder: Path, **given: Unpack[_NodeOptions]) -> None:
     """
     from tapestry.workloads.workload_registry import open_workload
     from tapestry_governance.founding_files import Invitation, read_document
-    from tapestry_governance.member_folder import has_keys
+    from tapestry_governance.member_folder import has_keys, read_public_root
     from tapestry_node.applicant import Applicant, apply
 
     invitation = read_document(given["invite"], Invitation)
     name = given["name"] or folder.absolute().name
-    root = None if given["root"] is None else _read_root(given["root"], name)
+    root = None if given["root"] is None else read_public_root(given["root"], name)
     passphrase = None
     if root is None and not has_keys(folder):
         key = folder / "keys" / "root.key"
@@ -113,31 +113,3 @@ def join(folder: Path, charter: Path, fingerprint: str | None, as_json: bool) ->
         console.say_json({"name": own.request.name, "genesis": found.genesis})
         return
     console.say(f"joined  {folder}: genesis and trust-policy.txt are written")
-
-
-def _read_root(path: Path, member: str) -> "VerifyKey":
-    """Read a member's public root key.
-
-    Raises:
-        ConfigError: The file is none.
-        VerificationError: It is too large.
-    """
-    from tapestry.errors import ConfigError, ProtocolError
-    from tapestry.keys import Algorithm, VerifyKey
-    from tapestry_governance.founding_files import read_bytes
-
-    data = read_bytes(path)
-    try:
-        key = VerifyKey.parse(data.decode("ascii").removesuffix("\n"))
-    except (ProtocolError, UnicodeDecodeError):
-        key = None
-    if key is None or (key.name, key.algorithm) != (
-        f"{member}/root",
-        Algorithm.SIGNATURE,
-    ):
-        raise ConfigError(
-            f"{path} is no public root key of {member!r}; name the .pub of tapestry"
-            f" governance key --name {member}",
-            code="key-file-invalid",
-        )
-    return key

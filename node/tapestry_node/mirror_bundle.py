@@ -7,8 +7,10 @@ from tapestry.encoding import digest
 from tapestry.errors import IncompleteError
 from tapestry.storage import durable_files
 from tapestry.tlog import tiles
+from tapestry.tlog.checkpoint import read_claim
 from tapestry_governance.audit.bundle import (
     CHECKPOINT,
+    TURNS,
     Bundle,
     add_sums,
     new_bundle,
@@ -44,6 +46,7 @@ def collect_bundle(folder: Path, bundle: Path) -> Bundle:
                 code="checkpoint-missing",
             )
         entries = mirror.entries(0, accepted.checkpoint.size)
+        turns = mirror.turns()
     finally:
         mirror.close()
     with (
@@ -53,6 +56,10 @@ def collect_bundle(folder: Path, bundle: Path) -> Bundle:
         public = Path(place)
         durable_files.replace_file(public / CHECKPOINT, accepted.note)
         tiles.write(public, entries)
+        for note in turns:
+            durable_files.replace_file(
+                public / TURNS / str(read_claim(note).size), note
+            )
         write_bundle(
             draft,
             public=public,

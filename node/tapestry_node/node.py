@@ -71,7 +71,7 @@ from tapestry_node.adapters.publication import Publisher
 from tapestry_node.availability import exit_obstacle, is_refused, obstacles
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.budget.log_accounts import published_charges
-from tapestry_node.directory import open_mirror, read_keys, read_trust
+from tapestry_node.directory import open_mirror, read_keys
 from tapestry_node.node_state import DATABASE, NodeState
 from tapestry_node.readiness import check_keys
 from tapestry_node.refusal import Objection, Refused, log_refusal, reason_of
@@ -289,6 +289,7 @@ class Node:
         """Mirror the log's new entries, check append-only and the rules, and cosign."""
         note = request.checkpoint.encode()
         self.mirror.extend(request.start, [bytes(entry) for entry in entries], note)
+        self.mirror.step([turn.encode() for turn in request.turns])
         self._leave_ended()
         require_settled(self._store)
         self._base.check_ends()
@@ -336,7 +337,7 @@ class Node:
         except PolicyError as error:
             reason = Reason.STALE_CHECKPOINT
             raise Refused(reason, str(error), code=error.code) from None
-        own, trust = self.keys["witness"].verify_key.keyid, read_trust(self.directory)
+        own, trust = self.keys["witness"].verify_key.keyid, self.mirror.trust
         restored = self._store.restored
         if restored and is_enough(opened, restored, trust=trust, own=own):
             settlement = Settlement(

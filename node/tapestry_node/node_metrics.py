@@ -21,11 +21,10 @@ from tapestry.errors import TapestryError
 from tapestry.metrics_page import CountedBy, Metric, serving
 from tapestry.protocol.messages import Kind, Message, Refusal, decode_body
 from tapestry.tlog.freshness import Times
-from tapestry.tlog.trust_policy import CosignedCheckpoint
+from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 from tapestry_governance.log.mirror import MAX_AGE
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.budget.ledger_entries import ChargeRecord
-from tapestry_node.directory import read_trust
 from tapestry_node.node import Node
 from tapestry_node.round.base_snapshots import FOLDER
 from tapestry_node.superlink_credentials import validity
@@ -44,6 +43,7 @@ class _Look:
     round_number: int
     rows: tuple[ChargeRecord, ...]
     accepted: CosignedCheckpoint | None
+    trust: TrustPolicy
     state: FederationState | None
     disputes: int
     forks: int
@@ -69,7 +69,7 @@ class NodeMetrics:
     """A node's metrics: looked at in its own thread, read in another one."""
 
     def __init__(self, node: Node) -> None:
-        self._node, self._trust = node, read_trust(node.directory)
+        self._node = node
         self._bytes, self._refusals = CountedBy(), CountedBy()
         self._look = self._look_at("idle")
         self._budget: tuple[tuple[ChargeRecord, ...], list[Metric]] = ((), [])
@@ -97,6 +97,7 @@ class NodeMetrics:
             round_number=0 if session is None else session.manifest.round_number,
             rows=tuple(state.rows.values()),
             accepted=mirror.accepted,
+            trust=mirror.trust,
             state=mirror.state if mirror.size else None,
             disputes=disputed + len(state.gates),
             forks=len(mirror.evidence()),
@@ -154,7 +155,7 @@ class NodeMetrics:
     def _log_metrics(self, seen: _Look) -> list[Metric]:
         if seen.accepted is None or seen.state is None:
             return []
-        age = time.time() - Times.of(seen.accepted, self._trust).seen_at
+        age = time.time() - Times.of(seen.accepted, seen.trust).seen_at
         own = self._node.settings.policy.max_checkpoint_age
         limit = min(MAX_AGE, own, seen.state.policy.max_checkpoint_age)
         return [

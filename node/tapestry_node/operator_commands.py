@@ -14,8 +14,8 @@ from tapestry.cli.exit_status import ExitStatus
 from tapestry.cli.passphrases import (
     ask,
     is_terminal,
-    known_passphrase,
     passphrase_file,
+    unlock,
 )
 from tapestry.errors import ConfigError, IncompleteError
 
@@ -233,14 +233,12 @@ def _root(
     path: Path, name: str, *, public: "VerifyKey", given: _LeaveOptions
 ) -> "SigningKey":
     """Ask for the name, then unlock the root key."""
-    from tapestry.encrypted_keys import is_encrypted, load_key, load_public
+    from tapestry.encrypted_keys import load_public
     from tapestry_node.member_exit import require_root
 
     require_root(load_public(path), name, public=public)
     _confirm(name, given["confirm"])
-    file = given["passphrase_file"]
-    locked = is_encrypted(path)
-    return load_key(path, passphrase=known_passphrase(path, file) if locked else None)
+    return unlock(path, given["passphrase_file"])
 
 
 def _confirm(name: str, given: str | None) -> None:

@@ -36,7 +36,7 @@ _ROLES = {
     ),
     "governance": (
         "tapestry_governance.cli.governance",
-        "Decide as a member: accept a charter.",
+        "Decide as a member: accept a charter, propose, vote.",
     ),
     "adapter": ("tapestry_governance.cli.adapter", "Check and list country adapters."),
     "release": ("tapestry_governance.cli.release", "Check a released base model."),

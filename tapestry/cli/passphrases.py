@@ -15,9 +15,10 @@ import click
 
 from tapestry.cli import console
 from tapestry.cli.commands import PATH
-from tapestry.encrypted_keys import check_passphrase
+from tapestry.encrypted_keys import check_passphrase, is_encrypted, load_key
 from tapestry.errors import ConfigError, VerificationError
 from tapestry.inputs.plain_file import read_plain
+from tapestry.keys import SigningKey
 
 _MAX_BYTES = 4096
 
@@ -78,6 +79,17 @@ def known_passphrase(key: Path, file: Path | None) -> str:
         return _read(file, key)
     _require_terminal(key)
     return getpass.getpass(f"passphrase of {console.shown(key)}: ")
+
+
+def unlock(key: Path, file: Path | None) -> SigningKey:
+    """Load a key that a person holds, with its passphrase if it is locked.
+
+    Raises:
+        ConfigError: There is no such key, the passphrase is wrong, or nobody can be
+            asked for it.
+    """
+    passphrase = known_passphrase(key, file) if is_encrypted(key) else None
+    return load_key(key, passphrase=passphrase)
 
 
 def _require_terminal(key: Path) -> None:

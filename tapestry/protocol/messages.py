@@ -197,6 +197,8 @@ class CosignRequest(Strict):
 
     start: Annotated[int, Field(ge=0)]  # index of the first attached entry
     checkpoint: Note
+    # By which other witnesses came into force; a node that was away steps over them.
+    turns: Annotated[tuple[Note, ...], Field(max_length=64)]
 
 
 class CosignReply(Strict):

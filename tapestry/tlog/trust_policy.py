@@ -266,21 +266,8 @@ class TrustPolicy:
             QuorumError: Too few witnesses have cosigned.
         """
         opened = self.open(data)
-        signers = [(s.name, s.key_id) for s in note.parse(data).signatures]
-        own = [w.key for w in self.witnesses]
-        origin = opened.checkpoint.origin
-        logs = [log.key for log in self.logs if log.key.name == origin]
-        cosigners = [(k.name, k.id) for k in own if (k.name, k.id) in signers[1:]]
-        if (
-            signers[:1] not in [[(k.name, k.id)] for k in logs]
-            or cosigners != signers[1:]
-        ):
-            raise VerificationError(
-                f"checkpoint of size {opened.checkpoint.size}: want one line of the"
-                " log, then lines of the trust policy's witnesses in its order, and no"
-                " other; get the file again",
-                code="checkpoint-respelled",
-            )
+        keys = [witness.key for witness in self.witnesses]
+        check_spelling(opened.checkpoint, data, logs=self.logs, witnesses=keys)
         return opened
 
     def open_pending(self, data: bytes) -> CosignedCheckpoint:
@@ -346,6 +333,30 @@ class TrustPolicy:
             else:
                 reached.discard(group.name)
         return self.quorum in reached
+
+
+def check_spelling(
+    checkpoint: Checkpoint,
+    data: bytes,
+    *,
+    logs: Iterable[LogKey],
+    witnesses: Iterable[VerifyKey],
+) -> None:
+    """Require one line of the log, then lines of witnesses in their order, and no more.
+
+    Raises:
+        VerificationError: A line is none of these, or is not in its place.
+    """
+    signers = [(s.name, s.key_id) for s in note.parse(data).signatures]
+    own = [log.key for log in logs if log.key.name == checkpoint.origin]
+    cosigners = [(k.name, k.id) for k in witnesses if (k.name, k.id) in signers[1:]]
+    if signers[:1] not in [[(k.name, k.id)] for k in own] or cosigners != signers[1:]:
+        raise VerificationError(
+            f"checkpoint of size {checkpoint.size}: want one line of the log, then"
+            " lines of the trust policy's witnesses in its order, and no other; get the"
+            " file again",
+            code="checkpoint-respelled",
+        )
 
 
 def witness_quorum(members: int) -> int:

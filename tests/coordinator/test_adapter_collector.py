@@ -221,7 +221,7 @@ def test_a_version_that_was_superseded_does_not_come_back(
         adapters=newest.adapters.set("fr", entry),
         published=newest.published.set("fr", 0),
     )
-    run.context.publisher.state = later
+    run.context.publisher.logged = later
     before = _files(federation.coordinator / "adapters")
     with pytest.raises((VerificationError, IncompleteError)):
         adapter_collector.keep_adapter(run.context, "fr", old)

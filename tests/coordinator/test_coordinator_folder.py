@@ -14,13 +14,13 @@ from tapestry_coordinator.coordinator_folder import (
     init,
     is_certified,
     open_log,
-    read_policy,
     write_charter,
 )
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.superlink.tls import issue_certificate
 from tapestry_governance.events.federation_events import GivenBase, Policy
 from tapestry_governance.founding_files import Invitation, check_invitation
+from tapestry_governance.policy_file import read_policy
 from tests.support.founders import Founders, asks
 from tests.support.log_world import fake_digest
 from tests.support.refusals import refused
@@ -113,7 +113,7 @@ def test_an_invitation_has_the_policy_that_was_edited(folder: Path) -> None:
     path.write_text(path.read_text().replace("epsilon_cap = 8", "epsilon_cap = 2.5"))
     invitation = Invitation.decode(_init(folder).read_bytes())
     check_invitation(invitation)
-    assert invitation.terms.policy == read_policy(folder)
+    assert invitation.terms.policy == read_policy(folder / "policy.toml")
     assert invitation.terms.policy.epsilon_cap == "2.5"
 
 

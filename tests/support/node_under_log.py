@@ -125,7 +125,9 @@ class NodeUnderLog:
         return seconds
 
     def _update(self) -> Message:
-        body = CosignRequest(start=self._held, checkpoint=self.log.note().decode())
+        body = CosignRequest(
+            start=self._held, checkpoint=self.log.note().decode(), turns=()
+        )
         return encode_message(body, self.log.entries[self._held :])
 
     def _offer(self) -> Message:

@@ -6,6 +6,7 @@
     trust-policy.txt    the trusted keys; compare it with the one you hold
     genesis.sha256      digest of entry 0
     checkpoint          the newest cosigned checkpoint
+    turns/<size>        the checkpoints at which other witnesses came into force
     tile/…              the log (``tlog.tiles``)
     artifacts/<name>/…  a release or adapter: its folder, or only its manifest
     blobs/sha256/<hex>  larger content that events name by digest
@@ -48,6 +49,7 @@ CHECKPOINT = "checkpoint"
 ARTIFACTS = "artifacts"
 BLOBS = "blobs/sha256"
 SUMS = "sums"
+TURNS = "turns"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)\n")
 _HEXDIGEST = re.compile(r"[0-9a-f]{64}")
 _MAX_MANIFEST = 64 << 20
@@ -57,11 +59,13 @@ LIMITS = {
     "tile": tiles.WIDTH * (2 + tiles.MAX_ENTRY_BYTES),
     BLOBS.partition("/")[0]: 64 << 20,
     SUMS: 8 << 20,
+    TURNS: MAX_BYTES,
     ARTIFACTS: 4 << 20,  # beside a manifest; itself as well
 }
 """Bytes of a file of a bundle, by the folder or file at the top."""
 
-_FOLDERS = ("tile/", f"{ARTIFACTS}/", f"{BLOBS}/", f"{SUMS}/")
+_FOLDERS = ("tile/", f"{ARTIFACTS}/", f"{BLOBS}/", f"{SUMS}/", f"{TURNS}/")
+_SIZE = re.compile("[1-9][0-9]{0,15}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +110,13 @@ class Bundle:
     def checkpoint(self) -> bytes:
         """The newest cosigned checkpoint."""
         return self._read(CHECKPOINT)
+
+    @property
+    def turns(self) -> dict[int, bytes]:
+        """The cosigned checkpoints of turns by size, the oldest first."""
+        names = (file for file in self.files if file.startswith(f"{TURNS}/"))
+        sizes = sorted(int(name.removeprefix(f"{TURNS}/")) for name in names)
+        return {size: self._read(f"{TURNS}/{size}") for size in sizes}
 
     @property
     def artifacts(self) -> dict[str, Path]:
@@ -227,7 +238,7 @@ def write_bundle(
 
     Args:
         folder: A folder that does not exist yet.
-        public: The log's public folder: ``checkpoint`` and ``tile/``.
+        public: The log's public folder: ``checkpoint``, ``tile/`` and ``turns/``.
         trust: The trust policy file, which the bundle has in its printed spelling.
         genesis: The digest of entry 0.
         artifacts: Folders of releases and adapters, by the name in the log. A
@@ -317,8 +328,13 @@ def _write_log(folder: Path, public: Path) -> None:
         message = f"{public} has no cosigned checkpoint"
         raise IncompleteError(message, code="checkpoint-missing")
     note = read_small(path)
+    size = read_claim(note).size
     (folder / CHECKPOINT).write_bytes(note)
-    tiles.write(folder, list(tiles.read_entries(public, read_claim(note).size)))
+    tiles.write(folder, list(tiles.read_entries(public, size)))
+    for turn in (public / TURNS).glob("[0-9]*"):
+        if int(turn.name) <= size:
+            (folder / TURNS).mkdir(exist_ok=True)
+            (folder / TURNS / turn.name).write_bytes(read_small(turn))
 
 
 def _read_manifest(folder: Path) -> dict[str, str]:
@@ -371,6 +387,8 @@ def _has_place(name: str) -> bool:
         return False
     if name.startswith(f"{BLOBS}/"):
         return _HEXDIGEST.fullmatch(name.removeprefix(f"{BLOBS}/")) is not None
+    if name.startswith(f"{TURNS}/"):
+        return _SIZE.fullmatch(name.removeprefix(f"{TURNS}/")) is not None
     return True
 
 

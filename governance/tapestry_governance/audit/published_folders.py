@@ -19,9 +19,11 @@ from tapestry.artifacts.foreign_files import refuse
 from tapestry.artifacts.model_folder import ENTRY, POLICY, PROOF
 from tapestry.errors import IncompleteError, TapestryError, VerificationError
 from tapestry.inputs.plain_file import read_plain, reading
+from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.proof import Proof
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance import registry
+from tapestry_governance.log.turns import Turns
 from tapestry_governance.rules.federation_state import FederationState
 
 _MAX_SMALL = 1 << 19
@@ -59,7 +61,8 @@ def check_artifacts(
 ) -> CheckedArtifacts:
     """Check every folder; the fault of one is no other's.
 
-    ``folders`` are by the name in the log; a release holds ``policy`` as well, and
+    ``folders`` are by the name in the log; a release holds ``policy`` as well, or the
+    one that took its place when the release was published; and
     ``listed`` has the digests of artifacts' files where another list has them, too.
 
     Guarantees:
@@ -159,18 +162,26 @@ def check_copies(
         VerificationError: One is not the log's, or the proof does not hold.
         ForeignFileError: Something else lies there.
     """
-    _compare(folder, _expected(name, state, entries, policy=policy))
-    if name in state.releases:
-        _check_proof(folder, state.published[name], entries, policy=policy)
+    if name not in state.releases:
+        _compare(folder, _expected(name, state, entries))
+        return
+    published = state.published[name]
+    proof = Proof.parse(_read(folder / manifest.FOLDER / PROOF))
+    size = read_claim(proof.checkpoint).size
+    trust = Turns(TrustPolicy.parse(policy)).in_force(state, size)
+    copies = {ENTRY: entries[published], POLICY: trust.encode(), PROOF: None}
+    _compare(folder, copies)
+    if proof.index != published:
+        message = f"{folder.name}: {PROOF} is for entry {proof.index}, not {published}"
+        raise VerificationError(message, code="inclusion-proof-invalid")
+    proof.verify(entries[published], trust)
 
 
 def _expected(
-    name: str, state: FederationState, entries: EntriesByIndex, *, policy: bytes
+    name: str, state: FederationState, entries: EntriesByIndex
 ) -> dict[str, bytes | None]:
-    """Return the files beside a manifest; None for a proof, of which there are many."""
+    """Return the files beside the manifest of an adapter."""
     published = entries[state.published[name]]
-    if name in state.releases:
-        return {ENTRY: published, POLICY: policy, PROOF: None}
     return {PUBLISHED: published, ACCOUNTED: entries[state.paid_by[name]]}
 
 
@@ -185,16 +196,6 @@ def _compare(folder: Path, expected: Mapping[str, bytes | None]) -> None:
             message = f"{folder.name}: {name} is not the one that the log needs here"
             code = "trust-policy-differs" if name == POLICY else "own-entry-differs"
             raise VerificationError(message, code=code)
-
-
-def _check_proof(
-    folder: Path, index: int, entries: EntriesByIndex, *, policy: bytes
-) -> None:
-    proof = Proof.parse(_read(folder / manifest.FOLDER / PROOF))
-    if proof.index != index:
-        message = f"{folder.name}: {PROOF} is for entry {proof.index}, not {index}"
-        raise VerificationError(message, code="inclusion-proof-invalid")
-    proof.verify(entries[index], TrustPolicy.parse(policy))
 
 
 def _read(path: Path) -> bytes:

@@ -8,9 +8,10 @@ is broken::
     trust        the log and the witnesses that this audit trusts
     signatures   the log and a quorum of witnesses signed the checkpoint
     log          the entries are under its root, and every tile follows from them
-    since        an older checkpoint is a prefix               (when one is given)
     charter      entry 0 is the genesis; its log and witnesses are the trusted ones
     events       canonical, signed by their authors, within the rules
+    turns        old and new witnesses signed each change      (when there is one)
+    since        an older checkpoint is a prefix               (when one is given)
     privacy      no node reports less than its parameters cost
     blobs        further content has the digest it is named by
     sums         chunks of masked uploads add up to the sums that the log names
@@ -22,8 +23,11 @@ Guarantees:
     it names its step, and ends the audit as a bug or as incomplete.
 
 Not protected:
-    Trust in the bundle's own ``trust-policy.txt``: give the one you hold. The age of
-    the bundle: compare its checkpoint with one you kept (``since``).
+    Trust in the bundle's own ``trust-policy.txt``: give the one you hold, which may
+    also be that of a later turn. The age of the bundle: compare its checkpoint with one
+    you kept (``since``). Keys of founders that left can sign another history from the
+    founding policy: where that is over a year old, ``since`` or a later policy is
+    required.
 """
 
 import re
@@ -49,7 +53,7 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.tlog import tiles
-from tapestry.tlog.checkpoint import Checkpoint
+from tapestry.tlog.checkpoint import Checkpoint, read_claim
 from tapestry.tlog.freshness import Times, tolerated
 from tapestry.tlog.tiles import StoredEntries
 from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
@@ -58,6 +62,7 @@ from tapestry_governance.audit.published_folders import check_artifacts
 from tapestry_governance.audit.step_faults import within_step
 from tapestry_governance.audit.sum_evidence import check_sums
 from tapestry_governance.events.envelope import DecodedEvents, open_entry
+from tapestry_governance.log.turns import Turns
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply_signed
 
@@ -71,6 +76,8 @@ _CONTENT = re.compile(  # fields whose content is in no other part of a bundle
     r':"(sha256:[0-9a-f]{64})"'
 )
 _SHOWN = 10
+_DAY = 24 * 3600  # seconds
+_LONGEST = 365  # days that an audit may bridge by old keys alone
 
 
 class AuditVerdict(IntEnum):
@@ -113,12 +120,18 @@ class Audit:
     steps: list[AuditStep] = field(default_factory=list)
     accounts: "list[Account]" = field(default_factory=list)
     bundle: Bundle = field(init=False)
-    trust: TrustPolicy = field(init=False)
+    trust: TrustPolicy = field(init=False)  # the bundle's
+    given: TrustPolicy = field(init=False)  # the same, or that of a later turn
     opened: CosignedCheckpoint = field(init=False)
     entries: StoredEntries = field(init=False)
     state: FederationState = field(init=False)
     unchecked: list[str] = field(default_factory=list)  # all that was not checked
     faults: Mapping[str, TapestryError] = field(default_factory=dict)  # by artifact
+
+    @property
+    def has_turned(self) -> bool:
+        """Whether the witnesses changed, or should have by what is given."""
+        return bool(self.bundle.turns) or len(self.state.trusted) > 1
 
     @property
     def verdict(self) -> AuditVerdict:
@@ -147,6 +160,8 @@ def verify(
     audit = Audit(folder=folder, trust_file=trust, since_file=since)
     for name, step in _STEPS.items():
         if name == "since" and since is None:
+            continue
+        if name == "turns" and not audit.has_turned:
             continue
         audit.steps.append(_run(name, step, audit))
         if audit.verdict is not AuditVerdict.HOLDS:
@@ -196,10 +211,10 @@ def _files(audit: Audit) -> Found:
 
 def _trust(audit: Audit) -> Found:
     given = audit.trust_file is not None
-    audit.trust = own = TrustPolicy.parse_printed(audit.bundle.policy)
+    audit.trust = audit.given = TrustPolicy.parse_printed(audit.bundle.policy)
     if audit.trust_file is not None:
-        audit.trust = TrustPolicy.parse(audit.trust_file)
-    if own != audit.trust:
+        audit.given = TrustPolicy.parse(audit.trust_file)
+    if audit.given != audit.trust and not audit.bundle.turns:
         message = "the bundle's trust-policy.txt is not the trust policy given"
         raise VerificationError(message, code="trust-policy-differs")
     logs, witnesses = len(audit.trust.logs), len(audit.trust.witnesses)
@@ -210,7 +225,20 @@ def _trust(audit: Audit) -> Found:
 
 
 def _signatures(audit: Audit) -> Found:
+    if audit.bundle.turns:
+        audit.opened = _unopened(audit.bundle.checkpoint)
+        count = len(audit.bundle.turns)
+        return f"checked below, over {count} turns of the witnesses", {"turns": count}
     audit.opened = audit.trust.open_published(audit.bundle.checkpoint)
+    return _dated(audit, audit.trust)
+
+
+def _unopened(note: bytes) -> CosignedCheckpoint:
+    """Read a checkpoint whose signatures are checked once its witnesses are known."""
+    return CosignedCheckpoint(checkpoint=read_claim(note), note=note, cosignatures=())
+
+
+def _dated(audit: Audit, trust: TrustPolicy) -> Found:
     checkpoint = audit.opened.checkpoint
     count = len(audit.opened.cosignatures)
     detail = (
@@ -219,7 +247,7 @@ def _signatures(audit: Audit) -> Found:
     )
     if not count:
         return f"{detail}; without a cosignature it has no date", {"cosignatures": 0}
-    times, wrong = Times.of(audit.opened, audit.trust), tolerated(audit.trust)
+    times, wrong = Times.of(audit.opened, trust), tolerated(trust)
     detail += f"; known by {_utc(times.known_by)}, seen at {_utc(times.seen_at)},"
     detail += (
         f" whatever {wrong} of the clocks say" if wrong else " and one clock can say so"
@@ -245,7 +273,7 @@ def _log(audit: Audit) -> Found:
 
 
 def _since(audit: Audit) -> Found:
-    older = _open_older(audit.trust, audit.since_file or b"")
+    older = _open_older(audit, audit.since_file or b"")
     checkpoint = audit.opened.checkpoint
     if older.origin != checkpoint.origin:
         message = f"seen was log {older.origin}, here is {checkpoint.origin}"
@@ -260,9 +288,10 @@ def _since(audit: Audit) -> Found:
     return f"the {older.size} entries seen are a prefix, {new} are new", {"new": new}
 
 
-def _open_older(trust: TrustPolicy, note: bytes) -> Checkpoint:
+def _open_older(audit: Audit, note: bytes) -> Checkpoint:
     """Open a checkpoint that an auditor kept; an error quotes nothing of the file."""
     try:
+        trust = Turns(audit.trust).in_force(audit.state, read_claim(note).size)
         return trust.open_pending(note).checkpoint
     except ProtocolError as error:
         message = "the file given with --since is no checkpoint; name one that you kept"
@@ -298,7 +327,8 @@ def _events(audit: Audit) -> Found:
         signatures += len(signed.signatures)
         kinds[signed.event.type] += 1
     audit.state = state or audit.state
-    known = {str(witness.key) for witness in audit.trust.witnesses}
+    trust = Turns(audit.trust).in_force(audit.state, audit.state.size)
+    known = {str(witness.key) for witness in trust.witnesses}
     for member in audit.state.members.values():
         if member.witness not in known:
             message = f"{member.name}'s witness key {member.witness} is not trusted"
@@ -315,6 +345,62 @@ def _events(audit: Audit) -> Found:
         detail += f"; {disputes} disputes of them, by {', '.join(sorted(members))}"
     counts = {"events": audit.state.size, "author_signatures": signatures}
     return detail, counts | dict(sorted(kinds.items()))
+
+
+def _turns(audit: Audit) -> Found:
+    """Step from the policy that is trusted to the newest checkpoint."""
+    notes = [*audit.bundle.turns.values(), audit.bundle.checkpoint]
+    turns, pinned = Turns(audit.trust), _pinned(audit)
+    since, steps, oldest = 0, 0, 0
+    for note in notes:
+        size = read_claim(note).size
+        if size >= pinned:
+            trust = turns.to_accept(audit.state, size, since=since)
+            now = turns.in_force(audit.state, size)
+            audit.opened = trust.open_published(note)
+            _check_prefix(audit, audit.opened.checkpoint)
+            if trust != now and since >= pinned:
+                oldest = oldest or Times.of(audit.opened, now).known_by
+                steps += 1
+        since = size
+    detail, counts = _dated(audit, turns.in_force(audit.state, since))
+    if steps:
+        age = max(0, counts["seen_at"] - oldest) // _DAY
+        detail = (
+            f"{detail}; over {steps} turns, the oldest trust used is {age} days old"
+        )
+        counts |= {"turns": steps, "oldest_trust_days": age}
+        if age > _LONGEST and audit.since_file is None:
+            raise IncompleteError(
+                f"the trust policy that this audit starts from is {age} days older than"
+                " the log's newest checkpoint, and keys of members that left could sign"
+                " another history; give --since a checkpoint that you kept, or --trust"
+                " the policy of a later turn",
+                code="trust-too-old",
+            )
+    return detail, counts
+
+
+def _pinned(audit: Audit) -> int:
+    """Return the size from which on the policy given is the one in force."""
+    if audit.given == audit.trust:
+        return 0
+    for each in audit.state.trusted[1:]:
+        if each.policy == audit.given:
+            return each.size
+    raise VerificationError(
+        "the trust policy given is none that the log had at any time; compare it with"
+        " the one that its members name",
+        code="trust-policy-differs",
+    )
+
+
+def _check_prefix(audit: Audit, checkpoint: Checkpoint) -> None:
+    """Require that a checkpoint is one of this log."""
+    size = checkpoint.size
+    if size > len(audit.entries) or audit.entries.root(size) != checkpoint.root:
+        message = f"fork: turns/{size} is of another log"
+        raise InconsistentLog(message, code="log-forked")
 
 
 def _privacy(audit: Audit) -> Found:
@@ -436,9 +522,10 @@ _STEPS: dict[str, Callable[[Audit], Found]] = {
     "trust": _trust,
     "signatures": _signatures,
     "log": _log,
-    "since": _since,
     "charter": _charter,
     "events": _events,
+    "turns": _turns,
+    "since": _since,
     "privacy": _privacy,
     "blobs": _blobs,
     "sums": _sums,

@@ -12,14 +12,14 @@ from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
 from tapestry.cli.passphrases import (
     ask,
     is_terminal,
-    known_passphrase,
     new_passphrase,
     passphrase_file,
+    unlock,
 )
 from tapestry.errors import ConfigError, IncompleteError
+from tapestry_governance.cli.voting import export, list_command, propose, vote
 
 if TYPE_CHECKING:
-    from tapestry.keys import SigningKey
     from tapestry_governance.founding_files import OpenedCharter, RequestFile
 
 charter_argument = click.argument(
@@ -38,7 +38,11 @@ fingerprint_option = click.option(
 
 @click.group(cls=CommandGroup)
 def app() -> None:
-    """Decide as a member: accept a charter."""
+    """Decide as a member: accept a charter, propose, vote."""
+
+
+for _command in (propose, vote, list_command, export):
+    app.add_command(_command)
 
 
 @app.command()
@@ -220,7 +224,7 @@ def accept(charter: Path, **given: Unpack[_AcceptOptions]) -> None:
     entry = founding.accept_charter(
         found.entry,
         own,
-        root=_unlock(path, given["passphrase_file"]),
+        root=unlock(path, given["passphrase_file"]),
         readers=set(given["heard"] or _ask_readers(others)),
         now=datetime.now(UTC),
     )
@@ -316,13 +320,6 @@ def _own_request(found: "OpenedCharter", path: Path, own: Path) -> "RequestFile"
     return sent
 
 
-def _unlock(path: Path, file: Path | None) -> "SigningKey":
-    from tapestry.encrypted_keys import is_encrypted, load_key
-
-    passphrase = known_passphrase(path, file) if is_encrypted(path) else None
-    return load_key(path, passphrase=passphrase)
-
-
 def _ask_readers(others: Iterable[str]) -> list[str]:
     if not is_terminal():
         raise ConfigError(
@@ -354,6 +351,8 @@ def _before_accepting(
 
 
 def _in_words(found: "OpenedCharter") -> Iterator[str]:
+    from tapestry_governance.wording import policy_rows
+
     body = found.body
     yield f"federation   {found.federation}, log {body.origin}"
     yield f"coordinator  {body.coordinator.name} at {body.address}"
@@ -361,7 +360,5 @@ def _in_words(found: "OpenedCharter") -> Iterator[str]:
         request = each.request
         languages = ", ".join(request.languages) or "no language"
         yield f"member       {name}: {request.records} records or more, {languages}"
-    for term, value in body.policy.model_dump(mode="json").items():
-        listed = value if isinstance(value, list) else [value]
-        shown = (each["model"] if isinstance(each, dict) else each for each in listed)
-        yield f"policy       {term} {', '.join(map(str, shown))}"
+    for term, value in policy_rows(body.policy).items():
+        yield f"policy       {term} {value}"

@@ -38,12 +38,13 @@ from tapestry.errors import (
 )
 from tapestry.keys import SigningKey
 from tapestry.storage.sqlite_database import Database, ReadOnly, Schema, open_database
-from tapestry.tlog.checkpoint import Checkpoint
+from tapestry.tlog.checkpoint import Checkpoint, read_claim
 from tapestry.tlog.freshness import Times, check_fresh
 from tapestry.tlog.merkle import leaf_hash
 from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 from tapestry_governance.events.envelope import Seen, open_entry
 from tapestry_governance.events.event_body import Body
+from tapestry_governance.log.turns import Turns
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.persistent_collections import PersistentTree
 from tapestry_governance.rules.replay import apply_all
@@ -85,7 +86,7 @@ class LogMirror:
     def __init__(self, database: Database, *, trust: TrustPolicy, genesis: str) -> None:
         """Take an open database; :meth:`open` is the way to make one."""
         self._database = database
-        self._trust = trust
+        self._turns = Turns(trust)
         self._genesis = genesis
         self._state: FederationState | None = None
         self._accepted: CosignedCheckpoint | None = None
@@ -154,7 +155,13 @@ class LogMirror:
         """The time when honest witnesses cosigned that checkpoint, in POSIX seconds."""
         if self._accepted is None or not self._accepted.cosignatures:
             return None
-        return Times.of(self._accepted, self._trust).seen_at
+        size = self._accepted.checkpoint.size
+        return Times.of(self._accepted, self._in_force(size)).seen_at
+
+    @property
+    def trust(self) -> TrustPolicy:
+        """The trust policy in force in the stored log."""
+        return self._in_force(self.size)
 
     @property
     def seen(self) -> Seen | None:
@@ -184,12 +191,13 @@ class LogMirror:
             VerificationError: A signature does not hold, or entry 0 is not the
                 genesis or not the charter of the log that signed.
         """
-        checkpoint = self._trust.open_pending(note).checkpoint
+        checkpoint, is_signed = self._open_signed(note, entries)
         try:
             fresh = self._check_append(start, entries, checkpoint)
-            following = self._follow(fresh, checkpoint)
+            following = self._follow(fresh, checkpoint, note)
         except (InconsistentLog, RuleError) as error:
-            self._keep_evidence(error, note, start=start, entries=entries)
+            if is_signed:
+                self._keep_evidence(error, note, start=start, entries=entries)
             raise
         with self._database.transaction():
             self._database.executemany(
@@ -237,7 +245,7 @@ class LogMirror:
         opened = self._open_known(note, oldest=self.size)
         check_fresh(
             opened,
-            self._trust,
+            self._in_force(self.size),
             now=_seconds(now),
             limit=min(MAX_AGE, self.state.policy.max_checkpoint_age, max_age),
             before=self._accepted,
@@ -246,6 +254,34 @@ class LogMirror:
         self._database.query(statement, opened.checkpoint.size, note)
         self._accepted = opened
         return opened
+
+    def step(self, notes: Sequence[bytes]) -> None:
+        """Step over turns, by checkpoints that old and new witnesses cosigned.
+
+        A party that was away accepts the newest checkpoint only after these. Those that
+        it has passed already are skipped.
+
+        Raises:
+            ProtocolError: One covers entries that are not stored; extend first.
+            QuorumError: Too few of the old or of the new witnesses have cosigned.
+            InconsistentLog: One shows a fork; kept as evidence.
+            VerificationError: A signature does not hold.
+        """
+        for note in notes:
+            if read_claim(note).size <= self._since:
+                continue
+            opened = self._open_known(note, oldest=0)
+            statement = "INSERT OR REPLACE INTO accepted VALUES (?, ?)"
+            self._database.query(statement, opened.checkpoint.size, note)
+            self._accepted = opened
+
+    def turns(self) -> list[bytes]:
+        """Return the accepted checkpoints by which other witnesses came into force."""
+        query = "SELECT size FROM accepted ORDER BY size"
+        sizes = [size for (size,) in self._database.query(query)]
+        chosen = self._turns.sizes(self.state, sizes) if sizes else []
+        query = "SELECT note FROM accepted WHERE size = ?"
+        return [bytes(self._database.query(query, size)[0][0]) for size in chosen]
 
     def verify_prefix(self, note: bytes) -> int:
         """Verify that a quorum has cosigned a prefix of the log; return its size.
@@ -315,7 +351,8 @@ class LogMirror:
             ).fetchone()
             if row is None:
                 continue
-            opened = self._trust.open_pending(_stored(row[0]))
+            note = _stored(row[0])
+            opened = self._in_force(read_claim(note).size).open_pending(note)
             checkpoint, size = opened.checkpoint, opened.checkpoint.size
             if size > self.size or checkpoint != self._prefix(size):
                 raise VerificationError(
@@ -359,7 +396,7 @@ class LogMirror:
         return entries[size - start :]
 
     def _follow(
-        self, fresh: Sequence[bytes], checkpoint: Checkpoint
+        self, fresh: Sequence[bytes], checkpoint: Checkpoint, note: bytes
     ) -> FederationState | None:
         """Check the root over stored and new entries, the rules, and what is told.
 
@@ -379,6 +416,8 @@ class LogMirror:
         if self._state is None and fresh:
             self._check_genesis(fresh[0])
         following = apply_all(self._state, fresh)
+        # What the new entries themselves say of the log's key counts.
+        self._turns.in_force(following, checkpoint.size).open_pending(note)
         if following is not None:
             check_new(self._state, following)
         if following is not None and following.charter.origin != checkpoint.origin:
@@ -397,9 +436,33 @@ class LogMirror:
                 code="genesis-differs",
             )
 
+    @property
+    def _since(self) -> int:
+        """The size of the last accepted checkpoint, or 0."""
+        return 0 if self._accepted is None else self._accepted.checkpoint.size
+
+    def _in_force(self, size: int) -> TrustPolicy:
+        return self._turns.in_force(self._state, size)
+
+    def _open_signed(
+        self, note: bytes, entries: Sequence[bytes]
+    ) -> tuple[Checkpoint, bool]:
+        """Open a note that the log signed; new entries may name another key of it.
+
+        Returns:
+            The checkpoint, and whether the key that is known here signed it.
+        """
+        try:
+            return self.trust.open_pending(note).checkpoint, True
+        except VerificationError as error:
+            if error.code != "log-signature-missing" or not entries:
+                raise
+        return read_claim(note), False
+
     def _open_known(self, note: bytes, *, oldest: int) -> CosignedCheckpoint:
-        opened = self._trust.open(note)
-        size = opened.checkpoint.size
+        size = read_claim(note).size
+        since = min(self._since, size)
+        opened = self._turns.to_accept(self._state, size, since=since).open(note)
         if size > self.size:
             raise ProtocolError(
                 f"the checkpoint covers {size} entries, {self.size} are stored; send"

@@ -14,6 +14,7 @@ from tapestry.tlog.merkle import Tree
 from tapestry.tlog.note import MAX_BYTES
 
 CHECKPOINT = "checkpoint"
+TURNS = "turns"
 
 
 class TileWriter:
@@ -66,6 +67,12 @@ class TileWriter:
             if tile.is_partial and tile.whole in self.written:
                 durable_files.remove_file(self.folder / tile.path)
                 self.written.discard(tile)
+
+    def keep_turn(self, size: int, note: bytes) -> None:
+        """Write the checkpoint of a turn, unless it is there."""
+        path = self.folder / TURNS / str(size)
+        if not path.exists():
+            durable_files.replace_file(path, note)
 
     def restore(self, size: int, *, newest: int) -> None:
         """Write the partial tiles of an older size that are not superseded."""

@@ -37,7 +37,7 @@ from tapestry.tlog import tiles
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.merkle import Tree, leaf_hash
 from tapestry.tlog.proof import Proof
-from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry.tlog.turn import Trust
 from tapestry_governance.log.database import LogDatabase
 from tapestry_governance.log.tile_writer import TileWriter
 
@@ -232,7 +232,7 @@ class Log:
             self.store.insert_checkpoint(self.size, note)
         return note
 
-    def add_cosignature(self, size: int, line: bytes, *, trust: TrustPolicy) -> None:
+    def add_cosignature(self, size: int, line: bytes, *, trust: Trust) -> None:
         """Keep a witness's line over the checkpoint signed at a size.
 
         Edge cases:
@@ -251,7 +251,7 @@ class Log:
                 size, str(held.key), time=held.time, line=line
             )
 
-    def publish(self, *, trust: TrustPolicy) -> bytes:
+    def publish(self, *, trust: Trust) -> bytes:
         """Make the newest signed checkpoint public; returns the cosigned note.
 
         Guarantees:
@@ -273,14 +273,26 @@ class Log:
         for line in self.store.cosignatures(size):
             with suppress(VerificationError):  # its witness has left the policy
                 held = trust.open_cosignature(self._checkpoint(size), line)
-                lines[held.witness] = line
-        order = (witness.name for witness in trust.witnesses)
-        note = signed + b"".join(lines[name] for name in order if name in lines)
+                lines[held.key.keyid] = line
+        order = (witness.key.keyid for witness in trust.witnesses)
+        note = signed + b"".join(lines[each] for each in order if each in lines)
         trust.open_published(note)
         with self.store.transaction():
             self.store.insert_publication(size, note)
         self._public.publish(size, note)
         return note
+
+    def publish_turn(self, size: int) -> None:
+        """Keep a published checkpoint for good: other witnesses count from it on.
+
+        Raises:
+            ValueError: No checkpoint was published at this size.
+            ResourceError: The disk is full or failing.
+        """
+        note = self.store.publication(size)
+        if note is None:
+            raise ValueError(f"no checkpoint was published at size {size}")
+        self._public.keep_turn(size, note)
 
     def latest(self) -> bytes | None:
         """Return the newest public checkpoint, a cosigned note."""

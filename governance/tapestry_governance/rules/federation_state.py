@@ -8,11 +8,13 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
+from tapestry.errors import IncompleteError
 from tapestry.keys import VerifyKey
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.tlog.merkle import leaf_hash
+from tapestry.tlog.trust_policy import TrustPolicy, Witness
 from tapestry_governance.events.envelope import Event, Seen, Signed
 from tapestry_governance.events.event_body import Role
 from tapestry_governance.events.federation_events import (
@@ -41,6 +43,7 @@ from tapestry_governance.rules.round_records import (
     RoundRecord,
 )
 
+Standing = Literal["candidate", "approved", "withdrawn"]
 _EMPTY: PersistentMap[Any, Any] = PersistentMap()
 _NONE: PersistentList[Any] = PersistentList()
 
@@ -132,6 +135,14 @@ class Roster:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrustedFrom:
+    """The log and the witnesses whose word counts, from a size of the log on."""
+
+    size: int
+    policy: TrustPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenRound:
     """The round that was opened and not yet closed or aborted."""
 
@@ -209,6 +220,7 @@ class FederationState:
     approved: PersistentMap[str, int] = _EMPTY  # release -> index of deciding vote
     withdrawn: PersistentMap[str, Withdrawal] = _EMPTY  # digest of manifest
     former_leads: tuple[Leadership, ...] = ()
+    trusted: tuple[TrustedFrom, ...] = ()  # the witnesses over time, the newest last
     paused: int | None = None  # index of the vote that paused the federation
     pause_lifted: bool = False  # since the policy in force was adopted
 
@@ -242,12 +254,14 @@ class FederationState:
     @property
     def standing(self) -> list[str]:
         """The names of the releases that were approved, and not withdrawn since."""
-        return [
-            record.name
-            for record in self.released
-            if record.name in self.approved
-            and self.releases[record.name].manifest_digest not in self.withdrawn
-        ]
+        names = (record.name for record in self.released)
+        return [name for name in names if self.standing_of(name) == "approved"]
+
+    def standing_of(self, name: str) -> Standing:
+        """Return how a release that was published stands with the members."""
+        if self.releases[name].manifest_digest in self.withdrawn:
+            return "withdrawn"
+        return "approved" if name in self.approved else "candidate"
 
     @property
     def is_founded(self) -> bool:
@@ -294,6 +308,32 @@ class FederationState:
         for former in self.former_keys.values():
             keys += [each.key for each in former]
         return {key.public: key.keyid for key in keys}
+
+    @property
+    def trust(self) -> TrustPolicy:
+        """The trust policy that the log itself names: its key, members, outsiders."""
+        members, policy = self.members, self.policy
+        outside = [(VerifyKey.parse(each.key), each.url) for each in policy.witnesses]
+        return TrustPolicy.of_members(
+            VerifyKey.parse(self.lead.log),
+            [VerifyKey.parse(members[name].witness) for name in sorted(members)],
+            outside=[Witness(name=key.name, key=key, url=url) for key, url in outside],
+            outside_quorum=policy.outside_quorum,
+        )
+
+    def trusted_at(self, size: int) -> TrustedFrom:
+        """Return the witnesses in force in the log of the first ``size`` entries.
+
+        Raises:
+            IncompleteError: The founding was not complete then.
+        """
+        for each in reversed(self.trusted):
+            if each.size <= size:
+                return each
+        raise IncompleteError(
+            f"the first {size} entries do not found the federation",
+            code="founding-incomplete",
+        )
 
     def closed_round(self, number: int, *, within: int) -> ClosedRound | None:
         """Return the newest closed round of a number among the first entries."""

@@ -13,7 +13,7 @@ from tapestry_governance.events.possession import check_possession, check_rotati
 from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_governance.rules.ballots import Waiting
 from tapestry_governance.rules.federation_state import FederationState
-from tapestry_governance.rules.proposal_rules import check_free
+from tapestry_governance.rules.proposal_rules import check_free, check_trust
 from tapestry_governance.rules.settlement import lapse
 
 _ROTATIONS = 6  # of a member, one for each purpose
@@ -53,7 +53,9 @@ def charter_accepted(
     members = {**state.members, actor: body.request.member}
     if len(members) == len(state.charter.members):
         _check_connected(readers)
-    return dataclasses.replace(state, readers=readers).with_members(members)
+    state = dataclasses.replace(state, readers=readers).with_members(members)
+    check_trust(state)
+    return state
 
 
 def check_not_left(state: FederationState, event: Event) -> None:

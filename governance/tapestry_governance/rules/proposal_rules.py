@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from tapestry.errors import IncompleteError, RuleError
+from tapestry.errors import IncompleteError, ProtocolError, RuleError
 from tapestry.keys import VerifyKey
 from tapestry_governance.events.federation_events import Coordinator
 from tapestry_governance.events.member_events import (
@@ -38,6 +38,7 @@ def check_possible(state: FederationState, proposal: Proposal) -> None:
         message = f"this release has no rule for a proposal of {proposal.kind}"
         raise IncompleteError(message, code="event-without-rule")
     _KINDS[proposal.kind].check(state, proposal)
+    check_trust(enact(state, proposal, index=state.size))
 
 
 def enact(state: FederationState, proposal: Proposal, *, index: int) -> FederationState:
@@ -81,6 +82,22 @@ def check_free(
                 " and purpose",
                 code="key-taken",
             )
+
+
+def check_trust(state: FederationState) -> None:
+    """Require that the witnesses make a trust policy, in which each has its own name.
+
+    Raises:
+        RuleError: Two are called alike, or one as a group of the policy is.
+    """
+    try:
+        _ = state.trust
+    except ProtocolError as error:
+        raise RuleError(
+            f"with these witnesses {error}; name their keys after their owners, as in"
+            " NAME/witness",
+            code="witness-name-taken",
+        ) from None
 
 
 def _check_policy(state: FederationState, body: PolicyChange) -> None:

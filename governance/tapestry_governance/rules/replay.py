@@ -40,6 +40,7 @@ from tapestry_governance.rules.federation_state import (
     Leadership,
     Past,
     Roster,
+    TrustedFrom,
 )
 from tapestry_governance.rules.member_rules import (
     OWED,
@@ -99,6 +100,7 @@ def apply_signed(state: FederationState | None, signed: Signed) -> FederationSta
     try:
         if state is None:
             return _found(signed)
+        before = state
         if state.waiting and signed.event.seen is not None:
             state = settle(state, seen=signed.event.seen.size)
         _check_author(state, signed)
@@ -108,7 +110,24 @@ def apply_signed(state: FederationState | None, signed: Signed) -> FederationSta
     except TapestryError as error:
         raise error.at(f"entry {index}") from error
     past = state.past.push(signed.entry, signed.event)
-    return following.after(past, seen=seen)
+    following = following.after(past, seen=seen)
+    return _turned(before, following)
+
+
+def _turned(before: FederationState, state: FederationState) -> FederationState:
+    """Note from when on other witnesses count, if an entry changed that."""
+    is_same = (
+        before.roster is state.roster
+        and before.lead is state.lead
+        and before.policy is state.policy
+    )
+    if is_same or not state.is_founded:
+        return state
+    trust = state.trust
+    if state.trusted and state.trusted[-1].policy == trust:
+        return state
+    turn = TrustedFrom(size=state.size, policy=trust)
+    return dataclasses.replace(state, trusted=(*state.trusted, turn))
 
 
 def apply_all(

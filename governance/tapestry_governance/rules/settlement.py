@@ -27,6 +27,7 @@ from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.proposal_rules import (
     check_free,
     check_possible,
+    check_trust,
     dismiss,
     enact,
 )
@@ -108,11 +109,17 @@ def _rotate(
         return dataclasses.replace(state, other_keys=keys)
     try:
         check_free(state, [VerifyKey.parse(body.key)])
+        rotated = state.with_key(
+            name,
+            body.purpose,
+            body.key,
+            index=index,
+            compromised=body.reason == "compromised",
+        )
+        check_trust(rotated)
     except RuleError:
         return state
-    return state.with_key(
-        name, body.purpose, body.key, index=index, compromised=body.reason != "routine"
-    )
+    return rotated
 
 
 def _leave(state: FederationState, index: int) -> FederationState:

@@ -1,0 +1,248 @@
+"""The file by which a steward votes on a machine without a network.
+
+It holds what is voted on, as the log has it, with a proof; the steward's machine needs
+nothing else but the root key::
+
+    any machine with a log     ballot     entry, proof, policy in force, voters
+    machine with the root key  vote       an entry, signed after it was shown in words
+    any member's node          submit     into the log, past any one coordinator
+
+Guarantees:
+    A vote names its subject by index and digest, so a ballot that shows something else
+    than the log has makes a vote that the log refuses. The text that is shown is that
+    of the entry itself, which its proposer signed.
+
+Not protected:
+    The trust policy, the voters and the values of the policy in force are as the file
+    says: give the trust policy that you hold, and compare. A machine that shows one
+    thing and signs another.
+"""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from tapestry.encoding import decode_base64, digest, encode_base64
+from tapestry.errors import ConfigError, RuleError
+from tapestry.keys import SigningKey, VerifyKey
+from tapestry.schema import Digest, Name, Strict
+from tapestry.tlog.checkpoint import Checkpoint
+from tapestry.tlog.proof import Proof
+from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry_governance.events.envelope import (
+    Author,
+    Seen,
+    Signed,
+    open_entry,
+    sign_entry,
+)
+from tapestry_governance.events.event_body import Body, Index, SignatureKey
+from tapestry_governance.events.federation_events import MAX_MEMBERS, Policy
+from tapestry_governance.events.member_events import Proposal, ProposalMade, VoteCast
+from tapestry_governance.events.model_events import ReleasePublished
+from tapestry_governance.member_view import MemberView
+from tapestry_governance.rules.ballots import Ballot, Vote, voters_digest
+from tapestry_governance.rules.replay import apply
+from tapestry_governance.rules.vote_rules import eligible, votes_needed
+
+MAX_BYTES = 1 << 20
+_SALT = 32  # bytes
+
+
+class BallotPaper(Strict):
+    """A proposal or release, with all that a voter needs beside the root key."""
+
+    kind: Literal["tapestry-ballot/1"]
+    federation: Name
+    genesis: Digest
+    index: Index
+    entry: Annotated[str, Field(max_length=88_000)]  # base64
+    proof: Annotated[str, Field(max_length=300_000)]  # a tlog-proof
+    trust: Annotated[str, Field(max_length=300_000)]  # the policy in force
+    policy: Policy  # in force
+    voters: Annotated[dict[Name, SignatureKey], Field(max_length=MAX_MEMBERS)]
+    votes: Annotated[dict[Name, Vote], Field(max_length=MAX_MEMBERS)]
+    needed: Annotated[int, Field(ge=1, le=MAX_MEMBERS)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        decode_base64(self.entry)
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedPaper:
+    """A ballot paper whose entry is in the log that its trust policy names."""
+
+    paper: BallotPaper
+    signed: Signed
+    checkpoint: Checkpoint
+
+    @property
+    def proposal(self) -> Proposal | None:
+        """The proposal; None for a release."""
+        body = self.signed.event.body
+        return body.proposal if isinstance(body, ProposalMade) else None
+
+    @property
+    def release(self) -> ReleasePublished | None:
+        """The release; None for a proposal."""
+        body = self.signed.event.body
+        return body if isinstance(body, ReleasePublished) else None
+
+
+def find_ballot(view: MemberView, index: int) -> Ballot:
+    """Return the votes on a proposal or release.
+
+    Raises:
+        ConfigError: The entry is neither.
+    """
+    ballot: Ballot | None = view.state.ballots.get(index)
+    if ballot is None:
+        raise ConfigError(
+            f"entry {index} is neither a proposal nor a release; tapestry governance"
+            " list shows which entries are",
+            code="vote-without-subject",
+        )
+    return ballot
+
+
+def make_paper(view: MemberView, index: int) -> BallotPaper:
+    """Make the ballot paper of an entry that may be voted on.
+
+    Raises:
+        ConfigError: The entry is no proposal and no release.
+    """
+    ballot, state = find_ballot(view, index), view.state
+    return BallotPaper(
+        kind="tapestry-ballot/1",
+        federation=state.federation,
+        genesis=view.genesis,
+        index=index,
+        entry=encode_base64(view.entries[index]),
+        proof=view.proof(index).decode(),
+        trust=view.trust.encode().decode(),
+        policy=state.policy,
+        voters={name: state.members[name].root for name in eligible(state, ballot)},
+        votes=dict(ballot.votes),
+        needed=votes_needed(state, ballot),
+    )
+
+
+def open_paper(paper: BallotPaper, *, trust: TrustPolicy | None = None) -> OpenedPaper:
+    """Check a ballot paper.
+
+    ``trust`` is the policy that the steward holds; without it the paper's own counts.
+
+    Raises:
+        ProtocolError: A part is malformed.
+        RuleError: It is no proposal and no release, or of another federation.
+        VerificationError: The entry is not in the log, or its proposer did not sign it.
+        QuorumError: Too few witnesses cosigned that log.
+    """
+    entry = decode_base64(paper.entry)
+    signed, proof = open_entry(entry), Proof.parse(paper.proof.encode())
+    own = TrustPolicy.parse(paper.trust.encode())
+    opened = proof.verify(entry, trust or own)
+    if proof.index != paper.index or signed.event.federation != paper.federation:
+        raise RuleError(
+            f"the ballot says entry {paper.index} of {paper.federation!r}, it proves"
+            f" entry {proof.index} of {signed.event.federation!r}; make it again",
+            code="ballot-inconsistent",
+        )
+    if not isinstance(signed.event.body, ProposalMade | ReleasePublished):
+        raise RuleError(
+            f"entry {paper.index} is {signed.event.type}, on which there is no vote",
+            code="vote-without-subject",
+        )
+    return OpenedPaper(paper=paper, signed=signed, checkpoint=opened.checkpoint)
+
+
+def cast(
+    opened: OpenedPaper,
+    vote: Vote,
+    *,
+    root: SigningKey,
+    reasons: str | None,
+    now: datetime,
+) -> bytes:
+    """Sign a vote with a root key; returns the entry.
+
+    ``reasons`` is the digest of a document (``salted_digest``), or None.
+
+    Raises:
+        ConfigError: No member who may vote has this root key.
+    """
+    paper, checkpoint = opened.paper, opened.checkpoint
+    body = VoteCast(
+        subject=paper.index, entry=opened.signed.digest, vote=vote, reasons=reasons
+    )
+    seen = Seen(size=checkpoint.size, root=checkpoint.root.hex())
+    name = voter(paper.voters, root.verify_key)
+    return _sign(body, root, name=name, federation=paper.federation, seen=seen, now=now)
+
+
+def propose(
+    view: MemberView, proposal: Proposal, *, root: SigningKey, now: datetime
+) -> bytes:
+    """Sign a proposal with a root key; returns the entry.
+
+    Raises:
+        ConfigError: No member has this root key.
+        RuleError, VerificationError: The log as it stands would refuse it.
+    """
+    state = view.state
+    body = ProposalMade(roster=voters_digest(state.active), proposal=proposal)
+    roots = {name: member.root for name, member in state.active.items()}
+    entry = _sign(
+        body,
+        root,
+        name=voter(roots, root.verify_key),
+        federation=state.federation,
+        seen=view.seen,
+        now=now,
+    )
+    apply(view.logged, entry, view.logged.size)
+    return entry
+
+
+def voter(roots: Mapping[str, str], key: VerifyKey) -> str:
+    """Return the member that has a root key.
+
+    Raises:
+        ConfigError: None of those who may vote has it.
+    """
+    for name, text in roots.items():
+        if VerifyKey.parse(text) == key:
+            return name
+    raise ConfigError(
+        f"{key.keyid} is the root key of none of {', '.join(sorted(roots))}, who may"
+        " vote here",
+        code="key-not-of-voter",
+    )
+
+
+def salted_digest(document: bytes) -> tuple[str, bytes]:
+    """Return a digest of a document under a fresh salt, and the salt.
+
+    Who gets the document and the salt can compare; the digest alone tells nothing.
+    """
+    salt = secrets.token_bytes(_SALT)
+    return digest(salt + document), salt
+
+
+def _sign(
+    body: Body,
+    root: SigningKey,
+    *,
+    name: str,
+    federation: str,
+    seen: Seen,
+    now: datetime,
+) -> bytes:
+    author = Author(federation=federation, actor=name, role="root")
+    return sign_entry(author.event(body, now=now, seen=seen), root)

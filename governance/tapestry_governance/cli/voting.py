@@ -1,0 +1,317 @@
+"""``tapestry governance propose | list | export | vote``: what members decide."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+import click
+
+from tapestry.cli import console
+from tapestry.cli.commands import PATH, Argument, Command, as_json
+from tapestry.cli.passphrases import passphrase_file, unlock
+from tapestry.errors import ConfigError
+from tapestry_governance.cli.audit import trust_file
+
+if TYPE_CHECKING:
+    from tapestry_governance.ballot_paper import OpenedPaper
+    from tapestry_governance.events.member_events import Proposal
+    from tapestry_governance.member_view import MemberView
+    from tapestry_governance.rules.ballots import Ballot
+
+node_option = click.option(
+    "--node", type=PATH, metavar="DIR", help="A node's folder, whose mirror is read."
+)
+bundle_option = click.option(
+    "--bundle", type=PATH, metavar="DIR", help="An audit bundle, instead of a node."
+)
+key_option = click.option(
+    "--key",
+    type=PATH,
+    metavar="FILE",
+    help="The root key; default: keys/root.key in the node's folder.",
+)
+output_option = click.option(
+    "--output", "-o", type=PATH, metavar="FILE", help="Where the file is written."
+)
+
+
+class _ProposeOptions(TypedDict):
+    what: tuple[str, ...]
+    reason: str | None
+    node: Path | None
+    bundle: Path | None
+    trust: bytes | None
+    key: Path | None
+    output: Path | None
+    passphrase_file: Path | None
+    as_json: bool
+
+
+@click.command(cls=Command)
+@click.argument(
+    "kind",
+    cls=Argument,
+    metavar="KIND",
+    help="policy, admit, remove, root, coordinator, pause, resume or withdraw.",
+)
+@click.argument(
+    "what",
+    cls=Argument,
+    metavar="[WHAT]...",
+    nargs=-1,
+    default=(),
+    help="policy: FILE.toml. admit: REQUEST. remove: NAME. root: NAME and KEY.pub."
+    " coordinator: INVITATION. withdraw: NAME. pause, resume: nothing.",
+)
+@click.option("--reason", metavar="CODE", help="With withdraw: a word, such as unsafe.")
+@node_option
+@bundle_option
+@trust_file
+@key_option
+@output_option
+@passphrase_file
+@as_json
+def propose(kind: str, **given: Unpack[_ProposeOptions]) -> None:
+    """Propose something to the members, with an institution's root key.
+
+    It is checked against the log and shown in words. Hand the file in with tapestry
+    node submit, at any member's node.
+    """
+    from tapestry.storage.durable_files import replace_file
+    from tapestry_governance import ballot_paper
+    from tapestry_governance.proposal_drafts import draft
+
+    view = _view(given["node"], given["bundle"], given["trust"])
+    proposal = draft(kind, given["what"], state=view.state, reason=given["reason"])
+    place = given["output"] or Path(f"{kind}.proposal")
+    if not given["as_json"]:
+        for line in _in_words(proposal, view):
+            console.say(line)
+    root = unlock(_root_path(given["key"], given["node"]), given["passphrase_file"])
+    entry = ballot_paper.propose(view, proposal, root=root, now=datetime.now(UTC))
+    replace_file(place, entry)
+    _say_written("proposal", place, as_json=given["as_json"])
+
+
+@click.command("list", cls=Command)
+@node_option
+@bundle_option
+@trust_file
+@as_json
+def list_command(
+    node: Path | None, bundle: Path | None, trust: bytes | None, as_json: bool
+) -> None:
+    """List what is and was voted on: proposals and releases, with their votes."""
+    view = _view(node, bundle, trust)
+    rows = [_row(view, ballot) for ballot in view.state.ballots.values()]
+    if as_json:
+        console.say_json({"entries": len(view.entries), "ballots": rows})
+        return
+    for row in rows:
+        votes = ", ".join(f"{name} {vote}" for name, vote in row["votes"].items())
+        console.say(
+            f"{row['index']:>6}  {row['what']:<24} {row['standing']:<11}"
+            f" {row['yes']} of {row['needed']} yes; {votes or 'no vote'}"
+        )
+    if not rows:
+        console.say("nothing was proposed, and no release published")
+
+
+@click.command(cls=Command)
+@click.argument(
+    "index", cls=Argument, metavar="INDEX", help="The entry, as list shows it."
+)
+@node_option
+@bundle_option
+@trust_file
+@output_option
+@as_json
+def export(
+    index: str,
+    node: Path | None,
+    bundle: Path | None,
+    trust: bytes | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Write a ballot: all that a machine needs to vote that has only the root key."""
+    from tapestry.storage.durable_files import replace_file
+    from tapestry_governance import ballot_paper
+
+    view = _view(node, bundle, trust)
+    place = output or Path(f"{_index(index)}.ballot")
+    replace_file(place, ballot_paper.make_paper(view, _index(index)).encode())
+    if as_json:
+        console.say_json({"ballot": str(place)})
+    else:
+        console.say(f"ballot  {place}: tapestry governance vote {place} yes --key FILE")
+
+
+class _VoteOptions(TypedDict):
+    node: Path | None
+    bundle: Path | None
+    trust: bytes | None
+    key: Path | None
+    reasons: Path | None
+    output: Path | None
+    passphrase_file: Path | None
+    as_json: bool
+
+
+@click.command(cls=Command)
+@click.argument(
+    "subject",
+    cls=Argument,
+    metavar="BALLOT",
+    help="The ballot's file; or the entry's index, with --node or --bundle.",
+)
+@click.argument("choice", cls=Argument, metavar="VOTE", help="yes, no or abstain.")
+@node_option
+@bundle_option
+@trust_file
+@key_option
+@click.option(
+    "--reasons",
+    type=PATH,
+    metavar="FILE",
+    help="A document with the reasons; the log gets its salted digest.",
+)
+@output_option
+@passphrase_file
+@as_json
+def vote(subject: str, choice: str, **given: Unpack[_VoteOptions]) -> None:
+    """Vote on a proposal or a release, with an institution's root key.
+
+    What is signed is shown first. The last vote of a member counts, until the decision
+    is in force. Hand the file in with tapestry node submit, at any member's node.
+    """
+    from tapestry.storage.durable_files import replace_file
+    from tapestry_governance import ballot_paper
+
+    if choice not in {"yes", "no", "abstain"}:
+        message = f"{choice!r} is no vote; say yes, no or abstain"
+        raise ConfigError(message, code="usage")
+    opened = _paper(subject, given)
+    if not given["as_json"]:
+        for line in _paper_in_words(opened):
+            console.say(line)
+        console.say(f"vote      {choice}")
+    digest, salt = None, b""
+    if given["reasons"] is not None:
+        digest, salt = _salted(given["reasons"])
+    root = unlock(_root_path(given["key"], given["node"]), given["passphrase_file"])
+    now = datetime.now(UTC)
+    entry = ballot_paper.cast(opened, choice, root=root, reasons=digest, now=now)  # type: ignore[arg-type]
+    name = ballot_paper.voter(opened.paper.voters, root.verify_key)
+    place = given["output"] or Path(f"{name}-{opened.paper.index}.vote")
+    replace_file(place, entry)
+    if salt:
+        replace_file(place.with_suffix(".salt"), salt.hex().encode("ascii"), mode=0o600)
+    _say_written("vote", place, as_json=given["as_json"])
+
+
+def _view(node: Path | None, bundle: Path | None, trust: bytes | None) -> "MemberView":
+    from tapestry_governance.member_view import open_view
+
+    return open_view(node=node, bundle=bundle, trust=trust)
+
+
+def _index(text: str) -> int:
+    """Read the index of an entry.
+
+    Raises:
+        ConfigError: The text is no number.
+    """
+    if not text.isdecimal() or len(text) > 15:
+        raise ConfigError(
+            f"{text!r} is no index of an entry; tapestry governance list shows them",
+            code="usage",
+        )
+    return int(text)
+
+
+def _paper(subject: str, given: _VoteOptions) -> "OpenedPaper":
+    """Open a ballot's file, or make the ballot of an entry."""
+    from tapestry.tlog.trust_policy import TrustPolicy
+    from tapestry_governance import ballot_paper
+    from tapestry_governance.founding_files import read_document
+
+    trust = None if given["trust"] is None else TrustPolicy.parse(given["trust"])
+    if given["node"] is None and given["bundle"] is None:
+        limit = ballot_paper.MAX_BYTES
+        paper = read_document(Path(subject), ballot_paper.BallotPaper, limit=limit)
+        return ballot_paper.open_paper(paper, trust=trust)
+    view = _view(given["node"], given["bundle"], given["trust"])
+    return ballot_paper.open_paper(ballot_paper.make_paper(view, _index(subject)))
+
+
+def _root_path(key: Path | None, node: Path | None) -> Path:
+    """Return where the root key lies.
+
+    Raises:
+        ConfigError: It is not named, and no node's folder either.
+    """
+    if key is None and node is None:
+        raise ConfigError("the root key signs; name it with --key", code="key-missing")
+    return key or Path(node or "") / "keys" / "root.key"
+
+
+def _salted(path: Path) -> tuple[str, bytes]:
+    from tapestry_governance.ballot_paper import salted_digest
+    from tapestry_governance.founding_files import read_bytes
+
+    return salted_digest(read_bytes(path, limit=1 << 24))
+
+
+def _in_words(proposal: "Proposal", view: "MemberView") -> Iterator[str]:
+    from tapestry_governance.wording import proposal_lines
+
+    yield f"log       {view.state.federation}, {len(view.entries)} entries"
+    for line in proposal_lines(proposal, view.state.policy):
+        yield f"proposal  {line}"
+
+
+def _paper_in_words(opened: "OpenedPaper") -> Iterator[str]:
+    from tapestry_governance.wording import proposal_lines
+
+    paper, event = opened.paper, opened.signed.event
+    yield f"log       {paper.federation}, {opened.checkpoint.size} entries, genesis"
+    yield f"          {paper.genesis}"
+    if opened.proposal is not None:
+        yield f"entry     {paper.index}, proposed by {event.actor}"
+        for line in proposal_lines(opened.proposal, paper.policy):
+            yield f"proposal  {line}"
+    if (release := opened.release) is not None:
+        yield f"entry     {paper.index}, {release.name} of {release.run_id}, round"
+        yield f"          {release.round_number}"
+        yield f"manifest  {release.manifest_digest}"
+        yield f"model     {release.model_digest}"
+    said = ", ".join(f"{name} {each}" for name, each in paper.votes.items())
+    yield f"so far    {said or 'no vote'}; {paper.needed} yes are needed"
+
+
+def _row(view: "MemberView", ballot: "Ballot") -> dict[str, Any]:
+    from tapestry_governance.rules.vote_rules import eligible, votes_for, votes_needed
+
+    state = view.state
+    what = ballot.release or f"{ballot.kind} by {ballot.by}"
+    standing = ballot.outcome.replace("_", " ")
+    if ballot.release is not None:
+        standing = state.standing_of(ballot.release)
+    return {
+        "index": ballot.index,
+        "what": what,
+        "standing": standing,
+        "yes": votes_for(state, ballot),
+        "needed": votes_needed(state, ballot),
+        "votes": dict(ballot.votes),
+        "missing": [n for n in eligible(state, ballot) if n not in ballot.votes],
+    }
+
+
+def _say_written(what: str, place: Path, *, as_json: bool) -> None:
+    if as_json:
+        console.say_json({what: str(place)})
+    else:
+        console.say(f"written   {place}: tapestry node submit FOLDER {place}")
