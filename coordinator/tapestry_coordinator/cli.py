@@ -14,7 +14,7 @@ from tapestry_coordinator.founding_commands import (
     open_command,
     renew,
 )
-from tapestry_coordinator.run_commands import bundle, plan, run
+from tapestry_coordinator.run_commands import bundle, plan, run, submit
 
 
 @click.group(cls=CommandGroup)
@@ -28,6 +28,7 @@ app.add_command(open_command)
 app.add_command(plan)
 app.add_command(run)
 app.add_command(bundle)
+app.add_command(submit)
 app.add_command(renew)
 app.add_command(backup)
 app.add_command(restore)

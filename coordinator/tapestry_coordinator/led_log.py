@@ -9,6 +9,7 @@ from tapestry.keys import SigningKey
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
 from tapestry_coordinator.grid import Grid, ValidatingGrid
+from tapestry_coordinator.inbox import Inbox
 from tapestry_coordinator.log_publisher import LogPublisher
 from tapestry_coordinator.members_seen import MembersFile
 from tapestry_coordinator.settings import CoordinatorSettings
@@ -75,6 +76,7 @@ def open_led_log(
         key=author,
         grid=members,
         deadline=deadline,
+        inbox=Inbox(directory),
     )
     return LedLog(trust=trust, members=members, publisher=publisher)
 

@@ -24,6 +24,7 @@ from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry.tlog.turn import Trust, Turn
 from tapestry_coordinator.grid import Grid
+from tapestry_coordinator.inbox import Inbox
 from tapestry_coordinator.refusals import read_reply
 from tapestry_governance.audit.privacy_accounts import check_new
 from tapestry_governance.events.envelope import Author, Seen, open_entry, sign_entry
@@ -69,6 +70,7 @@ class LogPublisher:
         key: SigningKey,
         grid: Grid,
         deadline: float,
+        inbox: Inbox | None = None,
     ) -> None:
         """Take an open log and replay it.
 
@@ -84,7 +86,7 @@ class LogPublisher:
             )
         self.log, self.logged = log, state
         self._turns, self._key = Turns(trust), key
-        self.grid, self._deadline = grid, deadline
+        self.grid, self._deadline, self._inbox = grid, deadline, inbox
         self._sizes: dict[str, int] = {}
         self._accepted: dict[str, int] = {}  # of the checkpoint that a node acts on
         self._cosigned: dict[str, int] = {}  # the size that a node cosigned last
@@ -100,15 +102,16 @@ class LogPublisher:
     @property
     def in_force(self) -> TrustPolicy:
         """The trust policy by which the published checkpoint counts."""
-        return self._turns.in_force(self.logged, self._published)
+        return self._turns.in_force(self.logged, self.published)
 
     @property
     def state(self) -> FederationState:
         """The federation as the coordinator's next entry will find it."""
-        return settle(self.logged, seen=self._published)
+        return settle(self.logged, seen=self.published)
 
     @property
-    def _published(self) -> int:
+    def published(self) -> int:
+        """The size of the newest checkpoint that a quorum cosigned, or 0."""
         note = self.log.latest()
         return 0 if note is None else read_claim(note).size
 
@@ -210,14 +213,17 @@ class LogPublisher:
     def publish(self, nodes: Sequence[str]) -> bytes:
         """Have the log cosigned as it is and publish it; returns the checkpoint.
 
-        Nodes may send entries with their cosignature (a declaration of their data);
-        then the log grows and is cosigned once more. A node that sends entries without
-        end does not delay the others: each pass takes a few of each node, and an entry
-        that was refused is not checked again.
+        What lies in the inbox goes first. Nodes may send entries with their
+        cosignature (a declaration of their data); then the log grows and is cosigned
+        once more. A node that sends entries without end does not delay the others: each
+        pass takes a few of each node, and an entry that was refused is not checked
+        again.
 
         Raises:
             QuorumError: Too few nodes cosigned in time.
         """
+        if self._inbox is not None:
+            self._inbox.empty(self.add)
         for _ in range(_PASSES):
             petitions = self._collect(nodes)
             note = self._publish()
@@ -249,7 +255,7 @@ class LogPublisher:
         for name in nodes:
             start = min(self._sizes.get(name, 0), size)
             request = CosignRequest(
-                start=start, checkpoint=note.decode(), turns=self._turns_for(name)
+                start=start, checkpoint=note.decode(), cosigned=self._steps_of(name)
             )
             requests[name] = encode_message(request, self.log.entries(start, size))
         found: list[tuple[str, bytes]] = []
@@ -273,7 +279,7 @@ class LogPublisher:
     def _trust(self) -> Trust:
         """What a checkpoint of the log as it is must meet, after the published one."""
         size = self.log.size
-        return self._turns.to_accept(self.logged, size, since=self._published)
+        return self._turns.to_accept(self.logged, size, since=self.published)
 
     def _in_force(self, note: bytes) -> TrustPolicy:
         return self._turns.in_force(self.logged, read_claim(note).size)
@@ -282,10 +288,12 @@ class LogPublisher:
         """Return the sizes at which other witnesses came into force."""
         return self._turns.sizes(self.logged, self.log.store.published_sizes())
 
-    def _turns_for(self, name: str) -> tuple[str, ...]:
-        """Return the turns that a node has not passed, the oldest first."""
+    def _steps_of(self, name: str) -> tuple[str, ...]:
+        """Return the turns that a node has not passed, and the published checkpoint."""
         since = self._accepted.get(name, 0)
         missing = [size for size in self._turned() if size > since][:MAX_NOTES]
+        if self.published > since and self.published not in missing:
+            missing.append(self.published)
         notes = (self.log.store.publication(size) or b"" for size in missing)
         return tuple(each.decode() for each in notes)
 

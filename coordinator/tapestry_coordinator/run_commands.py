@@ -170,6 +170,36 @@ def run(folder: Path) -> None:
 
 @click.command(cls=Command)
 @folder_argument
+@click.argument(
+    "files",
+    cls=Argument,
+    type=PATH,
+    metavar="FILE...",
+    nargs=-1,
+    help="Signed entries: votes, proposals, of any member.",
+)
+@as_json
+def submit(folder: Path, files: tuple[Path, ...], as_json: bool) -> None:
+    """Take signed entries of members, also while the service runs.
+
+    Each is checked against the log, and gets into it when that is cosigned next.
+    """
+    from tapestry_coordinator.inbox import Inbox, check_entries
+    from tapestry_governance.founding_files import read_entry
+
+    entries = [read_entry(path) for path in files]
+    check_entries(folder, entries)
+    for entry in entries:
+        Inbox(folder).put(entry)
+    if as_json:
+        console.say_json({"waiting": [str(path) for path in files]})
+        return
+    for path in files:
+        console.say(f"{path}: in the log with the next cosignatures")
+
+
+@click.command(cls=Command)
+@folder_argument
 @click.option(
     "--output", "-o", type=PATH, metavar="DIR", required=True, help="The new bundle."
 )

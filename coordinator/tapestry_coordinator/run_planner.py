@@ -24,7 +24,6 @@ from tapestry.evaluation.held_out import read_held_out
 from tapestry.evaluation.scorer import gate_inputs
 from tapestry.inputs.setting_faults import validated
 from tapestry.inputs.setting_values import to_toml
-from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
 from tapestry.privacy import accounting
 from tapestry.protocol.round_manifest import Options, RoundManifest
@@ -33,6 +32,7 @@ from tapestry.storage import durable_files
 from tapestry.workloads.base import Workload
 from tapestry.workloads.workload_registry import open_workload
 from tapestry_coordinator.log_publisher import event_of
+from tapestry_coordinator.log_reader import read_log
 from tapestry_coordinator.round_plan import StartingPoint, check_run
 from tapestry_coordinator.run_folders import (
     HELD_OUT,
@@ -44,10 +44,9 @@ from tapestry_coordinator.run_folders import (
 )
 from tapestry_coordinator.settings import DEADLINES, RunSettings
 from tapestry_governance.audit.privacy_accounts import steps_of
-from tapestry_governance.events.member_events import CharterAccepted
-from tapestry_governance.log.writer import Log
+from tapestry_governance.events.member_events import Admission, CharterAccepted
 from tapestry_governance.rules.federation_state import FederationState
-from tapestry_governance.rules.replay import apply_all
+from tapestry_governance.rules.settlement import settle
 
 WORKLOAD = "language"
 _UPDATE_NORM = 128.0  # of a node's update, L2
@@ -109,20 +108,27 @@ class PlannedRun:
 
 
 def newest_release(directory: Path) -> str:
-    """Return the full path of the release that was published last.
+    """Return the full path of the release that members approved last.
 
     Raises:
-        ConfigError: No release was published yet.
+        ConfigError: No release was published, or none is approved yet.
     """
-    state = _state(directory)[0]
-    last = state.released.last
-    if last is None:
+    logged, entries = read_log(directory)
+    state = settle(logged, seen=len(entries))
+    if not state.standing:
+        last = state.released.last
+        said = (
+            f"{last.name} waits for the members' votes: tapestry governance list shows"
+            " them"
+            if last
+            else "it has published none"
+        )
         raise ConfigError(
-            f"{directory} has published no release yet; name the model to start from,"
-            " as in --base smollm2",
+            f"{directory} has no approved release to start from, {said}; or name the"
+            " model, as in --base smollm2",
             code="release-missing",
         )
-    return str((directory / "releases" / last.name).resolve())
+    return str((directory / "releases" / state.standing[-1]).resolve())
 
 
 def plan_run(directory: Path, wish: Wish) -> PlannedRun:
@@ -139,7 +145,8 @@ def plan_run(directory: Path, wish: Wish) -> PlannedRun:
             f"{directory} has a run {wish.name!r} already; choose another name",
             code="run-exists",
         )
-    state, entries = _state(directory)
+    logged, entries = read_log(directory)
+    state = settle(logged, seen=len(entries))
     records = _records(state, entries)
     noise = _noise(wish, records, state)
     settings = _settings(wish, state, noise)
@@ -166,23 +173,6 @@ def plan_run(directory: Path, wish: Wish) -> PlannedRun:
     )
 
 
-def _state(directory: Path) -> tuple[FederationState, list[bytes]]:
-    """Read the log.
-
-    Raises:
-        ConfigError: It is not open yet.
-    """
-    key = SigningKey.load(directory / "keys" / "log.key")
-    entries = Log.read(directory / "log", key=key)
-    state = apply_all(None, entries)
-    if state is None or not state.is_founded:
-        raise ConfigError(
-            f"{directory} has no founded federation; run tapestry coordinator open",
-            code="not-founded",
-        )
-    return state, entries
-
-
 def _records(state: FederationState, entries: Sequence[bytes]) -> dict[str, int]:
     """Return how many records each member has at least."""
     asked = {
@@ -190,6 +180,9 @@ def _records(state: FederationState, entries: Sequence[bytes]) -> dict[str, int]
         for body in map(event_of, entries)
         if isinstance(body, CharterAccepted)
     }
+    for ballot in state.ballots.values():
+        if isinstance(ballot.proposal, Admission):
+            asked[ballot.proposal.request.name] = ballot.proposal.request.records
     return {
         name: known.records if (known := state.data.get(name)) else asked[name]
         for name in sorted(state.active)

@@ -21,6 +21,7 @@ from tapestry.errors import (
 )
 from tapestry_coordinator import run
 from tapestry_coordinator.grid import Grid
+from tapestry_coordinator.inbox import Inbox
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.led_log import LedLog, open_led_log
 from tapestry_coordinator.restored_log import hear_members
@@ -135,20 +136,34 @@ def _end_open_round(directory: Path, grid: Grid, folder: Path) -> None:
 def tend_log(directory: Path, grid: Grid, *, until: Callable[[], bool]) -> None:
     """Have the log cosigned and take entries, until a condition holds.
 
-    It is done when members come, and every ``cosign_every`` seconds.
+    It is done when members come, every ``cosign_every`` seconds, and when an entry was
+    handed in here.
     """
     every = CoordinatorSettings.read(directory / "coordinator.toml").cosign_every
     log = open_led_log(directory, grid, deadline=_COSIGN_SECONDS)
+    inbox = Inbox(directory)
     with closing(log):
         here: set[str] = set()
         due = time.monotonic()
         while not until():
             came = set(log.members.nodes())
-            if came - here or (came and time.monotonic() >= due):
+            is_due = time.monotonic() >= due or inbox.waiting()
+            if came - here or (came and is_due):
                 _cosign(log, sorted(came))
                 due = time.monotonic() + every
             here = came
             time.sleep(_LOOK_SECONDS)
+
+
+def cosign_once(directory: Path, grid: Grid) -> None:
+    """Take the entries that wait, and have the log cosigned by who is here.
+
+    Raises:
+        InconsistentLog: A member holds a cosigned log that this one does not lead to.
+        ResourceError: The machine fails.
+    """
+    with closing(open_led_log(directory, grid, deadline=_COSIGN_SECONDS)) as log:
+        _cosign(log, log.members.nodes())
 
 
 def _after(seconds: float) -> Callable[[], bool]:
@@ -169,7 +184,10 @@ def _cosign(log: LedLog, names: list[str]) -> None:
             _logger.warning("leaving node %s out, bad hello: %s", name, error)
         else:
             present.append(name)
+    before = log.publisher.published
     try:
         log.publisher.publish(sorted(present))
+        if log.publisher.published != before:  # members learn of it with the next one
+            log.publisher.publish(sorted(present))
     except QuorumError as error:
         _logger.info("the log waits for cosignatures: %s", error)

@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,24 +15,33 @@ from typing import Any
 import tomli_w
 
 from tapestry.cli.progress import Progress, ProgressEvent
+from tapestry.encrypted_keys import load_key
 from tapestry.errors import ResourceError
 from tapestry.evaluation.scorer import KnownScores
 from tapestry.inputs.setting_values import to_toml
 from tapestry.model.replica import Replica
 from tapestry.settings import Settings
 from tapestry.storage import durable_files
+from tapestry.tlog.checkpoint import read_claim
+from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry.workloads.base import Workload
-from tapestry_coordinator import run
+from tapestry_coordinator import run, service
 from tapestry_coordinator.grid import LocalGrid
+from tapestry_coordinator.inbox import Inbox
+from tapestry_coordinator.log_reader import read_log
 from tapestry_coordinator.run_folders import PROGRESS, run_folder
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.superlink.outcome import read_outcome
 from tapestry_coordinator.superlink.processes import ChildGroup
 from tapestry_demo.scenario import RUN
 from tapestry_demo.wire_tap import WireTap
+from tapestry_governance.ballot_paper import cast, make_paper, open_paper
+from tapestry_governance.log.tile_writer import CHECKPOINT
+from tapestry_governance.member_view import MemberView, view_of
 from tapestry_node.node import Node
 from tapestry_node.settings import NodeSettings
 
+_VOTE_SECONDS = 120.0
 _TICK = 0.2  # seconds between looks at files and processes
 _FIELDS = frozenset(ProgressEvent.__required_keys__ | ProgressEvent.__optional_keys__)
 
@@ -100,6 +110,8 @@ def run_in_process(
             known_scores=known,
             notify=clock,
         )
+        submit_votes(out)
+        service.cosign_once(out / "coordinator", LocalGrid(handlers))
     finally:
         clock.enter("end")
         for node in nodes:
@@ -134,9 +146,59 @@ def run_flower(
                     raise ResourceError(f"{name} ended: {said}", code="process-ended")
             group.tend()
             time.sleep(_TICK)
-    tail.read()
+        tail.read()
+        outcome.require_success()
+        submit_votes(out)
+        _await_votes(coordinator, group)
     clock.enter("end")
     outcome.require_success()
+
+
+def submit_votes(out: Path) -> None:
+    """Have each institution approve the releases, with its root key.
+
+    The votes go the way of all votes: a ballot, an entry by the root key, the inbox.
+    """
+    view, inbox = _published_view(out / "coordinator"), Inbox(out / "coordinator")
+    for folder in sorted((out / "nodes").iterdir()):
+        root = load_key(folder / "keys" / "root.key", passphrase=None)
+        for ballot in view.state.ballots.values():
+            is_open = ballot.outcome in {"open", "decided"}
+            if ballot.release and is_open and folder.name not in ballot.votes:
+                paper = open_paper(make_paper(view, ballot.index))
+                now = datetime.now(UTC)
+                inbox.put(cast(paper, "yes", root=root, reasons=None, now=now))
+
+
+def _published_view(coordinator: Path) -> MemberView:
+    """Read the log up to its public checkpoint, as a member would."""
+    note = (coordinator / "log" / "public" / CHECKPOINT).read_bytes()
+    founding = TrustPolicy.parse((coordinator / "trust-policy.txt").read_bytes())
+    entries = read_log(coordinator)[1][: read_claim(note).size]
+    return view_of(entries, note=note, founding=founding)
+
+
+def _await_votes(coordinator: Path, group: ChildGroup) -> None:
+    """Wait until the votes are in the log, and cosigned.
+
+    Raises:
+        ResourceError: That takes too long.
+    """
+    end = time.monotonic() + _VOTE_SECONDS
+    while Inbox(coordinator).waiting() or not _is_cosigned(coordinator):
+        if time.monotonic() > end:
+            raise ResourceError(
+                f"{coordinator}: the votes were not cosigned in {_VOTE_SECONDS:g} s",
+                code="process-ended",
+            )
+        group.tend()
+        time.sleep(_TICK)
+
+
+def _is_cosigned(coordinator: Path) -> bool:
+    """Return whether the public checkpoint covers all entries of the log."""
+    note = (coordinator / "log" / "public" / CHECKPOINT).read_bytes()
+    return read_claim(note).size == len(read_log(coordinator)[1])
 
 
 def _start(group: ChildGroup, name: str, *command: str) -> None:

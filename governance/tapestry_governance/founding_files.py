@@ -32,6 +32,7 @@ from tapestry.errors import (
     IncompleteError,
     ProtocolError,
     RuleError,
+    TapestryError,
     VerificationError,
 )
 from tapestry.inputs.plain_file import read_plain
@@ -293,6 +294,25 @@ def read_bytes(path: Path, *, limit: int = MAX_BYTES) -> bytes:
         raise VerificationError(
             f"{path.parent}: {error}; name the file that was sent", code=error.code
         ) from None
+
+
+def read_entry(path: Path) -> bytes:
+    """Read a signed entry of the log; the log's rules check what it says.
+
+    Raises:
+        ConfigError: The file cannot be read, or is no signed entry.
+        VerificationError: It is no plain file, or too large.
+    """
+    entry = read_bytes(path)
+    try:
+        open_entry(entry)
+    except TapestryError as error:
+        raise ConfigError(
+            f"{path} is no signed entry of a log: {error}; name the file that the"
+            " signing command wrote",
+            code="entry-malformed",
+        ) from None
+    return entry
 
 
 def read_acceptance(path: Path) -> Signed:

@@ -1,5 +1,6 @@
 """The log as a member reads it to decide: a node's mirror, or an audit bundle."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,32 +107,46 @@ def _of_node(folder: Path) -> MemberView:
         state = mirror.state
     finally:
         mirror.close()
-    if state.size != len(entries):  # the rest is not cosigned yet
-        state = apply_all(None, entries) or state
-    return _view(state, entries, note=accepted.note, founding=founding)
+    return view_of(
+        entries,
+        note=accepted.note,
+        founding=founding,
+        state=state if state.size == len(entries) else None,
+    )
 
 
 def _of_bundle(folder: Path, trust: bytes | None) -> MemberView:
     audit = audited(folder, trust=trust, artifacts=False)
-    return _view(
-        audit.state,
+    return view_of(
         list(audit.entries),
         note=audit.bundle.checkpoint,
         founding=audit.trust,
+        state=audit.state,
     )
 
 
-def _view(
-    state: FederationState,
-    entries: list[bytes],
+def view_of(
+    entries: Sequence[bytes],
     *,
     note: bytes,
     founding: TrustPolicy,
+    state: FederationState | None = None,
 ) -> MemberView:
+    """Make the view of entries under a checkpoint that counts.
+
+    ``state`` is the one after the last entry; without it the rules are applied.
+
+    Raises:
+        RuleError: An entry breaks a rule.
+        IncompleteError: There is no entry.
+    """
+    logged = state or apply_all(None, entries)
+    if logged is None:
+        raise IncompleteError("the log is empty", code="log-empty")
     return MemberView(
-        logged=state,
-        state=settle(state, seen=len(entries)),
+        logged=logged,
+        state=settle(logged, seen=len(entries)),
         entries=tuple(entries),
         note=note,
-        trust=Turns(founding).in_force(state, len(entries)),
+        trust=Turns(founding).in_force(logged, len(entries)),
     )

@@ -28,6 +28,7 @@ from tapestry_node.operator_commands import (
     status,
     tells_its_end,
 )
+from tapestry_node.submission_commands import submit
 
 if TYPE_CHECKING:
     from tapestry_node.budget.ledger import Ledger
@@ -49,6 +50,7 @@ app.add_command(status)
 app.add_command(pause)
 app.add_command(resume)
 app.add_command(leave)
+app.add_command(submit)
 
 
 @app.command()

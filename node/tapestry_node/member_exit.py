@@ -9,12 +9,12 @@ Guarantees:
 from datetime import datetime
 from pathlib import Path
 
-from tapestry.errors import ConfigError, TapestryError
+from tapestry.errors import ConfigError
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.storage import durable_files
 from tapestry_governance.events.envelope import Author, Seen, open_entry, sign_entry
 from tapestry_governance.events.member_events import MemberLeft
-from tapestry_governance.founding_files import RequestFile, read_bytes, read_document
+from tapestry_governance.founding_files import RequestFile, read_document
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.availability import find_exit
 from tapestry_node.directory import open_mirror
@@ -178,22 +178,3 @@ class Exit:
                 " deleted, put it back",
                 code="state-missing",
             )
-
-
-def read_exit(path: Path) -> bytes:
-    """Read an exit that was signed on another machine.
-
-    Raises:
-        ConfigError: The file cannot be read, or is no signed entry.
-        VerificationError: It is no plain file, or too large.
-    """
-    entry = read_bytes(path)
-    try:
-        open_entry(entry)
-    except TapestryError as error:
-        raise ConfigError(
-            f"{path} is no signed exit: {error}; name the file that tapestry node leave"
-            " --request wrote",
-            code="exit-malformed",
-        ) from None
-    return entry

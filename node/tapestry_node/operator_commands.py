@@ -211,12 +211,12 @@ def _sign(found: "Exit", given: _LeaveOptions) -> bytes:
     Raises:
         IncompleteError: There is no such key here.
     """
-    from tapestry_node.member_exit import read_exit
+    from tapestry_governance.founding_files import read_entry
 
     name = found.settings.name
     if given["signed"] is not None:
         _confirm(name, given["confirm"])
-        return read_exit(given["signed"])
+        return read_entry(given["signed"])
     path = given["root_key"] or found.folder / "keys" / "root.key"
     if given["root_key"] is None and not path.exists():
         raise IncompleteError(

@@ -45,11 +45,12 @@ MEANINGS = {
     ExitStatus.RULE_BROKEN: "a rule is broken, or a policy or privacy budget refuses",
     ExitStatus.INCOMPLETE: "something needed is missing, or the machine refuses",
     ExitStatus.FOREIGN_FILE: "a folder holds a file that is not part of it",
+    ExitStatus.PROVISIONAL: "it holds, but members did not approve, or withdrew it",
     ExitStatus.USAGE: "wrong usage: an argument, an option or a setting",
     ExitStatus.INTERNAL: "a fault of this program; please report it",
     ExitStatus.INTERRUPTED: "interrupted",
 }
-"""The meaning of each status. PROVISIONAL (candidate or withdrawn) is reserved."""
+"""The meaning of each status."""
 
 _KINDS: tuple[tuple[tuple[type[BaseException], ...], ExitStatus], ...] = (
     ((ConfigError, UnicodeError), ExitStatus.USAGE),
@@ -66,6 +67,7 @@ _SEVERITY = (
     ExitStatus.RULE_BROKEN,
     ExitStatus.FOREIGN_FILE,
     ExitStatus.INCOMPLETE,
+    ExitStatus.PROVISIONAL,
 )
 
 

@@ -197,8 +197,9 @@ class CosignRequest(Strict):
 
     start: Annotated[int, Field(ge=0)]  # index of the first attached entry
     checkpoint: Note
-    # By which other witnesses came into force; a node that was away steps over them.
-    turns: Annotated[tuple[Note, ...], Field(max_length=64)]
+    # The newest one that a quorum cosigned, after those by which other witnesses came
+    # into force: a node that was away steps over them.
+    cosigned: Annotated[tuple[Note, ...], Field(max_length=65)]
 
 
 class CosignReply(Strict):

@@ -10,7 +10,8 @@ from tapestry.errors import ConfigError, IncompleteError, VerificationError
 from tapestry.keys import SigningKey
 from tapestry_governance.events.envelope import Author, open_entry, sign_entry
 from tapestry_governance.events.member_events import MemberLeft
-from tapestry_node.member_exit import Exit, read_exit, sign_exit
+from tapestry_governance.founding_files import read_entry
+from tapestry_node.member_exit import Exit, sign_exit
 from tapestry_node.node_state import NodeState
 from tests.support.federation import Base
 from tests.support.node_folders import NAME, OTHER, change, opened
@@ -126,5 +127,5 @@ def test_a_node_in_no_federation_has_none_to_leave(idle: Path) -> None:
 def test_a_file_that_is_no_exit_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "exit"
     path.write_bytes(data)
-    with refused(ConfigError, "exit-malformed", match="leave --request"):
-        read_exit(path)
+    with refused(ConfigError, "entry-malformed", match="no signed entry"):
+        read_entry(path)

@@ -79,7 +79,7 @@ def test_nodes_cosign_the_log_that_they_founded(founded: Place) -> None:
             (founded.coordinator / "trust-policy.txt").read_bytes()
         )
         signed = log.sign_checkpoint()
-        request = CosignRequest(start=0, checkpoint=signed.decode(), turns=())
+        request = CosignRequest(start=0, checkpoint=signed.decode(), cosigned=())
         workload = open_workload("language", "tiny")
         for name in NAMES:
             node = Node(founded.node(name), workload=workload)

@@ -46,7 +46,7 @@ def sample_bodies() -> Mapping[Kind, Strict]:
             held_out="sha256:" + "7" * 64,
             rests=False,
         ),
-        Kind.COSIGN: CosignRequest(start=1, checkpoint=note, turns=(note,)),
+        Kind.COSIGN: CosignRequest(start=1, checkpoint=note, cosigned=(note,)),
         Kind.COSIGNATURE: CosignReply(line="— fr/witness AAAA\n"),
         Kind.ADVERTISE_KEYS: AdvertiseKeysRequest(checkpoint=note),
         Kind.APPLY_RESULT: ApplyResultRequest(

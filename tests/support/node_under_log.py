@@ -126,7 +126,7 @@ class NodeUnderLog:
 
     def _update(self) -> Message:
         body = CosignRequest(
-            start=self._held, checkpoint=self.log.note().decode(), turns=()
+            start=self._held, checkpoint=self.log.note().decode(), cosigned=()
         )
         return encode_message(body, self.log.entries[self._held :])
 

@@ -27,6 +27,7 @@ from tapestry_governance.cli.folder_checks import (
     find,
     require_folder,
     run,
+    withdrawn_step,
 )
 
 if TYPE_CHECKING:
@@ -71,12 +72,14 @@ def verify_command(
     no verdict.
     """
     from tapestry_governance import registry
+    from tapestry_governance.vote_count import withdrawals
 
     require_folder(directory, kind="an adapter")
     steps: list[CheckStep] = []
     found = run(steps, "folder", lambda: registry.check_folder(directory), _describe)
     report: dict[str, Any] = {"adapter": str(directory)}
     publishers: dict[str, str] = {}
+    withdrawn: list[str] = []
     privacy = None
     if found is not None:
         held_base = _check_base(steps, directory, found, base)
@@ -90,6 +93,7 @@ def verify_command(
             )
             registry.check_entry(found, entry)
             publishers[entry.name] = audit.state.publishers[entry.name]
+            withdrawn.extend(withdrawals(audit.state, entry, size=audit.state.size))
             if held_base is not None:
                 registry.check_release(held_base, audit.state.releases[entry.base])
             return entry
@@ -102,6 +106,9 @@ def verify_command(
             bundle=bundle,
             trust=trust,
         )
+        if privacy is not None and withdrawn:
+            steps.append(withdrawn_step(withdrawn))
+        report["withdrawn"] = withdrawn
         report["publisher"] = next(iter(publishers.values()), None)
         report["base"] = found.base
         report["base_digest"] = found.base_digest
@@ -119,6 +126,7 @@ def list_command(bundle: Path, trust: bytes | None, as_json: bool) -> ExitStatus
     Faulty folders in the bundle are named, and make the exit status theirs.
     """
     from tapestry_governance.audit.verify import verify
+    from tapestry_governance.vote_count import withdrawals
 
     audit = verify(bundle, trust=trust)
     if not log_holds(audit):
@@ -126,19 +134,24 @@ def list_command(bundle: Path, trust: bytes | None, as_json: bool) -> ExitStatus
         return status(audit)
     note_trust(audit.trust_file)
     note_faults(audit)
+    state = audit.state
     adapters = [
-        (entry, audit.state.publishers[name])
-        for name, entry in sorted(audit.state.adapters.items())
+        (entry, state.publishers[name], withdrawals(state, entry, size=state.size))
+        for name, entry in sorted(state.adapters.items())
     ]
     if as_json:
         rows = [
-            {**entry.model_dump(mode="json"), "publisher": publisher}
-            for entry, publisher in adapters
+            {
+                **entry.model_dump(mode="json"),
+                "publisher": owner,
+                "withdrawn": withdrawn,
+            }
+            for entry, owner, withdrawn in adapters
         ]
         console.say_json({"adapters": rows})
     else:
-        for each in adapters:
-            console.say(_line(*each))
+        for entry, owner, withdrawn in adapters:
+            console.say("; ".join([_line(entry, owner), *withdrawn]))
     return status(audit)
 
 

@@ -19,6 +19,7 @@ WORDS = {
     ExitStatus.RULE_BROKEN: "RULE BROKEN",
     ExitStatus.INCOMPLETE: "INCOMPLETE",
     ExitStatus.FOREIGN_FILE: "FOREIGN FILE",
+    ExitStatus.PROVISIONAL: "PROVISIONAL",
 }
 """The word that people read for each verdict."""
 

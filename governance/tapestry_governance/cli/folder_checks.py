@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         AdapterPublished,
         ReleasePublished,
     )
+    from tapestry_governance.vote_count import VoteCount
 
 _Value = TypeVar("_Value")
 _Entry = TypeVar("_Entry", "AdapterPublished", "ReleasePublished")
@@ -143,6 +144,27 @@ def check_log(
 
     found = run(steps, "log", compare, lambda found: found[0])
     return None if found is None else found[1]
+
+
+def members_step(votes: "VoteCount") -> CheckStep:
+    """Return the step that tells whether the members approved a release."""
+    is_approved = votes.standing == "approved"
+    return CheckStep(
+        name="members",
+        status=ExitStatus.HOLDS if is_approved else ExitStatus.PROVISIONAL,
+        detail=str(votes),
+        code=None if is_approved else f"release-{votes.standing}",
+    )
+
+
+def withdrawn_step(reasons: Sequence[str]) -> CheckStep:
+    """Return the step that tells what members withdrew."""
+    return CheckStep(
+        name="members",
+        status=ExitStatus.PROVISIONAL,
+        detail="; ".join(reasons),
+        code="adapter-withdrawn",
+    )
 
 
 def find(

@@ -15,6 +15,7 @@ from tapestry_governance.cli.folder_checks import (
     check_log,
     conclude,
     find,
+    members_step,
     require_folder,
     run,
 )
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tapestry_governance import registry
     from tapestry_governance.audit.verify import Audit
     from tapestry_governance.events.model_events import ReleasePublished
+    from tapestry_governance.vote_count import VoteCount
 
 
 @click.group(cls=CommandGroup)
@@ -45,17 +47,20 @@ def app() -> None:
 def verify_command(
     directory: Path, bundle: Path | None, trust: bytes | None, as_json: bool
 ) -> ExitStatus:
-    """Check a release without running it: files, parameters, log.
+    """Check a release without running it: files, parameters, log, votes.
 
+    Status 5 says that members have not approved it yet, or that they withdrew it.
     Without the log nothing proves where the folder is from, and there is no verdict.
     Disputes that members logged of the run's rounds are shown; one member alone can
     make them, so they do not change the verdict.
     """
     from tapestry_governance import registry
+    from tapestry_governance.vote_count import count_votes
 
     require_folder(directory, kind="a release")
     steps: list[CheckStep] = []
     disputes: list[tuple[str, str, int]] = []
+    votes: list[VoteCount] = []
     found = run(steps, "folder", lambda: _check_folder(directory), _describe)
     privacy = None
     if found is not None:
@@ -71,6 +76,7 @@ def verify_command(
             disputes.extend(
                 audit.state.disputes_of(entry.run_id, until=entry.round_number)
             )
+            votes.append(count_votes(audit.state, entry.name, size=audit.state.size))
             return entry
 
         privacy = check_log(
@@ -81,8 +87,11 @@ def verify_command(
             bundle=bundle,
             trust=trust,
         )
+    for each in votes if privacy is not None else ():
+        steps.append(members_step(each))
     report = {
         "release": str(directory),
+        "standing": votes[0].standing if votes and privacy is not None else None,
         "disputes": [
             {"member": member, "subject": subject, "round": number}
             for member, subject, number in disputes

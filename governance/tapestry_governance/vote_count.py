@@ -1,0 +1,60 @@
+"""How the members stand to a release: candidate, approved or withdrawn."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tapestry_governance.events.model_events import AdapterPublished
+from tapestry_governance.rules.ballots import Ballot, Vote
+from tapestry_governance.rules.federation_state import FederationState, Standing
+from tapestry_governance.rules.settlement import settle
+from tapestry_governance.rules.vote_rules import votes_for, votes_needed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoteCount:
+    """The votes on a release as of a cosigned checkpoint."""
+
+    standing: Standing
+    yes: int
+    needed: int
+    votes: Mapping[str, Vote]
+    reason: str | None = None  # of a withdrawal
+
+    def __str__(self) -> str:
+        said = ", ".join(f"{name} {vote}" for name, vote in self.votes.items())
+        why = f": {self.reason}" if self.reason else ""
+        return (
+            f"{self.standing}{why}; {self.yes} yes, {self.needed} are needed"
+            f" ({said or 'no vote'})"
+        )
+
+
+def count_votes(logged: FederationState, release: str, *, size: int) -> VoteCount:
+    """Count the votes on a release, as a checkpoint of ``size`` entries shows them."""
+    state = settle(logged, seen=size)
+    ballot: Ballot = state.ballots[state.release_named(release).index]
+    withdrawal = state.withdrawn.get(state.releases[release].manifest_digest)
+    return VoteCount(
+        standing=state.standing_of(release),
+        yes=votes_for(state, ballot),
+        needed=votes_needed(state, ballot),
+        votes=dict(ballot.votes),
+        reason=withdrawal.reason if withdrawal else None,
+    )
+
+
+def withdrawals(
+    logged: FederationState, adapter: AdapterPublished, *, size: int
+) -> list[str]:
+    """List what members withdrew of an adapter and its base, each with the reason."""
+    state = settle(logged, seen=size)
+    base = state.releases[adapter.base]
+    digests = {
+        adapter.name: adapter.manifest_digest,
+        adapter.base: base.manifest_digest,
+    }
+    return [
+        f"{name} is withdrawn: {state.withdrawn[digest].reason}"
+        for name, digest in digests.items()
+        if digest in state.withdrawn
+    ]
