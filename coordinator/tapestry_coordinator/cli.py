@@ -9,6 +9,7 @@ from tapestry.cli.commands import CommandGroup, as_json
 from tapestry_coordinator.coordinator_backup_commands import backup, restore
 from tapestry_coordinator.founding_commands import (
     charter,
+    enroll,
     folder_argument,
     init,
     open_command,
@@ -30,6 +31,7 @@ app.add_command(run)
 app.add_command(bundle)
 app.add_command(submit)
 app.add_command(renew)
+app.add_command(enroll)
 app.add_command(backup)
 app.add_command(restore)
 

@@ -31,6 +31,7 @@ from tapestry.inputs.setting_values import to_toml
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.settings import Settings
 from tapestry.storage import durable_files
+from tapestry_coordinator.log_reader import read_log
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.superlink.tls import (
     AUTHORITY,
@@ -75,6 +76,7 @@ from tapestry_governance.founding_files import (
 from tapestry_governance.log.writer import Log
 from tapestry_governance.policy_file import PolicySettings, read_policy
 from tapestry_governance.rules.replay import apply_all
+from tapestry_governance.rules.settlement import settle
 
 POLICY = "policy.toml"
 
@@ -306,6 +308,31 @@ def open_log(folder: Path, acceptances: Sequence[Path]) -> OpenedCharter:
         public = f"{each.transport_key}\n".encode("ascii")
         durable_files.replace_file(folder / "enrolled" / f"{name}.pub", public)
     return charter
+
+
+def enroll(folder: Path, request: Path) -> str:
+    """Register the transport key of a member that was admitted; returns its name.
+
+    Raises:
+        ConfigError: A file is missing, or the federation is not founded.
+        RuleError: The log names no member with these keys.
+        VerificationError: A key did not sign the request.
+        ResourceError: The key cannot be written.
+    """
+    logged, entries = read_log(folder)
+    state = settle(logged, seen=len(entries))
+    asked = read_document(request, RequestFile)
+    check_request(asked, federation=state.federation)
+    name = asked.request.name
+    if state.members.get(name) != asked.request.member:
+        raise RuleError(
+            f"the log names no member {name!r} with the keys of {request}; members"
+            " admit it first, by tapestry governance propose admit",
+            code="member-unknown",
+        )
+    public = f"{asked.transport_key}\n".encode("ascii")
+    durable_files.replace_file(folder / "enrolled" / f"{name}.pub", public)
+    return name
 
 
 def _one_each(charter: OpenedCharter, accepted: Sequence[Signed]) -> list[bytes]:

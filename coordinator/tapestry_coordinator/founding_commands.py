@@ -167,6 +167,30 @@ def open_command(folder: Path, acceptances: tuple[Path, ...], as_json: bool) -> 
 
 @click.command(cls=Command)
 @folder_argument
+@click.argument(
+    "request",
+    cls=Argument,
+    type=PATH,
+    metavar="REQUEST",
+    help="The request of an institution that members admitted.",
+)
+@as_json
+def enroll(folder: Path, request: Path, as_json: bool) -> None:
+    """Let the node of an admitted member connect, also while the service runs.
+
+    Founders are enrolled when the log is opened.
+    """
+    from tapestry_coordinator import coordinator_folder
+
+    name = coordinator_folder.enroll(folder, request)
+    if as_json:
+        console.say_json({"enrolled": name})
+        return
+    console.say(f"enrolled    {name}: its node may connect")
+
+
+@click.command(cls=Command)
+@folder_argument
 @passphrase_file
 def renew(folder: Path, passphrase_file: Path | None) -> None:
     """Issue a new certificate for the SuperLink; institutions need no new file.

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tapestry.encoding import digest
-from tapestry.errors import ProtocolError, QuorumError, ResourceError, TapestryError
+from tapestry.errors import (
+    ProtocolError,
+    QuorumError,
+    ResourceError,
+    TapestryError,
+    VerificationError,
+)
 from tapestry.keys import SigningKey
 from tapestry.protocol.messages import (
     CosignReply,
@@ -262,7 +268,7 @@ class LogPublisher:
         for name, reply in self.grid.exchange(requests, deadline=self._deadline):
             try:
                 line = read_reply(reply, CosignReply).line.encode()
-                self.log.add_cosignature(size, line, trust=self._trust)
+                self._keep_line(size, line)
             except ResourceError:
                 raise
             except TapestryError as error:
@@ -296,6 +302,19 @@ class LogPublisher:
             missing.append(self.published)
         notes = (self.log.store.publication(size) or b"" for size in missing)
         return tuple(each.decode() for each in notes)
+
+    def _keep_line(self, size: int, line: bytes) -> None:
+        """Keep a cosignature; one of a member that is about to be admitted waits.
+
+        Raises:
+            VerificationError: It is no witness's, or not over this checkpoint.
+        """
+        try:
+            self.log.add_cosignature(size, line, trust=self._trust)
+        except VerificationError as error:
+            coming = self.state.members.keys() - self.logged.members.keys()
+            if error.code != "witness-unknown" or not coming:
+                raise
 
     def _fresh(self, reply: Message) -> list[bytes]:
         """Return the first few entries that were neither logged nor refused."""

@@ -92,7 +92,7 @@ def _found(directory: Path, founding: Founding) -> str:
     invited, folders = read_document(invitation, Invitation), dict[str, Path]()
     for each in founding.institutions:
         folders[each.name] = directory / "nodes" / each.name
-        _ask(folders[each.name], each, invited)
+        ask(folders[each.name], each, invited)
     requests = [folder / f"{name}.request" for name, folder in folders.items()]
     charter = write_charter(coordinator, requests, is_planned=False).charter
     acceptances = [_accept(folder, name, charter) for name, folder in folders.items()]
@@ -100,7 +100,7 @@ def _found(directory: Path, founding: Founding) -> str:
     return charter.genesis
 
 
-def _ask(folder: Path, institution: Institution, invitation: Invitation) -> None:
+def ask(folder: Path, institution: Institution, invitation: Invitation) -> None:
     """Make the folder of an institution and its request."""
     _require_free(folder)
     keys = make_keys(folder, institution.name, root=None, passphrase=None)

@@ -111,6 +111,23 @@ def find_ballot(view: MemberView, index: int) -> Ballot:
     return ballot
 
 
+def index_of(view: MemberView, subject: str) -> int:
+    """Return the index of what may be voted on: given as such, or a release's name.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if (release := view.state.releases.get(subject)) is not None:
+        return view.state.release_named(release.name).index
+    if not subject.isdecimal() or len(subject) > 15:
+        raise ConfigError(
+            f"{subject!r} is neither the index of an entry nor a release; tapestry"
+            " governance list shows them",
+            code="usage",
+        )
+    return int(subject)
+
+
 def make_paper(view: MemberView, index: int) -> BallotPaper:
     """Make the ballot paper of an entry that may be voted on.
 

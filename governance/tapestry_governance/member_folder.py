@@ -216,8 +216,23 @@ def own_request(folder: Path, charter: OpenedCharter) -> RequestFile:
             " ask the coordinator for the charter that does",
             code="founder-missing",
         )
-    sent = read_document(folder / f"{name}.request", RequestFile)
+    sent = request_for(folder, charter)
     check_sent(charter, sent)
+    return sent
+
+
+def request_for(folder: Path, charter: OpenedCharter) -> RequestFile:
+    """Return a member's own request, which answers the invitation to this federation.
+
+    The charter need not name it: members may admit it later.
+
+    Raises:
+        ConfigError: The folder has no request, invitation or keys.
+        RuleError: The charter has another coordinator, address or authority than the
+            invitation; or the folder has other keys than its request.
+    """
+    name = str(_read_settings(folder / "node.toml").get("name"))
+    sent = read_document(folder / f"{name}.request", RequestFile)
     _check_keys(folder / "keys", sent.request)
     invitation = read_document(folder / f"{name}.invite", Invitation)
     for what, said, was in _terms(invitation, charter):

@@ -155,8 +155,7 @@ class CheckReport:
                 self.findings.add(found)
             return
         with self.findings.noting():
-            members = checked.log.members
-            check_keys(members, keys=checked.keys, name=settings.name)
+            check_keys(checked.log, keys=checked.keys, name=settings.name)
 
     def _judge(self, replica: Replica, trainer: "Trainer") -> None:
         """Compare records, ledger and policy, and price the known trainings.

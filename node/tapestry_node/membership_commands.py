@@ -102,14 +102,22 @@ def init(folder: Path, **given: Unpack[_NodeOptions]) -> None:
 @fingerprint_option
 @as_json
 def join(folder: Path, charter: Path, fingerprint: str | None, as_json: bool) -> None:
-    """Trust the log of a charter that was accepted with a root key kept elsewhere."""
+    """Trust the log of a charter, and mirror it.
+
+    For a founder that accepted it with a root key kept elsewhere, and for a later
+    member, whose node takes part once the members have admitted it.
+    """
     from tapestry_governance import member_folder
 
     found = open_charter_file(charter)
-    own = member_folder.own_request(folder, found)
+    own = member_folder.request_for(folder, found)
+    if own.request.name in found.requests:
+        member_folder.check_sent(found, own)
     member_folder.check_fingerprint(found, ask_fingerprint(fingerprint))
     member_folder.join(folder, found)
     if as_json:
         console.say_json({"name": own.request.name, "genesis": found.genesis})
         return
     console.say(f"joined  {folder}: genesis and trust-policy.txt are written")
+    if own.request.name not in found.requests:
+        console.say("        a member has to propose admit with your request now")

@@ -132,7 +132,7 @@ class Node:
         self._store = NodeState(directory / DATABASE, exclusive=True)
         self.mirror = open_mirror(directory, self.settings)
         if self.mirror.size:
-            check_keys(self.mirror.state.members, keys=self.keys, name=self.name)
+            check_keys(self.mirror.settled, keys=self.keys, name=self.name)
         data = directory / self.settings.data
         self.trainer = open_trainer(data, workload=workload, settings=self.settings)
         self._ledger = Ledger.open(self._store, self.trainer.terms)

@@ -36,7 +36,6 @@ from tapestry.protocol.round_manifest import (
     TrainingPlan,
 )
 from tapestry.tlog.trust_policy import TrustPolicy
-from tapestry_governance.events.federation_events import Member
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.adapters.adapter_check import (
     PUBLICATIONS,
@@ -292,13 +291,19 @@ def key_objections(
 
 
 def check_keys(
-    members: Mapping[str, Member], *, keys: Mapping[str, SigningKey], name: str
+    state: FederationState, *, keys: Mapping[str, SigningKey], name: str
 ) -> None:
     """Compare a node's keys with the members of the log.
+
+    Edge cases:
+        One that left may still say what it owes, with whatever keys it had.
 
     Raises:
         ConfigError: A key is not that of the member whose name the node has.
     """
+    if name in state.left:
+        return
+    members = state.members
     for purpose, key in keys.items():
         public = str(key.verify_key)
         held = [m.name for m in members.values() if getattr(m, purpose) == public]

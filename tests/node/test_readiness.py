@@ -8,6 +8,7 @@ import pytest
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError
 from tapestry.keys import SigningKey
+from tapestry_governance.events.member_events import MemberLeft, Removal
 from tapestry_node import readiness
 from tapestry_node.inspection import inspect
 from tapestry_node.node import Node
@@ -208,18 +209,25 @@ def test_a_witness_that_the_trust_policy_lacks_is_an_objection(
 
 
 def test_each_key_has_to_be_that_of_the_member_with_the_name() -> None:
-    world = World()
-    members = {each.name: each for each in world.members()}
+    world = World().found()
+    state = world.folded
 
     def keys(**others: str) -> dict[str, SigningKey]:
         purposes = ("node", "witness", "community")
         return {each: world.keys[others.get(each, "fr"), each] for each in purposes}
 
-    check_keys(members, keys=keys(), name="fr")
+    check_keys(state, keys=keys(), name="fr")
     for purpose in ("node", "witness", "community"):
         said = f"name is 'fr' .* keys/{purpose}.key is that of 'de'"
         with refused(ConfigError, "key-of-another-node", match=said):
-            check_keys(members, keys=keys(**{purpose: "de"}), name="fr")
-    del members["fr"]
+            check_keys(state, keys=keys(**{purpose: "de"}), name="fr")
+    world.decide(Removal(kind="remove", member="fr"), "de", "es", "id")
     with refused(ConfigError, "key-of-another-node", match="is of no member"):
-        check_keys(members, keys=keys(), name="fr")
+        check_keys(world.settled, keys=keys(), name="fr")
+
+
+def test_a_member_that_left_needs_no_keys_to_say_what_it_owes() -> None:
+    world = World().found()
+    keys = {each: world.keys["fr", each] for each in ("node", "witness", "community")}
+    world.add(MemberLeft(), "fr", "root")
+    check_keys(world.settled, keys=keys, name="fr")

@@ -56,7 +56,9 @@ from typing import Any
 
 import numpy as np
 
+from tapestry.encrypted_keys import load_key
 from tapestry.evaluation.scorer import KnownScores
+from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
 from tapestry.protocol.messages import Kind, Message
 from tapestry.protocol.round_manifest import RoundManifest
@@ -64,16 +66,19 @@ from tapestry.tlog.checkpoint import read_claim
 from tapestry.vectors import FloatVector, IntegerVector
 from tapestry.workloads.base import Workload
 from tapestry_coordinator import run as driver
-from tapestry_coordinator import run_folders
+from tapestry_coordinator import run_folders, service
 from tapestry_coordinator.settings import RunSettings
 from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_coordinator.superlink.outcome import Outcome, write_outcome
 from tapestry_demo import local_federation
+from tapestry_demo.runners import submit_votes
 from tapestry_governance.audit.bundle import add_sums, write_bundle
 from tapestry_governance.audit.verify import Audit, verify
+from tapestry_governance.ballot_paper import cast, make_paper, open_paper, propose
 from tapestry_governance.events.envelope import Event, open_entry
 from tapestry_governance.events.event_body import Body
 from tapestry_governance.events.federation_events import Policy
+from tapestry_governance.events.member_events import Proposal
 from tapestry_governance.events.round_events import (
     ContributionCommitted,
     ContributionRefused,
@@ -81,6 +86,8 @@ from tapestry_governance.events.round_events import (
     RoundClosed,
 )
 from tapestry_governance.log.writer import Log
+from tapestry_governance.member_view import MemberView, open_view
+from tapestry_node import submission
 from tapestry_node.node import Node
 from tapestry_node.training.trainer import Trainer
 from tests.support.settings_files import (
@@ -378,6 +385,45 @@ class Federation:
         """The folder of the run that has not ended."""
         run_id = run_folders.current(self.coordinator)
         return run_folders.run_folder(self.coordinator, run_id)
+
+    def cosign(self) -> None:
+        """Let the service take what waits, and have the log cosigned."""
+        service.cosign_once(self.coordinator, self.wire)
+
+    def approve(self) -> None:
+        """Let all institutions approve the releases."""
+        submit_votes(self.directory)
+        self.cosign()
+
+    def view(self, name: str) -> MemberView:
+        """The log as a member's folder has it, up to what it accepted."""
+        return open_view(node=self.directory / "nodes" / name, bundle=None)
+
+    def root(self, name: str) -> SigningKey:
+        """The root key of an institution."""
+        path = self.directory / "nodes" / name / "keys" / "root.key"
+        return load_key(path, passphrase=None)
+
+    def decide(self, proposal: Proposal, *names: str, by: str = "fr") -> int:
+        """Let a member propose and members vote yes, each through its own node."""
+        entry = propose(self.view(by), proposal, root=self.root(by), now=self._now())
+        self.submit(by, entry)
+        index = self.entries().index(entry)
+        for name in names:
+            paper = open_paper(make_paper(self.view(name), index))
+            self.submit(
+                name,
+                cast(paper, "yes", root=self.root(name), reasons=None, now=self._now()),
+            )
+        return index
+
+    def submit(self, name: str, entry: bytes) -> None:
+        """Hand an entry in through a member's node."""
+        submission.submit(self.directory / "nodes" / name, [entry])
+        self.cosign()
+
+    def _now(self) -> datetime:
+        return datetime.now(UTC) + self.now
 
     def close(self) -> None:
         """End all nodes."""

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -60,14 +60,42 @@ def _serve_once(folder: Path, tick: Callable[[], None]) -> None:
             tls=folder / "tls",
         ) as engine,
     ):
-        keys = sorted((folder / ENROLLED).glob("*.pub"))
-        engine.admit({public.stem: public for public in keys})
+        doorman = Doorman(folder / ENROLLED, admit=engine.admit)
+        doorman.look()
         console.note(f"listening on {settings.listen.superlink}")
         days = (certificate_end(folder / "tls") - datetime.now(UTC)).days
         if days <= _SOON:
             said = "the certificate ends in %d days; run tapestry coordinator renew"
             _logger.warning(said, days)
-        engine.run(folder, app=SERVICE, tick=tick, for_ever=True)
+
+        def look() -> None:
+            doorman.look()
+            tick()
+
+        engine.run(folder, app=SERVICE, tick=look, for_ever=True)
+
+
+class Doorman:
+    """Registers the transport keys of members, also those that come later."""
+
+    def __init__(
+        self, folder: Path, *, admit: Callable[[Mapping[str, Path]], None]
+    ) -> None:
+        """Take the folder of the keys, and what registers them."""
+        self._folder, self._admit = folder, admit
+        self._known: set[str] = set()
+
+    def look(self) -> None:
+        """Register the keys that are new in the folder.
+
+        Raises:
+            ConfigError: A file is no public key.
+            ResourceError: The SuperLink refuses a key.
+        """
+        found = {path.stem: path for path in sorted(self._folder.glob("*.pub"))}
+        if new := {name: found[name] for name in found.keys() - self._known}:
+            self._admit(new)
+            self._known |= new.keys()
 
 
 def _wait(seconds: float, tick: Callable[[], None]) -> None:

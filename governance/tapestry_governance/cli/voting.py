@@ -120,7 +120,10 @@ def list_command(
 
 @click.command(cls=Command)
 @click.argument(
-    "index", cls=Argument, metavar="INDEX", help="The entry, as list shows it."
+    "subject",
+    cls=Argument,
+    metavar="ENTRY",
+    help="The index of a proposal, as list shows it; or the name of a release.",
 )
 @node_option
 @bundle_option
@@ -128,7 +131,7 @@ def list_command(
 @output_option
 @as_json
 def export(
-    index: str,
+    subject: str,
     node: Path | None,
     bundle: Path | None,
     trust: bytes | None,
@@ -140,8 +143,9 @@ def export(
     from tapestry_governance import ballot_paper
 
     view = _view(node, bundle, trust)
-    place = output or Path(f"{_index(index)}.ballot")
-    replace_file(place, ballot_paper.make_paper(view, _index(index)).encode())
+    index = ballot_paper.index_of(view, subject)
+    place = output or Path(f"{subject}.ballot")
+    replace_file(place, ballot_paper.make_paper(view, index).encode())
     if as_json:
         console.say_json({"ballot": str(place)})
     else:
@@ -164,7 +168,7 @@ class _VoteOptions(TypedDict):
     "subject",
     cls=Argument,
     metavar="BALLOT",
-    help="The ballot's file; or the entry's index, with --node or --bundle.",
+    help="The ballot's file; or index or release, with --node or --bundle.",
 )
 @click.argument("choice", cls=Argument, metavar="VOTE", help="yes, no or abstain.")
 @node_option
@@ -217,20 +221,6 @@ def _view(node: Path | None, bundle: Path | None, trust: bytes | None) -> "Membe
     return open_view(node=node, bundle=bundle, trust=trust)
 
 
-def _index(text: str) -> int:
-    """Read the index of an entry.
-
-    Raises:
-        ConfigError: The text is no number.
-    """
-    if not text.isdecimal() or len(text) > 15:
-        raise ConfigError(
-            f"{text!r} is no index of an entry; tapestry governance list shows them",
-            code="usage",
-        )
-    return int(text)
-
-
 def _paper(subject: str, given: _VoteOptions) -> "OpenedPaper":
     """Open a ballot's file, or make the ballot of an entry."""
     from tapestry.tlog.trust_policy import TrustPolicy
@@ -243,7 +233,8 @@ def _paper(subject: str, given: _VoteOptions) -> "OpenedPaper":
         paper = read_document(Path(subject), ballot_paper.BallotPaper, limit=limit)
         return ballot_paper.open_paper(paper, trust=trust)
     view = _view(given["node"], given["bundle"], given["trust"])
-    return ballot_paper.open_paper(ballot_paper.make_paper(view, _index(subject)))
+    index = ballot_paper.index_of(view, subject)
+    return ballot_paper.open_paper(ballot_paper.make_paper(view, index))
 
 
 def _root_path(key: Path | None, node: Path | None) -> Path:

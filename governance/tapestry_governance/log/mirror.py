@@ -48,6 +48,7 @@ from tapestry_governance.log.turns import Turns
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.persistent_collections import PersistentTree
 from tapestry_governance.rules.replay import apply_all
+from tapestry_governance.rules.settlement import settle
 
 _Body = TypeVar("_Body", bound=Body)
 MAX_AGE = 24 * 3600  # seconds; a policy may only shorten it
@@ -144,6 +145,15 @@ class LogMirror:
                 code="mirror-empty",
             )
         return self._state
+
+    @property
+    def settled(self) -> FederationState:
+        """The federation as an entry finds it whose author saw all that is stored.
+
+        Raises:
+            IncompleteError: The mirror holds no entry yet.
+        """
+        return settle(self.state, seen=self.size)
 
     @property
     def accepted(self) -> CosignedCheckpoint | None:
