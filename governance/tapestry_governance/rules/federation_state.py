@@ -7,6 +7,7 @@ state. States are values; :func:`tapestry_governance.rules.replay.apply` makes n
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -43,6 +44,7 @@ from tapestry_governance.rules.round_records import (
 
 _EMPTY: PersistentMap[Any, Any] = PersistentMap()
 _NONE: PersistentList[Any] = PersistentList()
+_KEPT = 4096  # keys that are kept parsed: each change of a member reads all again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,14 +123,14 @@ class Roster:
     @classmethod
     def of(cls, coordinator: Coordinator, members: Mapping[str, Member]) -> "Roster":
         """Parse the keys of a coordinator and of some members."""
-        key = VerifyKey.parse(coordinator.key)
+        key = _parse(coordinator.key)
         keys: dict[tuple[str, Role], VerifyKey] = {
             (coordinator.name, "coordinator"): key
         }
         for name, member in members.items():
-            keys[name, "root"] = VerifyKey.parse(member.root)
-            keys[name, "node"] = VerifyKey.parse(member.node)
-            keys[name, "community"] = VerifyKey.parse(member.community)
+            keys[name, "root"] = _parse(member.root)
+            keys[name, "node"] = _parse(member.node)
+            keys[name, "community"] = _parse(member.community)
         return cls(
             members=MappingProxyType(dict(members)),
             keys=MappingProxyType(keys),
@@ -174,7 +176,7 @@ class FederationState:
     left: PersistentMap[str, int] = _EMPTY  # member -> index of its member.left
     seen: PersistentMap[str, Seen] = _EMPTY  # actor -> the last view that it named
     shown: int = 0  # entries of the longest view that an author named
-    signed_last: PersistentMap[tuple[str, str], str] = _EMPTY  # actor, subject -> id
+    signed_last: PersistentMap[tuple[str, str], str] = _EMPTY  # root, subject -> id
     data: PersistentMap[str, DataDeclared] = _EMPTY
     first_data: PersistentMap[str, DataDeclared] = _EMPTY
     declarations: PersistentMap[str, tuple[int, int]] = _EMPTY  # opening, number
@@ -426,3 +428,8 @@ def _identity(event: Event) -> tuple[str, bytes]:
 def round_key(attempt: RoundManifest | InRound) -> RoundKey:
     """Name an attempt at a round by run, round number and attempt."""
     return attempt.run_id, attempt.round_number, attempt.attempt
+
+
+@lru_cache(maxsize=_KEPT)
+def _parse(text: str) -> VerifyKey:
+    return VerifyKey.parse(text)

@@ -307,15 +307,17 @@ def _in_order(state: FederationState, event: Event, subject: str) -> FederationS
     """Demand that what takes the place of an earlier entry was signed after it.
 
     Ids are in the order in which an author made them (UUIDv7). Otherwise a coordinator
-    that held the earlier entry back could let it take the place of the later one.
+    that held the earlier entry back could let it take the place of the later one. With
+    another root key the order begins anew: who had stolen it may have signed far ahead.
     """
-    last = state.signed_last.get((event.actor, subject))
+    place = state.members[event.actor].root, subject
+    last = state.signed_last.get(place)
     if last is not None and event.id <= last:
         raise RuleError(
             f"the log has a {subject} that {event.actor!r} signed later; sign another",
             code="entry-superseded",
         )
-    signed = state.signed_last.set((event.actor, subject), event.id)
+    signed = state.signed_last.set(place, event.id)
     return dataclasses.replace(state, signed_last=signed)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from datetime import timedelta
 
 import pytest
 
@@ -230,6 +231,20 @@ def test_a_new_key_that_was_held_back_does_not_follow_a_later_one(world: World) 
     with refused(RuleError, "entry-superseded", match="node key that 'fr'"):
         world.append(held_back)
     world.append(other)
+    assert world.settled.key_of("fr", "node") == world.keys["fr", "node'"].verify_key
+
+
+def test_with_another_root_key_the_order_begins_anew(world: World) -> None:
+    """Else who stole it closed a purpose for ever, by an entry dated far ahead."""
+    now = world.now
+    world.now += timedelta(days=36_500)
+    world.rotate("fr", "node", seed="thief")
+    world.now = now
+    with refused(RuleError, "entry-superseded"):
+        world.rotate("fr", "node")
+    world.rotate("fr", "root", reason="compromised")
+    world.keys["fr", "root"] = world.keys["fr", "root'"]
+    world.rotate("fr", "node")
     assert world.settled.key_of("fr", "node") == world.keys["fr", "node'"].verify_key
 
 
