@@ -64,9 +64,11 @@ are those of ``governance/EVENTS.md``, by its numbers:
 
 13. Vote (``vote_rules``): vote-without-subject, vote-subject-differs, vote-closed,
     vote-not-allowed, vote-unchanged, votes-too-many, entry-superseded (``replay``).
-    What is decided takes effect by ``settlement``.
 
-14. New key (``member_rules``): possession-not-proven, key-taken, rotations-too-many,
+14. Taking effect (``settlement``): nothing is refused; what cannot be put in force any
+    more is overtaken.
+
+15. New key (``member_rules``): possession-not-proven, key-taken, rotations-too-many,
     entry-superseded (``replay``).
 
 An audit composes the accounts again and finds a report that is too low
