@@ -113,7 +113,7 @@ class LogPublisher:
     @property
     def state(self) -> FederationState:
         """The federation as the coordinator's next entry will find it."""
-        return settle(self.logged, seen=self.published)
+        return settle(self.logged, seen=max(self.published, self.logged.shown))
 
     @property
     def published(self) -> int:

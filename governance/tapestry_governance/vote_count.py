@@ -33,7 +33,7 @@ def count_votes(logged: FederationState, release: str, *, size: int) -> VoteCoun
     """Count the votes on a release, as a checkpoint of ``size`` entries shows them."""
     state = settle(logged, seen=size)
     ballot: Ballot = state.ballots[state.release_named(release).index]
-    withdrawal = state.withdrawn.get(state.releases[release].manifest_digest)
+    withdrawal = state.withdrawn.get((release, state.releases[release].manifest_digest))
     return VoteCount(
         standing=state.standing_of(release),
         yes=votes_for(state, ballot),
@@ -49,12 +49,12 @@ def withdrawals(
     """List what members withdrew of an adapter and its base, each with the reason."""
     state = settle(logged, seen=size)
     base = state.releases[adapter.base]
-    digests = {
-        adapter.name: adapter.manifest_digest,
-        adapter.base: base.manifest_digest,
-    }
+    digests = [
+        (adapter.name, adapter.manifest_digest),
+        (adapter.base, base.manifest_digest),
+    ]
     return [
-        f"{name} is withdrawn: {state.withdrawn[digest].reason}"
-        for name, digest in digests.items()
-        if digest in state.withdrawn
+        f"{each[0]} is withdrawn: {state.withdrawn[each].reason}"
+        for each in digests
+        if each in state.withdrawn
     ]

@@ -14,6 +14,7 @@ from tapestry.protocol.round_manifest import (
     StageDeadlines,
 )
 from tapestry.protocol.stages import SECAGG_STAGES, RoundStage
+from tapestry.schema import Strict
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.merkle import leaf_hash, root
 from tapestry.tlog.trust_policy import TrustPolicy
@@ -31,6 +32,7 @@ from tapestry_governance.events.federation_events import (
 from tapestry_governance.events.member_events import (
     Admission,
     CharterAccepted,
+    KeyRotated,
     MembershipRequest,
     PolicyChange,
     Proposal,
@@ -38,7 +40,11 @@ from tapestry_governance.events.member_events import (
     VoteCast,
 )
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
-from tapestry_governance.events.possession import PURPOSES, prove_possession
+from tapestry_governance.events.possession import (
+    PURPOSES,
+    prove_possession,
+    rotation_statement,
+)
 from tapestry_governance.events.privacy_events import (
     MAX_ACCOUNTS,
     BlockEpsilon,
@@ -59,7 +65,7 @@ from tapestry_governance.rules.replay import apply
 from tapestry_governance.rules.settlement import settle
 from tests.support.plans import outer_plan, privacy_plan, round_manifest, training_plan
 
-AnyBody = TypeVar("AnyBody", bound=Body)
+AnyBody = TypeVar("AnyBody", bound=Strict)
 NAMES = ("de", "es", "fr", "id")
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 DEADLINES = StageDeadlines(**dict.fromkeys(SECAGG_STAGES, 60))
@@ -275,7 +281,7 @@ class World:
 
     def propose(self, proposal: Proposal, by: str = "fr") -> int:
         """Put a proposal to the members; returns its index."""
-        voters = voters_digest(self.folded.active)
+        voters = voters_digest(self.settled.active)
         return self.add(ProposalMade(roster=voters, proposal=proposal), by, "root")
 
     def vote(self, subject: int, *names: str, vote: Vote = "yes") -> int:
@@ -307,7 +313,7 @@ class World:
 
     def change_policy(self, **changes: object) -> Policy:
         """Give the federation its next policy; it is in force with the next entry."""
-        policy = self.policy(version=self.folded.policy.version + 1, **changes)
+        policy = self.policy(version=self.settled.policy.version + 1, **changes)
         self.decide(PolicyChange(kind="policy", policy=policy))
         return policy
 
@@ -328,6 +334,31 @@ class World:
             request=request,
             possession=prove_possession(request, keys, federation="tapestry"),
         )
+
+    def rotation(
+        self, name: str, purpose: str, *, seed: str = "next", **changes: object
+    ) -> KeyRotated:
+        """Make a new key for one purpose, under ``keys[name, purpose + "'"]``."""
+        kind = Algorithm.COSIGNATURE if purpose == "witness" else Algorithm.SIGNATURE
+        new = self.keys[name, f"{purpose}'"] = _key(f"{name}-{seed}", purpose, kind)
+        key, by = str(new.verify_key), new
+        if purpose == "transport":
+            key, by = hashlib.sha256(seed.encode()).hexdigest(), self.keys[name, "node"]
+        said = rotation_statement(purpose, key, name=name, federation="tapestry")
+        body = {
+            "purpose": purpose,
+            "key": key,
+            "reason": "routine",
+            "possession": by.sign(said).hex(),
+        }
+        return KeyRotated.model_validate({**body, **changes})
+
+    def rotate(
+        self, name: str, purpose: str, *, seed: str = "next", **changes: object
+    ) -> int:
+        """Give a member a new key, which tests sign with as soon as they like."""
+        body = self.rotation(name, purpose, seed=seed, **changes)
+        return self.add(body, name, "root")
 
     def declaration(self, name: str) -> DataDeclared:
         before = self.folded.data.get(name)

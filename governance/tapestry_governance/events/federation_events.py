@@ -115,8 +115,7 @@ class Policy(Strict):
     @model_validator(mode="after")
     def _check(self) -> Self:
         check_ascending(tuple(each.name for each in self.witnesses))
-        keys = {VerifyKey.parse(each.key).public for each in self.witnesses}
-        if len(keys) != len(self.witnesses):
+        if len({each.public for each in self.witness_keys}) != len(self.witnesses):
             raise ValueError("two outside witnesses have one key")
         if self.outside_quorum > len(self.witnesses):
             raise ValueError(
@@ -124,6 +123,11 @@ class Policy(Strict):
                 " outside witnesses"
             )
         return self
+
+    @property
+    def witness_keys(self) -> list[VerifyKey]:
+        """The keys of the outside witnesses."""
+        return [VerifyKey.parse(each.key) for each in self.witnesses]
 
     def given_base(self, model: str) -> GivenBase | None:
         """Return what it names under an identity, if it names that."""

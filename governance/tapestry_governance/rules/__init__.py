@@ -58,15 +58,18 @@ are those of ``governance/EVENTS.md``, by its numbers:
 
 12. Proposal (``vote_rules``, ``proposal_rules``): proposal-voters-differ,
     proposals-too-many, votes-cannot-suffice, policy-version-not-next, member-known,
-    member-unknown, members-too-few, key-taken, possession-not-proven,
-    coordinator-is-member, log-origin-differs, pause-unchanged,
+    member-unknown, removal-leaves-too-few, members-too-many, key-taken,
+    possession-not-proven, coordinator-is-member, log-origin-differs, pause-unchanged,
     withdrawal-subject-unknown, withdrawn-already.
 
 13. Vote (``vote_rules``): vote-without-subject, vote-subject-differs, vote-closed,
-    vote-not-allowed, vote-unchanged, votes-too-many. What is decided takes effect by
-    ``settlement``.
+    vote-not-allowed, vote-unchanged, votes-too-many, entry-superseded (``replay``).
 
-14. New key (``member_rules``): possession-not-proven, key-taken, rotations-too-many.
+14. Taking effect (``settlement``): nothing is refused; what cannot be put in force any
+    more is overtaken.
+
+15. New key (``member_rules``): possession-not-proven, key-taken, rotations-too-many,
+    entry-superseded (``replay``).
 
 An audit composes the accounts again and finds a report that is too low
 (``audit.privacy_accounts``): epsilon-understated.

@@ -1,4 +1,4 @@
-"""What members decide about, and how it stands."""
+"""The subjects of votes, and how each stands."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ class FormerKey:
     """A key that a member signed with before."""
 
     key: VerifyKey
-    until: int  # index of the entry that ended it
+    until: int  # index of the first entry that it may not sign
     compromised: bool
 
 

@@ -5,8 +5,9 @@ state. States are values; :func:`tapestry_governance.rules.replay.apply` makes n
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -46,6 +47,7 @@ from tapestry_governance.rules.round_records import (
 Standing = Literal["candidate", "approved", "withdrawn"]
 _EMPTY: PersistentMap[Any, Any] = PersistentMap()
 _NONE: PersistentList[Any] = PersistentList()
+_KEPT = 4096  # keys that are kept parsed: each change of a member reads all again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +104,11 @@ class Leadership:
     address: str
     authority: str  # digest of the certificate that vouches for the address
 
+    @property
+    def verify_keys(self) -> list[VerifyKey]:
+        """The key of the log and that of its coordinator."""
+        return [VerifyKey.parse(text) for text in (self.log, self.coordinator.key)]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roster:
@@ -119,14 +126,14 @@ class Roster:
     @classmethod
     def of(cls, coordinator: Coordinator, members: Mapping[str, Member]) -> "Roster":
         """Parse the keys of a coordinator and of some members."""
-        key = VerifyKey.parse(coordinator.key)
+        key = _parse(coordinator.key)
         keys: dict[tuple[str, Role], VerifyKey] = {
             (coordinator.name, "coordinator"): key
         }
         for name, member in members.items():
-            keys[name, "root"] = VerifyKey.parse(member.root)
-            keys[name, "node"] = VerifyKey.parse(member.node)
-            keys[name, "community"] = VerifyKey.parse(member.community)
+            keys[name, "root"] = _parse(member.root)
+            keys[name, "node"] = _parse(member.node)
+            keys[name, "community"] = _parse(member.community)
         return cls(
             members=MappingProxyType(dict(members)),
             keys=MappingProxyType(keys),
@@ -179,6 +186,8 @@ class FederationState:
     readers: PersistentMap[str, tuple[str, ...]] = _EMPTY  # founder -> whom it heard
     left: PersistentMap[str, int] = _EMPTY  # member -> index of its member.left
     seen: PersistentMap[str, Seen] = _EMPTY  # actor -> the last view that it named
+    shown: int = 0  # entries of the longest view that an author named
+    signed_last: PersistentMap[tuple[str, str], str] = _EMPTY  # root, subject -> id
     data: PersistentMap[str, DataDeclared] = _EMPTY
     first_data: PersistentMap[str, DataDeclared] = _EMPTY
     declarations: PersistentMap[str, tuple[int, int]] = _EMPTY  # opening, number
@@ -215,10 +224,12 @@ class FederationState:
     open_proposals: tuple[int, ...] = ()  # not yet in force, lapsed or overtaken
     waiting: tuple[Waiting, ...] = ()  # decided, and not in force
     rotations: PersistentMap[int, tuple[str, KeyRotated]] = _EMPTY  # member, new key
+    rotated: PersistentMap[str, tuple[int, int]] = _EMPTY  # opening, number
+    known_keys: PersistentMap[str, str] = _EMPTY  # public half, or id -> id; for ever
     other_keys: PersistentMap[tuple[str, str], str] = _EMPTY  # transport, receipts
     former_keys: PersistentMap[tuple[str, str], tuple[FormerKey, ...]] = _EMPTY
     approved: PersistentMap[str, int] = _EMPTY  # release -> index of deciding vote
-    withdrawn: PersistentMap[str, Withdrawal] = _EMPTY  # digest of manifest
+    withdrawn: PersistentMap[tuple[str, str], Withdrawal] = _EMPTY  # name, manifest
     former_leads: tuple[Leadership, ...] = ()
     trusted: tuple[TrustedFrom, ...] = ()  # the witnesses over time, the newest last
     paused: int | None = None  # index of the vote that paused the federation
@@ -234,10 +245,12 @@ class FederationState:
         """The log's root."""
         return self.past.root(self.past.size)
 
-    def after(self, past: Past, *, seen: PersistentMap[str, Seen]) -> "FederationState":
+    def after(
+        self, past: Past, *, seen: PersistentMap[str, Seen], shown: int
+    ) -> "FederationState":
         """Return this state under a longer past, ten times faster than ``replace``."""
         made = object.__new__(FederationState)
-        made.__dict__.update(self.__dict__, past=past, seen=seen)
+        made.__dict__.update(self.__dict__, past=past, seen=seen, shown=shown)
         return made
 
     @property
@@ -259,9 +272,13 @@ class FederationState:
 
     def standing_of(self, name: str) -> Standing:
         """Return how a release that was published stands with the members."""
-        if self.releases[name].manifest_digest in self.withdrawn:
+        if self.is_withdrawn(name, self.releases[name].manifest_digest):
             return "withdrawn"
         return "approved" if name in self.approved else "candidate"
+
+    def is_withdrawn(self, name: str, manifest: str) -> bool:
+        """Return whether members withdrew these files of a release or an adapter."""
+        return (name, manifest) in self.withdrawn
 
     @property
     def is_founded(self) -> bool:
@@ -278,36 +295,56 @@ class FederationState:
         return dataclasses.replace(self, roster=roster)
 
     def with_key(
-        self, name: str, purpose: str, key: str, *, index: int, compromised: bool
+        self, name: str, purpose: str, key: str, *, compromised: bool
     ) -> "FederationState":
-        """Return this state with another key of a member; the former one is kept."""
-        member = self.members[name]
-        former = self.retire(name, purpose, index=index, compromised=compromised)
-        changed = member.model_copy(update={purpose: key})
-        return former.with_members({**self.members, name: changed})
+        """Return this state with another key of a member; the former one is kept.
+
+        Guarantees:
+            A root key that is called compromised takes along the new keys that wait:
+            whoever stole it may have signed for them.
+        """
+        state = self.retire(name, purpose, compromised=compromised)
+        if purpose == "root" and compromised:
+            rotations, waiting = self.rotations, self.waiting
+            still = (w for w in waiting if rotations.get(w.subject, ("",))[0] != name)
+            state = dataclasses.replace(state, waiting=tuple(still))
+        member = self.members[name].model_copy(update={purpose: key})
+        state = state.knowing([VerifyKey.parse(key)])
+        return state.with_members({**self.members, name: member})
 
     def retire(
-        self, name: str, purpose: str, *, index: int, compromised: bool = False
+        self, name: str, purpose: str, *, compromised: bool = False
     ) -> "FederationState":
         """Return this state with the present key of a member noted as a former one."""
         key = VerifyKey.parse(getattr(self.members[name], purpose))
-        former = FormerKey(key=key, until=index, compromised=compromised)
+        former = FormerKey(key=key, until=self.size, compromised=compromised)
         kept = (*self.former_keys.get((name, purpose), ()), former)
         keys = self.former_keys.set((name, purpose), kept)
         return dataclasses.replace(self, former_keys=keys)
 
-    @property
-    def known_keys(self) -> Mapping[bytes, str]:
-        """The keys that parties have or had, by their public half, with their ids."""
-        leads = (*self.former_leads, self.lead)
-        texts = [text for lead in leads for text in (lead.log, lead.coordinator.key)]
-        texts += [each.key for policy in self.policies for each in policy.witnesses]
-        keys = [VerifyKey.parse(text) for text in texts]
-        for member in self.members.values():
-            keys += member.verify_keys
-        for former in self.former_keys.values():
-            keys += [each.key for each in former]
-        return {key.public: key.keyid for key in keys}
+    def knowing(self, keys: Iterable[VerifyKey]) -> "FederationState":
+        """Return this state with these keys among those that have an owner for ever."""
+        known = self.known_keys
+        for key in keys:
+            known = known.set(key.public.hex(), key.keyid).set(key.keyid, key.keyid)
+        return dataclasses.replace(self, known_keys=known)
+
+    def owned(self, key: VerifyKey) -> str | None:
+        """Return the id of a key that a party has or had, if it is this one or alike.
+
+        Two keys of one id cannot be told apart in the signatures of a checkpoint.
+        """
+        known: PersistentMap[str, str] = self.known_keys
+        found: str | None = known.get(key.public.hex()) or known.get(key.keyid)
+        return found
+
+    def counted(
+        self, counts: PersistentMap[str, tuple[int, int]], actor: str
+    ) -> tuple[int, int]:
+        """Count one more entry of an actor since the last opening of a round."""
+        opened = self.rounds[self.last].opened if self.last else 0
+        since, number = counts.get(actor, (opened, 0))
+        return opened, number + 1 if since == opened else 1
 
     @property
     def trust(self) -> TrustPolicy:
@@ -429,3 +466,8 @@ def _identity(event: Event) -> tuple[str, bytes]:
 def round_key(attempt: RoundManifest | InRound) -> RoundKey:
     """Name an attempt at a round by run, round number and attempt."""
     return attempt.run_id, attempt.round_number, attempt.attempt
+
+
+@lru_cache(maxsize=_KEPT)
+def _parse(text: str) -> VerifyKey:
+    return VerifyKey.parse(text)

@@ -2,21 +2,25 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping
+from typing import cast
 
 from tapestry.errors import RuleError
 from tapestry.keys import VerifyKey
 from tapestry_governance.events import round_events
 from tapestry_governance.events.envelope import Event
+from tapestry_governance.events.event_body import Body
 from tapestry_governance.events.federation_events import CharterAdopted
 from tapestry_governance.events.member_events import CharterAccepted, KeyRotated
 from tapestry_governance.events.possession import check_possession, check_rotation
 from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_governance.rules.ballots import Waiting
-from tapestry_governance.rules.federation_state import FederationState
+from tapestry_governance.rules.federation_state import FederationState, round_key
+from tapestry_governance.rules.persistent_collections import PersistentList
 from tapestry_governance.rules.proposal_rules import check_free, check_trust
+from tapestry_governance.rules.round_records import ReleaseRecord, RoundRecord
 from tapestry_governance.rules.settlement import lapse
 
-_ROTATIONS = 6  # of a member, one for each purpose
+MAX_ROTATIONS = 24  # of a member between two openings of rounds
 _READERS = 2  # other members that a founder hears the fingerprint from
 OWED = (  # about what a member did before it left, or was in when it did
     round_events.ContributionCommitted,
@@ -43,19 +47,52 @@ def charter_accepted(
             other founders, or leave the founders in separate groups.
     """
     check_accepted(state.charter, body, actor=actor, genesis=state.genesis)
-    if actor in state.members:
+    if actor in state.readers:
         raise RuleError(
             f"{actor!r} accepted the charter before", code="charter-accepted-twice"
         )
     check_possession(body.request, body.possession, federation=state.federation)
-    _check_keys(state, body)
+    check_free(state, body.request.member.verify_keys)
     readers = state.readers.set(actor, body.readers)
     members = {**state.members, actor: body.request.member}
     if len(members) == len(state.charter.members):
         _check_connected(readers)
+    state = state.knowing(body.request.member.verify_keys)
     state = dataclasses.replace(state, readers=readers).with_members(members)
     check_trust(state)
     return state
+
+
+def former_key(
+    state: FederationState, event: Event, signers: Collection[str]
+) -> VerifyKey | None:
+    """Return the former key of a member by which it signed what it owes, or None.
+
+    Guarantees:
+        It is not one that was compromised, and the round, or the first release of the
+        run, is of a time at which it was in force. So no holder of an old key speaks
+        about anything later, also where a name was given again.
+    """
+    if not isinstance(event.body, OWED):
+        return None
+    begun = _begun(state, event.body)
+    for each in state.former_keys.get((event.actor, event.role), ()):
+        is_theirs = each.key.keyid in signers and not each.compromised
+        if is_theirs and begun is not None and begun < each.until:
+            return cast("VerifyKey", each.key)
+    return None
+
+
+def _begun(state: FederationState, body: Body) -> int | None:
+    """Return the index of the opening, or of a run's first release, that is meant."""
+    if isinstance(body, DpAccounted) and body.adapter is not None:
+        releases: PersistentList[ReleaseRecord] = state.released_by_run.get(
+            body.run_id, PersistentList()
+        )
+        return min((each.index for each in releases.newest_first()), default=None)
+    owed = cast("round_events.InRound", body)
+    record: RoundRecord | None = state.rounds.get(round_key(owed))
+    return record.opened if record else None
 
 
 def check_not_left(state: FederationState, event: Event) -> None:
@@ -98,23 +135,25 @@ def key_rotated(
 
     Raises:
         VerificationError: The new key did not sign for itself.
-        RuleError: The key is in use, or too many of the member wait.
+        RuleError: The key is in use, or the member has had too many since a round was
+            opened: each may be another quorum, which every mirror keeps.
     """
     key = body.key
-    if body.purpose not in {"transport", "receipts"}:
-        check_free(state, [VerifyKey.parse(key)])
     if body.purpose == "transport":  # of another kind: the node's key vouches for it
         key = state.members[actor].node
+    else:
+        check_free(state, [VerifyKey.parse(key)])
     check_rotation(body, by=key, name=actor, federation=state.federation)
-    pending = [state.rotations.get(each.subject) for each in state.waiting]
-    if sum(found is not None and found[0] == actor for found in pending) >= _ROTATIONS:
+    opened, number = state.counted(state.rotated, actor)
+    if number > MAX_ROTATIONS:
         raise RuleError(
-            f"{_ROTATIONS} new keys of {actor!r} are not in force yet; wait for the"
-            " round to end",
+            f"{actor!r} gave itself {MAX_ROTATIONS} new keys since the last round was"
+            " opened, which is as many as it may; wait for the next round",
             code="rotations-too-many",
         )
     return dataclasses.replace(
         state,
+        rotated=state.rotated.set(actor, (opened, number)),
         rotations=state.rotations.set(index, (actor, body)),
         waiting=(*state.waiting, Waiting(since=index, subject=index)),
     )
@@ -166,16 +205,6 @@ def check_readers(
             " hear it from another member",
             code="readers-too-few",
         )
-
-
-def _check_keys(state: FederationState, body: CharterAccepted) -> None:
-    """Require that no two parties have a key, or the id of one, in common."""
-    keys = body.request.member.verify_keys
-    check_free(state, keys)
-    ids = {keyid: keyid for keyid in state.known_keys.values()}
-    for key in keys:
-        if key.keyid in ids:
-            raise RuleError(f"the key id {key.keyid} occurs twice", code="key-taken")
 
 
 def _check_connected(readers: Mapping[str, tuple[str, ...]]) -> None:

@@ -53,6 +53,22 @@ def release_published(
         ancestry=state.ancestry.get(body.model_digest, frozenset()) | {body.run_id},
         data=state.data,
     )
+    candidate = Ballot(
+        index=index,
+        entry=entry,
+        kind="release",
+        proposal=None,
+        by=state.lead.coordinator.name,
+        voters="",
+        release=body.name,
+    )
+    state = dataclasses.replace(state, ballots=state.ballots.set(index, candidate))
+    return _publish(state, body, record)
+
+
+def _publish(
+    state: FederationState, body: ReleasePublished, record: ReleaseRecord
+) -> FederationState:
     same = state.trained.get(body.parameters_digest, frozenset())
     of_run = state.released_by_run.get(body.run_id, PersistentList())
     return dataclasses.replace(
@@ -60,20 +76,8 @@ def release_published(
         releases=state.releases.set(body.name, body),
         released=state.released.append(record),
         released_by_run=state.released_by_run.set(body.run_id, of_run.append(record)),
-        published=state.published.set(body.name, index),
+        published=state.published.set(body.name, record.index),
         trained=state.trained.set(body.parameters_digest, same | record.ancestry),
-        ballots=state.ballots.set(
-            index,
-            Ballot(
-                index=index,
-                entry=entry,
-                kind="release",
-                proposal=None,
-                by=state.lead.coordinator.name,
-                voters="",
-                release=body.name,
-            ),
-        ),
     )
 
 
@@ -86,7 +90,7 @@ def adapter_published(
     if release is None or release.model_digest != body.base_digest:
         message = f"no release {body.base} that is model {body.base_digest}"
         raise RuleError(message, code="adapter-base-unpublished")
-    if release.manifest_digest in state.withdrawn:
+    if state.is_withdrawn(body.base, release.manifest_digest):
         message = f"{body.base} is withdrawn; train on another release"
         raise RuleError(message, code="release-withdrawn")
     if body.licence not in state.policy.adapter_licences:

@@ -1,13 +1,13 @@
-"""What each kind of proposal wants of the log, and what it changes once decided."""
+"""The kinds of proposals: what each wants of the log, and what it changes."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tapestry.errors import IncompleteError, ProtocolError, RuleError
 from tapestry.keys import VerifyKey
-from tapestry_governance.events.federation_events import Coordinator
+from tapestry_governance.events.federation_events import MAX_MEMBERS, Coordinator
 from tapestry_governance.events.member_events import (
     Admission,
     CoordinatorReplacement,
@@ -38,7 +38,6 @@ def check_possible(state: FederationState, proposal: Proposal) -> None:
         message = f"this release has no rule for a proposal of {proposal.kind}"
         raise IncompleteError(message, code="event-without-rule")
     _KINDS[proposal.kind].check(state, proposal)
-    check_trust(enact(state, proposal, index=state.size))
 
 
 def enact(state: FederationState, proposal: Proposal, *, index: int) -> FederationState:
@@ -49,10 +48,10 @@ def enact(state: FederationState, proposal: Proposal, *, index: int) -> Federati
     return _KINDS[proposal.kind].enact(state, proposal, index)
 
 
-def dismiss(state: FederationState, name: str, *, index: int) -> FederationState:
+def dismiss(state: FederationState, name: str) -> FederationState:
     """Take a member off the roster; what it owes it may still say."""
     for purpose in ("root", "node", "witness", "community"):
-        state = state.retire(name, purpose, index=index)
+        state = state.retire(name, purpose)
     members = {n: state.members[n] for n in state.members if n != name}
     return state.with_members(members)
 
@@ -67,19 +66,18 @@ def check_free(
     state: FederationState,
     keys: Iterable[VerifyKey],
     *,
-    besides: frozenset[bytes] = frozenset(),
+    besides: Collection[VerifyKey] = (),
 ) -> None:
-    """Require that no party has, or ever had, one of these keys.
+    """Require that no party has, or ever had, one of these keys or of their ids.
 
     Raises:
-        RuleError: A key is somebody's already, for whatever purpose.
+        RuleError: A key has an owner already, for whatever purpose.
     """
-    known = state.known_keys
+    kept = {each.public for each in besides}
     for key in keys:
-        if key.public in known and key.public not in besides:
+        if key.public not in kept and (owned := state.owned(key)) is not None:
             raise RuleError(
-                f"key {key.keyid} is {known[key.public]} already: one key, one owner"
-                " and purpose",
+                f"key {key.keyid} is {owned} already: one key, one owner and purpose",
                 code="key-taken",
             )
 
@@ -104,14 +102,12 @@ def _check_policy(state: FederationState, body: PolicyChange) -> None:
     if body.policy.version != state.policy.version + 1:
         message = f"policy {body.policy.version} after {state.policy.version}"
         raise RuleError(message, code="policy-version-not-next")
-    before = [VerifyKey.parse(each.key).public for each in state.policy.witnesses]
-    outside = [VerifyKey.parse(each.key) for each in body.policy.witnesses]
-    check_free(state, outside, besides=frozenset(before))
+    check_free(state, body.policy.witness_keys, besides=state.policy.witness_keys)
 
 
 def _adopt(state: FederationState, body: PolicyChange, _: int) -> FederationState:
     return dataclasses.replace(
-        state,
+        state.knowing(body.policy.witness_keys),
         policy=body.policy,
         policy_digest=body.policy.digest,
         policies=(*state.policies, body.policy),
@@ -124,26 +120,33 @@ def _check_admission(state: FederationState, body: Admission) -> None:
     if request.name in {*state.members, state.lead.coordinator.name}:
         message = f"{request.name!r} is a party of this federation already"
         raise RuleError(message, code="member-known")
+    if len(state.members) >= MAX_MEMBERS:
+        message = f"{request.name!r} would be one more than {MAX_MEMBERS} members"
+        raise RuleError(message, code="members-too-many")
     check_possession(request, body.possession, federation=state.federation)
     check_free(state, request.member.verify_keys)
 
 
 def _admit(state: FederationState, body: Admission, _: int) -> FederationState:
-    name = body.request.name
-    state = state.with_members({**state.members, name: body.request.member})
-    left = state.left.without(name) if name in state.left else state.left
-    return dataclasses.replace(state, left=left)
+    name, member = body.request.name, body.request.member
+    state = state.knowing(member.verify_keys)
+    left, others = state.left, state.other_keys
+    left = left.without(name) if name in left else left
+    for key in ((name, "receipts"), (name, "transport")):  # of a former membership
+        others = others.without(key) if key in others else others
+    state = dataclasses.replace(state, left=left, other_keys=others)
+    return state.with_members({**state.members, name: member})
 
 
 def _check_removal(state: FederationState, body: Removal) -> None:
     _check_member(state, body.member)
     if len(state.members) <= _FEWEST:
         message = f"without {body.member!r} fewer than {_FEWEST} members are left"
-        raise RuleError(message, code="members-too-few")
+        raise RuleError(message, code="removal-leaves-too-few")
 
 
-def _remove(state: FederationState, body: Removal, index: int) -> FederationState:
-    return dismiss(state, body.member, index=index)
+def _remove(state: FederationState, body: Removal, _: int) -> FederationState:
+    return dismiss(state, body.member)
 
 
 def _check_root(state: FederationState, body: RootReplacement) -> None:
@@ -152,17 +155,17 @@ def _check_root(state: FederationState, body: RootReplacement) -> None:
 
 
 def _replace_root(
-    state: FederationState, body: RootReplacement, index: int
+    state: FederationState, body: RootReplacement, _: int
 ) -> FederationState:
-    return state.with_key(body.member, "root", body.key, index=index, compromised=True)
+    return state.with_key(body.member, "root", body.key, compromised=True)
 
 
 def _check_coordinator(state: FederationState, body: CoordinatorReplacement) -> None:
-    """Require new keys and the log's name; one of the keys may stay."""
+    """Require new keys, or those in use, for the same log and no member's name."""
     lead = state.lead
     key, log = VerifyKey.parse(body.key), VerifyKey.parse(body.log)
-    if body.name in state.members:
-        message = f"{body.name!r} is a member, which leads no round"
+    if body.name in state.members or (body.name, "root") in state.former_keys:
+        message = f"{body.name!r} is or was a member, which leads no round"
         raise RuleError(message, code="coordinator-is-member")
     before = VerifyKey.parse(lead.log)
     if log.name != before.name:
@@ -170,9 +173,8 @@ def _check_coordinator(state: FederationState, body: CoordinatorReplacement) -> 
         raise RuleError(message, code="log-origin-differs")
     if key.public == log.public:
         raise RuleError("one key, one purpose: a key occurs twice", code="key-taken")
-    author = VerifyKey.parse(lead.coordinator.key)
-    check_free(state, [key], besides=frozenset([author.public]))
-    check_free(state, [log], besides=frozenset([before.public]))
+    check_free(state, [key], besides=[VerifyKey.parse(lead.coordinator.key)])
+    check_free(state, [log], besides=[before])
 
 
 def _lead(
@@ -186,7 +188,7 @@ def _lead(
     )
     former = (*state.former_leads, state.lead)
     state = dataclasses.replace(state, lead=lead, former_leads=former)
-    return state.with_members(state.members)
+    return state.knowing(lead.verify_keys).with_members(state.members)
 
 
 def _check_pause(state: FederationState, body: PauseProposal) -> None:
@@ -206,13 +208,13 @@ def _check_withdrawal(state: FederationState, body: Withdrawal) -> None:
     if published_digest(state, body.name) != body.subject:
         message = f"no {body.name} with manifest {body.subject} is published"
         raise RuleError(message, code="withdrawal-subject-unknown")
-    if body.subject in state.withdrawn:
+    if state.is_withdrawn(body.name, body.subject):
         message = f"{body.name} is withdrawn already"
         raise RuleError(message, code="withdrawn-already")
 
 
 def _withdraw(state: FederationState, body: Withdrawal, _: int) -> FederationState:
-    withdrawn = state.withdrawn.set(body.subject, body)
+    withdrawn = state.withdrawn.set((body.name, body.subject), body)
     return dataclasses.replace(state, withdrawn=withdrawn)
 
 

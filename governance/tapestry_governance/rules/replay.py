@@ -43,10 +43,10 @@ from tapestry_governance.rules.federation_state import (
     TrustedFrom,
 )
 from tapestry_governance.rules.member_rules import (
-    OWED,
     charter_accepted,
     check_accepted,
     check_not_left,
+    former_key,
     key_rotated,
     member_left,
 )
@@ -101,8 +101,9 @@ def apply_signed(state: FederationState | None, signed: Signed) -> FederationSta
         if state is None:
             return _found(signed)
         before = state
-        if state.waiting and signed.event.seen is not None:
-            state = settle(state, seen=signed.event.seen.size)
+        shown = max(state.shown, signed.event.seen.size if signed.event.seen else 0)
+        if state.waiting:
+            state = settle(state, seen=shown)
         _check_author(state, signed)
         _check_place(state, signed.event, index)
         seen = _check_seen(state, signed.event, index)
@@ -110,7 +111,7 @@ def apply_signed(state: FederationState | None, signed: Signed) -> FederationSta
     except TapestryError as error:
         raise error.at(f"entry {index}") from error
     past = state.past.push(signed.entry, signed.event)
-    following = following.after(past, seen=seen)
+    following = following.after(past, seen=seen, shown=shown)
     return _turned(before, following)
 
 
@@ -170,6 +171,7 @@ def _found(signed: Signed) -> FederationState:
     if charter.policy.version != 1:
         message = f"the first policy has version {charter.policy.version}, not 1"
         raise RuleError(message, code="policy-version-not-next")
+    state = state.knowing([*state.lead.verify_keys, *charter.policy.witness_keys])
     return dataclasses.replace(state, past=state.past.push(signed.entry, event))
 
 
@@ -207,10 +209,8 @@ def _author_key(
         message = f"{event.type} before all founders accepted the charter"
         raise RuleError(message, code="founding-incomplete")
     key = state.key_of(event.actor, event.role)
-    if isinstance(event.body, OWED) and (key is None or key.keyid not in signers):
-        former = state.former_keys.get((event.actor, event.role), ())
-        may = (f.key for f in former if not f.compromised and f.key.keyid in signers)
-        key = next(may, key)
+    if key is None or key.keyid not in signers:
+        key = former_key(state, event, signers) or key
     if key is None:
         message = f"{event.actor} is not a {event.role} of {state.federation}"
         raise RuleError(message, code="actor-unknown")
@@ -308,16 +308,36 @@ def _dispatch_choice(
     body, actor = event.body, event.actor
     match body:
         case VoteCast():
+            state = _in_order(state, event, f"vote on {body.subject}")
             return vote_cast(state, body, actor=actor, index=index)
         case CharterAccepted():
             return charter_accepted(state, body, actor=actor)
         case KeyRotated():
+            state = _in_order(state, event, f"{body.purpose} key")
             return key_rotated(state, body, actor=actor, index=index)
         case MemberLeft():
             return member_left(state, actor=actor, index=index)
         case _:
             message = f"this release has no rule for {event.type}"
             raise IncompleteError(message, code="event-without-rule")
+
+
+def _in_order(state: FederationState, event: Event, subject: str) -> FederationState:
+    """Demand that what takes the place of an earlier entry was signed after it.
+
+    Ids are in the order in which an author made them (UUIDv7). Otherwise a coordinator
+    that held the earlier entry back could let it take the place of the later one. With
+    another root key the order begins anew: who had stolen it may have signed far ahead.
+    """
+    place = state.members[event.actor].root, subject
+    last = state.signed_last.get(place)
+    if last is not None and event.id <= last:
+        raise RuleError(
+            f"the log has a {subject} that {event.actor!r} signed later; sign another",
+            code="entry-superseded",
+        )
+    signed = state.signed_last.set(place, event.id)
+    return dataclasses.replace(state, signed_last=signed)
 
 
 def _check_version(before: DataDeclared | None, body: DataDeclared) -> None:
@@ -342,9 +362,7 @@ def _count_declaration(
     state: FederationState, actor: str
 ) -> PersistentMap[str, tuple[int, int]]:
     """Count a member's declarations since the last opening: every mirror keeps them."""
-    opened = state.rounds[state.last].opened if state.last else 0
-    since, number = state.declarations.get(actor, (opened, 0))
-    number = number + 1 if since == opened else 1
+    opened, number = state.counted(state.declarations, actor)
     if number > MAX_DECLARATIONS:
         raise RuleError(
             f"{actor} declares its data for time {number} since the last round was"

@@ -197,6 +197,10 @@ def round_disputed(
     if not any((c.run_id, c.attempt) == (key[0], key[2]) for c in same):
         message = f"round {key} was not closed"
         raise RuleError(message, code="dispute-without-round")
+    has_part = actor in state.rounds[key].terms.participants
+    if actor not in state.active and not has_part:  # it owes no word about this one
+        message = f"{actor} left, and took no part in round {key}"
+        raise RuleError(message, code="node-not-in-cohort")
     known = state.disputes.get(key, frozenset())
     if (actor, body.subject) in known:
         message = f"{actor} disputed the {body.subject} of round {key} before"

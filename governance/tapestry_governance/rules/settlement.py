@@ -1,9 +1,10 @@
-"""When what was decided takes effect.
+"""The time at which a decision takes effect.
 
 An entry that decides, at index d, changes nothing at once. It takes effect with the
-next entry whose author names, as ``seen``, a cosigned checkpoint of more than d
-entries: until then a vote may be changed, and every party could learn of it. What
-changes members, keys, policy or coordinator also waits until no round is open.
+next entry once an author has named, as ``seen``, a cosigned checkpoint of more than d
+entries: until then a vote may be changed, and every party could learn of it. A
+decision on members or policy, an exit, and a new key that replaces none that was
+compromised also wait until no round is open.
 
 A change of the coordinator takes effect with the deciding vote, also within a round:
 the checkpoint that would show it can be signed by the new log key alone, and the new
@@ -14,18 +15,19 @@ holds, and so acts on what the next entry will find in force.
 """
 
 import dataclasses
+from typing import cast
 
 from tapestry.errors import RuleError, VerificationError
 from tapestry.keys import VerifyKey
 from tapestry_governance.events.member_events import (
     KeyRotated,
     PauseProposal,
+    Proposal,
     Withdrawal,
 )
 from tapestry_governance.rules.ballots import Ballot, Outcome, Waiting, voters_digest
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.proposal_rules import (
-    check_free,
     check_possible,
     check_trust,
     dismiss,
@@ -33,60 +35,87 @@ from tapestry_governance.rules.proposal_rules import (
 )
 
 _AT_ONCE = (PauseProposal, Withdrawal)  # also while a round is open
-_FEWEST = 2  # members that count in the quorum, also after an exit
+_FEWEST = 2  # members count in the quorum, also those that left
 
 
 def settle(state: FederationState, *, seen: int) -> FederationState:
-    """Put in force what a checkpoint of ``seen`` entries shows to be decided."""
-    for each in state.waiting:
-        if each.since < seen and _may(state, each):
-            waiting = tuple(w for w in state.waiting if w != each)
-            state = take_effect(dataclasses.replace(state, waiting=waiting), each)
+    """Put in force what a checkpoint of ``seen`` entries shows to be decided.
+
+    Guarantees:
+        Nothing is left that the same checkpoint would put in force: to settle twice,
+        or first by a shorter checkpoint, gives the same state.
+    """
+    while (due := _due(state, seen)) is not None:
+        waiting = tuple(each for each in state.waiting if each != due)
+        state = take_effect(dataclasses.replace(state, waiting=waiting), due)
     return state
 
 
 def lapse(state: FederationState) -> FederationState:
-    """End the proposals that are open, and were put to other voters than now vote."""
-    voters, still = voters_digest(state.active), []
-    ballots = state.ballots
+    """End the open proposals that can never be put in force.
+
+    They were put to other voters than now vote, or another decision overtook them.
+    """
+    voters = voters_digest(state.active)
     for index in state.open_proposals:
-        ballot = ballots[index]
-        if ballot.outcome == "open" and ballot.voters != voters:
-            ballot = dataclasses.replace(ballot, outcome="lapsed")
-            ballots = ballots.set(index, ballot)
-        else:
-            still.append(index)
-    return dataclasses.replace(state, ballots=ballots, open_proposals=tuple(still))
+        ballot = state.ballots[index]
+        if ballot.outcome != "open":
+            continue
+        if ballot.voters != voters:
+            state = _end(state, ballot, "lapsed")
+        elif not _is_possible(state, ballot):
+            state = _end(state, ballot, "overtaken")
+    return state
+
+
+def _due(state: FederationState, seen: int) -> Waiting | None:
+    due = (each for each in state.waiting if each.since < seen and _may(state, each))
+    return next(due, None)
 
 
 def _may(state: FederationState, waiting: Waiting) -> bool:
-    if state.open_round is None:
-        return True
-    if waiting.subject in state.rotations:
-        return state.rotations[waiting.subject][1].reason == "compromised"
+    between = state.open_round is None
+    if (rotated := state.rotations.get(waiting.subject)) is not None:
+        return between or rotated[1].reason == "compromised"
     ballot: Ballot | None = state.ballots.get(waiting.subject)
     if ballot is None:  # an exit
-        return False
-    return ballot.proposal is None or isinstance(ballot.proposal, _AT_ONCE)
+        return between and len(state.members) > _FEWEST
+    return between or ballot.proposal is None or isinstance(ballot.proposal, _AT_ONCE)
 
 
 def take_effect(state: FederationState, waiting: Waiting) -> FederationState:
     """Put one decision in force; a proposal that cannot be any more is overtaken."""
     index = waiting.subject
     if (rotated := state.rotations.get(index)) is not None:
-        return _rotate(state, *rotated, index=index)
+        return _rotate(state, *rotated)
     if (ballot := state.ballots.get(index)) is None:
         return _leave(state, index)
     if ballot.proposal is None:
         approved = state.approved.set(ballot.release, waiting.since)
         state = dataclasses.replace(state, approved=approved)
         return _end(state, ballot, "in_force")
+    if _is_possible(state, ballot):
+        following = enact(state, ballot.proposal, index=waiting.since)
+        if _names_witnesses(following):
+            return lapse(_end(following, ballot, "in_force"))
+    return _end(state, ballot, "overtaken")
+
+
+def _names_witnesses(state: FederationState) -> bool:
+    """Return whether each witness has a name of its own, as when it was proposed."""
     try:
-        check_possible(state, ballot.proposal)
+        check_trust(state)
+    except RuleError:
+        return False
+    return True
+
+
+def _is_possible(state: FederationState, ballot: Ballot) -> bool:
+    try:
+        check_possible(state, cast("Proposal", ballot.proposal))
     except (RuleError, VerificationError):
-        return _end(state, ballot, "overtaken")
-    state = enact(state, ballot.proposal, index=waiting.since)
-    return lapse(_end(state, ballot, "in_force"))
+        return False
+    return True
 
 
 def _end(state: FederationState, ballot: Ballot, outcome: Outcome) -> FederationState:
@@ -98,33 +127,26 @@ def _end(state: FederationState, ballot: Ballot, outcome: Outcome) -> Federation
     )
 
 
-def _rotate(
-    state: FederationState, name: str, body: KeyRotated, *, index: int
-) -> FederationState:
+def _rotate(state: FederationState, name: str, body: KeyRotated) -> FederationState:
     """Give a member its new key, unless it left or the key was taken since."""
     if name not in state.members:
         return state
-    if body.purpose in {"transport", "receipts"}:
-        keys = state.other_keys.set((name, body.purpose), body.key)
-        return dataclasses.replace(state, other_keys=keys)
-    try:
-        check_free(state, [VerifyKey.parse(body.key)])
-        rotated = state.with_key(
-            name,
-            body.purpose,
-            body.key,
-            index=index,
-            compromised=body.reason == "compromised",
-        )
-        check_trust(rotated)
-    except RuleError:
+    others = state.other_keys.set((name, body.purpose), body.key)
+    if body.purpose == "transport":
+        return dataclasses.replace(state, other_keys=others)
+    key = VerifyKey.parse(body.key)
+    if state.owned(key) is not None:
         return state
-    return rotated
+    if body.purpose == "receipts":
+        return dataclasses.replace(state.knowing([key]), other_keys=others)
+    compromised = body.reason == "compromised"
+    rotated = state.with_key(name, body.purpose, body.key, compromised=compromised)
+    return rotated if _names_witnesses(rotated) else state
 
 
 def _leave(state: FederationState, index: int) -> FederationState:
-    """Take a member that left out of the quorum, as long as two are in it."""
-    name = next(each for each, at in state.left.items() if at == index)
-    if name not in state.members or len(state.members) <= _FEWEST:
-        return state
-    return dismiss(state, name, index=index)
+    """Take a member that left out of the quorum, unless it came back since."""
+    for name, at in state.left.items():
+        if at == index and name in state.members:
+            return dismiss(state, name)
+    return state

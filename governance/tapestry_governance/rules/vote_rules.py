@@ -16,7 +16,7 @@ from tapestry_governance.events.member_events import (
 )
 from tapestry_governance.rules.ballots import Ballot, Waiting, voters_digest
 from tapestry_governance.rules.federation_state import FederationState
-from tapestry_governance.rules.proposal_rules import check_possible
+from tapestry_governance.rules.proposal_rules import check_possible, check_trust, enact
 from tapestry_governance.rules.settlement import take_effect
 from tapestry_governance.rules.thresholds import needed, needed_for_policy
 
@@ -47,6 +47,7 @@ def proposal_made(
             code="proposals-too-many",
         )
     check_possible(state, body.proposal)
+    check_trust(enact(state, body.proposal, index=index))
     ballot = Ballot(
         index=index,
         entry=entry,

@@ -1,5 +1,6 @@
 """A state answers as a scan of its log would, and none changes after it was made."""
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
@@ -21,6 +22,7 @@ from tapestry_governance.events.round_events import (
 from tapestry_governance.rules.federation_state import FederationState, round_key
 from tapestry_governance.rules.replay import apply
 from tests.support.log_world import EPSILON, NAMES, World, fake_digest, renamed
+from tests.support.proposals import new_key, withdrawal
 
 DEEDS = ("round", "abort", "late", "release", "adapter", "run", "declare")
 
@@ -297,3 +299,30 @@ def test_ended_rounds_of_one_plan_share_their_terms() -> None:
     assert len(records) == 3
     assert len({id(record.terms) for record in records}) == 1
     assert world.folded.newest == world.manifest(3)
+
+
+def test_a_count_starts_again_with_each_opening() -> None:
+    world = World().found()
+    counts = world.folded.declarations
+    assert world.folded.counted(counts, "xx") == (0, 1)
+    assert world.folded.counted(counts, "fr") == (0, 2)
+    index = world.add(RoundOpened(manifest=world.manifest()))
+    assert world.folded.counted(counts, "fr") == (index, 1)
+
+
+def test_a_key_is_known_for_ever_by_its_half_and_its_id() -> None:
+    state = World().found().folded
+    key = new_key("fresh").verify_key
+    assert state.owned(key) is None
+    known = state.knowing([key])
+    renamed_key = dataclasses.replace(key, name="other")
+    assert known.owned(renamed_key) == key.keyid
+    assert state.owned(key) is None
+
+
+def test_files_are_withdrawn_under_one_name() -> None:
+    world = World().grow()
+    body = withdrawal(world, "base-2")
+    world.decide(body, "de", "es", "fr")
+    assert world.settled.is_withdrawn("base-2", body.subject)
+    assert not world.settled.is_withdrawn("base-1", body.subject)

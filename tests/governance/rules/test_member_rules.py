@@ -1,10 +1,12 @@
 """Founders accept the charter: their keys, one by one. A member leaves, alone."""
 
+import dataclasses
 from typing import Any
 
 import pytest
 
 from tapestry.errors import RuleError, VerificationError
+from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.event_body import Body, Role
 from tapestry_governance.events.member_events import (
     CharterAccepted,
@@ -12,8 +14,13 @@ from tapestry_governance.events.member_events import (
     MembershipRequest,
     PauseProposal,
     ProposalMade,
+    Removal,
 )
+from tapestry_governance.events.possession import rotation_statement
 from tapestry_governance.events.round_events import RoundOpened
+from tapestry_governance.rules.member_rules import MAX_ROTATIONS, former_key
+from tapestry_governance.rules.persistent_collections import PersistentList
+from tapestry_governance.rules.round_records import ReleaseRecord
 from tests.support.log_world import NAMES, World, changed, fake_digest, renamed
 from tests.support.refusals import refused
 
@@ -260,3 +267,137 @@ def test_a_member_that_left_publishes_no_adapter() -> None:
     world.add(MemberLeft(), "fr", "root")
     with refused(RuleError, "member-left"):
         world.add(world.adapter(2), "fr", "community")
+
+
+def test_a_founder_that_was_removed_comes_back_by_no_second_acceptance() -> None:
+    world = World().adopt()
+    world.decide(Removal(kind="remove", member="id"), "de", "es", "fr")
+    world.add(world.declaration("fr"), "fr", "node")
+    assert "id" not in world.folded.members
+    with refused(RuleError, "charter-accepted-twice"):
+        accept(world, "id")
+
+
+@pytest.mark.parametrize("purpose", ["root", "node", "witness", "community"])
+def test_a_new_key_takes_the_place_of_the_old_one(purpose: str) -> None:
+    world = World().found()
+    old = world.keys["fr", purpose].verify_key
+    world.rotate("fr", purpose)
+    new = world.keys["fr", f"{purpose}'"].verify_key
+    state = world.settled
+    assert getattr(state.members["fr"], purpose) == str(new)
+    (former,) = state.former_keys["fr", purpose]
+    assert (former.key, former.compromised) == (old, False)
+    assert former.until == world.folded.size
+    others = {n: m for n, m in world.folded.members.items() if n != "fr"}
+    assert {n: m for n, m in state.members.items() if n != "fr"} == others
+
+
+@pytest.mark.parametrize("purpose", ["transport", "receipts"])
+def test_a_key_of_another_kind_stands_beside_the_roster(purpose: str) -> None:
+    world = World().found()
+    body = world.rotation("fr", purpose)
+    world.add(body, "fr", "root")
+    assert dict(world.settled.other_keys) == {("fr", purpose): body.key}
+    assert world.settled.roster == world.folded.roster
+
+
+@pytest.mark.parametrize(
+    "purpose", ["root", "node", "witness", "community", "transport", "receipts"]
+)
+def test_a_new_key_signs_for_itself(purpose: str) -> None:
+    """For a transport key, which signs nothing, the node's key does."""
+    world = World().found()
+    body = world.rotation("fr", purpose)
+    other = world.rotation("es", purpose).possession
+    for forged in (other, "0" * 128):
+        with refused(VerificationError, "possession-not-proven", match=purpose):
+            world.add(changed(body, possession=forged), "fr", "root")
+    with refused(VerificationError, "possession-not-proven"):
+        world.add(body, "es", "root")
+    world.add(body, "fr", "root")
+
+
+def test_a_key_in_use_is_no_new_one() -> None:
+    world = World().found()
+    for owner in (world.keys["es", "node"], world.keys["fr", "root"], world.log_key):
+        said = rotation_statement(
+            "node", str(owner.verify_key), name="fr", federation="tapestry"
+        )
+        body = changed(
+            world.rotation("fr", "node"),
+            key=str(owner.verify_key),
+            possession=owner.sign(said).hex(),
+        )
+        with refused(RuleError, "key-taken"):
+            world.add(body, "fr", "root")
+
+
+@pytest.mark.parametrize("signer", [("es", "root"), ("fr", "node")])
+def test_only_the_root_gives_a_new_key(signer: tuple[str, str]) -> None:
+    world = World().found()
+    body = world.rotation("fr", "node")
+    with refused(RuleError, "signature-missing"):
+        world.append(world.entry(body, "fr", "root", signers=[world.keys[signer]]))
+    with refused(RuleError, "role-not-allowed"):
+        world.add(body, "fr", "node")
+
+
+def test_a_member_has_so_many_new_keys_between_two_rounds() -> None:
+    """Each may be another quorum, and a mirror keeps them all."""
+    world = World().found()
+    for number in range(MAX_ROTATIONS):
+        world.rotate("fr", "witness", seed=str(number))
+    with refused(RuleError, "rotations-too-many", match="'fr' gave itself 24"):
+        world.rotate("fr", "witness", seed="more")
+    world.rotate("es", "witness")
+    world.add(RoundOpened(manifest=world.manifest()))
+    world.rotate("fr", "witness", seed="more")
+
+
+def test_a_former_key_is_found_for_what_was_owed_when_it_ended() -> None:
+    world = World().found()
+    manifest = world.run_round()
+    world.add(world.release())
+    old = world.keys["fr", "node"]
+    owed = [
+        world.entry(body, "fr", "node")
+        for body in (world.account(manifest), world.adapter_account())
+    ]
+    other = changed(world.adapter_account(), run_id="elsewhere")
+    unknown = [
+        world.entry(body, "fr", "node") for body in (other, world.declaration("fr"))
+    ]
+    world.rotate("fr", "node")
+    state = world.settled
+    signers = {old.verify_key.keyid}
+    for entry in owed:
+        found = former_key(state, open_entry(entry).event, signers)
+        assert found == old.verify_key
+    for entry in unknown:
+        assert former_key(state, open_entry(entry).event, signers) is None
+    assert former_key(state, open_entry(owed[0]).event, {"another"}) is None
+
+
+def test_a_former_key_accounts_for_no_run_that_was_released_after_it() -> None:
+    world = World().found()
+    world.rotate("fr", "node")
+    world.keys["fr", "node"], old = world.keys["fr", "node'"], world.keys["fr", "node"]
+    world.add(world.declaration("fr"), "fr", "node")
+    state = world.folded
+    late = world.entry(world.adapter_account(), "fr", "node", signers=[old])
+    record = ReleaseRecord(
+        name="base-1",
+        run_id="run",
+        round_number=1,
+        index=state.size,
+        ancestry=frozenset(),
+        data=state.data,
+    )
+    for index, found in ((state.size, None), (8, old.verify_key)):
+        none: PersistentList[ReleaseRecord] = PersistentList()
+        released = none.append(dataclasses.replace(record, index=index))
+        runs = state.released_by_run.set("run", released)
+        under = dataclasses.replace(state, released_by_run=runs)
+        event = open_entry(late).event
+        assert former_key(under, event, {old.verify_key.keyid}) == found

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tapestry.encoding import digest
 from tapestry.errors import RuleError
 from tapestry.protocol.stages import RoundStage
 from tapestry_governance.events.round_events import RoundAborted, RoundOpened
@@ -15,6 +16,7 @@ from tests.support.log_world import (
     renamed,
     with_loss,
 )
+from tests.support.proposals import withdrawal
 from tests.support.refusals import refused
 
 
@@ -235,3 +237,24 @@ def abort(attempt: int) -> RoundAborted:
         reason="too_few",
         survivors=(),
     )
+
+
+def test_a_release_is_a_candidate_that_members_vote_on(world: World) -> None:
+    world.run_round()
+    index = world.add(world.release())
+    ballot = world.folded.ballots[index]
+    assert (ballot.kind, ballot.release, ballot.outcome) == (
+        "release",
+        "base-1",
+        "open",
+    )
+    assert ballot.entry == digest(world.entries[index])
+    assert index not in world.folded.open_proposals  # it never lapses
+    assert world.folded.standing == []
+
+
+def test_no_adapter_is_published_on_a_release_that_was_withdrawn(world: World) -> None:
+    publishable(world)
+    world.decide(withdrawal(world, "base-1"), "de", "es", "id")
+    with refused(RuleError, "release-withdrawn", match="base-1"):
+        world.add(world.adapter(1), "fr", "community")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from datetime import timedelta
 
 import pytest
 
@@ -220,3 +221,66 @@ def test_a_state_has_the_key_of_a_party_for_its_role(world: World) -> None:
     assert state.key_of("fr", "node") == world.keys["fr", "node"].verify_key
     assert state.key_of("fr", "coordinator") is None
     assert state.key_of("coordinator", "node") is None
+
+
+def test_a_new_key_that_was_held_back_does_not_follow_a_later_one(world: World) -> None:
+    """Else a coordinator gave a member a key again that it has destroyed since."""
+    held_back = world.entry(world.rotation("fr", "node", seed="one"), "fr", "root")
+    other = world.entry(world.rotation("fr", "witness"), "fr", "root")
+    world.rotate("fr", "node", seed="two")
+    with refused(RuleError, "entry-superseded", match="node key that 'fr'"):
+        world.append(held_back)
+    world.append(other)
+    assert world.settled.key_of("fr", "node") == world.keys["fr", "node'"].verify_key
+
+
+def test_with_another_root_key_the_order_begins_anew(world: World) -> None:
+    """Else who stole it closed a purpose for ever, by an entry dated far ahead."""
+    now = world.now
+    world.now += timedelta(days=36_500)
+    world.rotate("fr", "node", seed="thief")
+    world.now = now
+    with refused(RuleError, "entry-superseded"):
+        world.rotate("fr", "node")
+    world.rotate("fr", "root", reason="compromised")
+    world.keys["fr", "root"] = world.keys["fr", "root'"]
+    world.rotate("fr", "node")
+    assert world.settled.key_of("fr", "node") == world.keys["fr", "node'"].verify_key
+
+
+def test_the_longest_view_of_any_author_counts(world: World) -> None:
+    assert world.folded.shown == 8
+    world.append(world.entry(world.declaration("fr"), "fr", "node", seen=world.seen(3)))
+    assert world.folded.shown == 8
+    world.add(world.declaration("de"), "de", "node")
+    assert world.folded.shown == 10
+
+
+def test_an_entry_that_is_refused_puts_nothing_in_force(world: World) -> None:
+    """A view of what is not there yet, or of another log, is no checkpoint."""
+    index = world.propose(PauseProposal(kind="pause"))
+    world.vote(index, "fr", "de")
+    state = world.folded
+    for seen in (
+        Seen(size=state.size + 1, root="0" * 64),
+        Seen(size=state.size, root="0" * 64),
+    ):
+        entry = world.entry(world.declaration("fr"), "fr", "node", seen=seen)
+        with pytest.raises(RuleError):
+            world.append(entry)
+    assert world.folded is state
+    assert state.paused is None
+    assert state.waiting
+
+
+def test_entry_by_entry_or_in_one_go_a_governed_log_is_the_same(world: World) -> None:
+    world.decide(PauseProposal(kind="pause"), "fr", "de")
+    world.rotate("es", "witness")
+    world.decide(PauseProposal(kind="resume"))
+    world.change_policy(max_attempt=5)
+    world.decide(world.invent("zz"))
+    world.add(world.declaration("fr"), "fr", "node")
+    halves = apply_all(apply_all(None, world.entries[:14]), world.entries[14:])
+    assert halves is not None
+    assert dataclasses.replace(halves, past=world.folded.past) == world.folded
+    assert {b.outcome for b in halves.ballots.values()} == {"in_force"}

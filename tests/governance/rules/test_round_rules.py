@@ -5,6 +5,7 @@ import pytest
 from tapestry.errors import RuleError
 from tapestry.protocol.messages import Reason
 from tapestry.protocol.stages import RoundStage
+from tapestry_governance.events.member_events import PauseProposal
 from tapestry_governance.events.round_events import (
     ContributionRefused,
     Dropped,
@@ -14,6 +15,7 @@ from tapestry_governance.events.round_events import (
 )
 from tapestry_governance.rules.replay import apply
 from tests.support.log_world import NAMES, World, changed, fake_digest, renamed
+from tests.support.proposals import withdrawal
 from tests.support.refusals import refused
 
 
@@ -357,3 +359,37 @@ def refusal() -> ContributionRefused:
     return ContributionRefused(
         run_id="run", round_number=1, attempt=1, reason=Reason.MAINTENANCE
     )
+
+
+def test_a_paused_federation_opens_no_round_and_ends_the_one_that_is_open(
+    world: World,
+) -> None:
+    manifest = world.manifest()
+    world.add(RoundOpened(manifest=manifest))
+    world.decide(PauseProposal(kind="pause"), "fr", "de")
+    committed = {name: world.commit(name, manifest) for name in NAMES}
+    world.add(world.closing(manifest, committed))
+    paused = world.folded.paused
+    with refused(RuleError, "federation-paused", match=f"since entry {paused}"):
+        world.add(RoundOpened(manifest=world.manifest(2)))
+
+
+def test_a_run_starts_from_no_candidate_and_from_nothing_that_was_withdrawn(
+    world: World,
+) -> None:
+    world.run_round(1)
+    world.add(world.release(1))
+    start = renamed(world.manifest(1), run_id="run-2", model_digest=world.base(1))
+    index = world.folded.release_named("base-1").index
+    world.vote(index, "de", "es")
+    with refused(RuleError, "base-not-allowed", match="approved"):
+        world.add(RoundOpened(manifest=start))
+    decided = world.vote(index, "fr")
+    with refused(RuleError, "base-not-allowed"):  # not seen in a checkpoint
+        entry = world.entry(RoundOpened(manifest=start), seen=world.seen(decided))
+        world.append(entry)
+    state = world.folded
+    apply(state, world.entry(RoundOpened(manifest=start)), state.size)
+    world.decide(withdrawal(world, "base-1"), "de", "es", "fr")
+    with refused(RuleError, "base-not-allowed"):
+        world.add(RoundOpened(manifest=start))
