@@ -22,6 +22,7 @@ from tapestry.protocol.messages import (
 )
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_coordinator.grid import Grid
+from tapestry_coordinator.outside_witnesses import OutsideWitnesses
 from tapestry_coordinator.refusals import read_reply
 from tapestry_governance.audit.privacy_accounts import check_new
 from tapestry_governance.events.envelope import Author, Seen, open_entry, sign_entry
@@ -80,6 +81,7 @@ class LogPublisher:
         self.log, self.state = log, state
         self._trust, self._key = trust, key
         self.grid, self._deadline = grid, deadline
+        self._outside = OutsideWitnesses(log, trust)
         self._sizes: dict[str, int] = {}
         self._cosigned: dict[str, int] = {}  # the size that a node cosigned last
         self._refused: set[str] = set()  # petitions, by digest
@@ -182,8 +184,11 @@ class LogPublisher:
         published = note and self._trust.open(note).checkpoint.size == size
         return bool(published) and all(self._cosigned.get(n) == size for n in nodes)
 
-    def publish(self, nodes: Sequence[str]) -> bytes:
+    def publish(self, nodes: Sequence[str], *, unhurried: bool = False) -> bytes:
         """Have the log cosigned as it is and publish it; returns the checkpoint.
+
+        Witnesses that are no members are asked if the quorum cannot do without them, or
+        if the publication is ``unhurried``: no round waits for it.
 
         Nodes may send entries with their cosignature (a declaration of their data);
         then the log grows and is cosigned once more. A node that sends entries without
@@ -191,10 +196,11 @@ class LogPublisher:
         that was refused is not checked again.
 
         Raises:
-            QuorumError: Too few nodes cosigned in time.
+            QuorumError: Too few nodes or outside witnesses cosigned in time.
         """
         for _ in range(_PASSES):
             petitions = self._collect(nodes)
+            self._ask_outside(unhurried=unhurried)
             note = self.log.publish(trust=self._trust)
             if not petitions:
                 return note
@@ -207,7 +213,12 @@ class LogPublisher:
                     self._refused.add(digest(entry))
                     _logger.warning("dropping an entry of node %s: %s", name, error)
         self._collect(nodes)
+        self._ask_outside(unhurried=unhurried)
         return self.log.publish(trust=self._trust)
+
+    def _ask_outside(self, *, unhurried: bool) -> None:
+        if unhurried or self._outside.are_needed:
+            self._outside.ask()
 
     def _collect(self, nodes: Sequence[str]) -> list[tuple[str, bytes]]:
         """Collect cosignatures; returns the new entries that came with them."""

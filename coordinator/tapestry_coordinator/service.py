@@ -170,6 +170,6 @@ def _cosign(log: LedLog, names: list[str]) -> None:
         else:
             present.append(name)
     try:
-        log.publisher.publish(sorted(present))
+        log.publisher.publish(sorted(present), unhurried=True)
     except QuorumError as error:
         _logger.info("the log waits for cosignatures: %s", error)
