@@ -372,5 +372,12 @@ def _in_words(found: "OpenedCharter") -> Iterator[str]:
         yield f"member       {name}: {request.records} records or more, {languages}"
     for term, value in body.policy.model_dump(mode="json").items():
         listed = value if isinstance(value, list) else [value]
-        shown = (each["model"] if isinstance(each, dict) else each for each in listed)
-        yield f"policy       {term} {', '.join(map(str, shown))}"
+        yield f"policy       {term} {', '.join(map(_spelled, listed))}"
+
+
+def _spelled(value: object) -> str:
+    """Spell a value of a policy: a base by its identity, a table by its items."""
+    if not isinstance(value, dict):
+        return str(value)
+    items = (f"{key} {each}" for key, each in value.items())
+    return str(value.get("model")) if "model" in value else ", ".join(items)
