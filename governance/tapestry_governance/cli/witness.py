@@ -83,14 +83,14 @@ def run(folder: Path, listen: str) -> None:
         address = parse_address(listen or "nowhere")
     except ValueError as error:
         raise ConfigError(f"--listen {error}", code="usage") from None
-    console.start_logging()
     stop = threading.Event()
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, lambda *_: stop.set())
     with (
         closing(WitnessFolder.open(folder)) as witness,
         serving(witness, address),
     ):
+        console.start_logging()
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, lambda *_: stop.set())
         console.note(f"listening at {listen}")
         stop.wait()
     console.note("stopped")

@@ -21,6 +21,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Self
 
@@ -49,7 +50,9 @@ FORK, UNPROVEN = "fork", "unproven"
 _SCHEMA = Schema(
     application="TpWi",
     version=1,
-    tables="CREATE TABLE cosigned (origin TEXT PRIMARY KEY, note BLOB) STRICT;\n",
+    # With an index beside it, a damaged index would hide a row that is there.
+    tables="CREATE TABLE cosigned (origin TEXT PRIMARY KEY, note BLOB)"
+    " STRICT, WITHOUT ROWID;\n",
 )
 
 
@@ -314,21 +317,29 @@ def _open_memory(folder: Path) -> Database:
     """Open the memory that was made with the key, and never make another.
 
     Raises:
-        ConfigError: It is not there, or is empty.
+        ConfigError: It is not there, is empty or damaged.
+        ResourceError: It cannot be read, or is no database.
     """
     path = folder / MEMORY
-    if path.is_file():
-        memory = open_database(path, None, threads=True)
-        with memory.transaction():
-            is_made = memory.holds(_SCHEMA)
-        if is_made:
-            return memory
-        memory.close()
+    with ExitStack() as stack:
+        if path.is_file():
+            memory = open_database(path, None, threads=True)
+            stack.enter_context(closing(memory))
+            if _is_whole(memory):
+                stack.pop_all()
+                return memory
     raise ConfigError(
-        f"{folder} has a key and no {MEMORY}: what the key cosigned is forgotten, so it"
-        " never signs again; make a witness in a new folder, under another name",
+        f"{folder} has a key, and no whole {MEMORY}: what the key cosigned is"
+        " forgotten, so it never signs again; put no copy back, and make a witness in a"
+        " new folder, under another name",
         code="witness-memory-missing",
     )
+
+
+def _is_whole(memory: Database) -> bool:
+    with memory.transaction():
+        is_made = memory.holds(_SCHEMA)
+    return is_made and memory.query("PRAGMA integrity_check") == [("ok",)]
 
 
 def _keep_trust(path: Path, trust: bytes, key: VerifyKey) -> None:

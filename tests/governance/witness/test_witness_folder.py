@@ -4,6 +4,7 @@ import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -336,6 +337,30 @@ def test_of_two_forks_at_once_one_is_cosigned(folder: Path) -> None:
             assert witness.cosigned(LOG_KEY.name) == branch.checkpoint(9)
 
 
+def test_between_check_and_memory_nothing_else_is_cosigned(folder: Path) -> None:
+    """The clock is read between both; there another process asks for a fork."""
+    won, others = list[str](), list[threading.Thread]()
+
+    def ask_for_fork() -> None:
+        if tries_to_cosign(folder, FORK.request(5, 9)):
+            won.append("fork")
+
+    def clock() -> float:
+        others.append(threading.Thread(target=ask_for_fork))
+        others[0].start()
+        others[0].join(0.5)
+        return TIME
+
+    with opened(folder) as witness:
+        witness.cosign(MAIN.request(0, 5))
+    with closing(WitnessFolder.open(folder, clock=clock)) as witness:
+        with suppress(TapestryError):
+            witness.cosign(MAIN.request(5, 9))
+            won.append("main")
+        others[0].join()
+    assert len(won) == 1
+
+
 def one_death(folder: Path, line: int, given: Path) -> bool:
     """Cosign in a child that dies at a line, and hands out what it was given."""
 
@@ -383,6 +408,51 @@ def test_nothing_is_cosigned_if_the_memory_cannot_be_written(folder: Path) -> No
         with refused(TapestryError, "row-refused"):
             witness.cosign(MAIN.request(5, 9))
         assert witness.cosigned(LOG_KEY.name).size == 5
+
+
+def tries_to_cosign(folder: Path, request: CheckpointRequest) -> bool:
+    """Open a folder and cosign; False if that is refused."""
+    try:
+        with opened(folder) as witness:
+            witness.cosign(request)
+    except TapestryError:
+        return False
+    return True
+
+
+FORKS = [FORK.request(old, size) for old, size in ((0, 7), (0, 9), (7, 7), (7, 9))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(4))
+def test_no_bit_of_the_memory_makes_it_cosign_a_fork(folder: Path, part: int) -> None:
+    with opened(folder) as witness:
+        witness.cosign(MAIN.request(0, 7))
+    path = folder / "witness.db"
+    whole = path.read_bytes()
+    places = [at for at in range(len(whole)) if whole[at] or at % 64 == 0]
+    tried = 0
+    for at in places[part::8]:
+        flipped = bytes([whole[at] ^ 1 << at % 8])
+        path.write_bytes(whole[:at] + flipped + whole[at + 1 :])
+        assert not any(tries_to_cosign(folder, request) for request in FORKS), at
+        tried += 1
+    assert tried > 50
+    path.write_bytes(whole)
+    assert tries_to_cosign(folder, MAIN.request(7, 9))
+
+
+@pytest.mark.parametrize("name", ["witness.key", "witness.db", "trust-policy.txt"])
+def test_no_other_damage_to_a_file_makes_it_cosign_a_fork(
+    folder: Path, name: str
+) -> None:
+    with opened(folder) as witness:
+        witness.cosign(MAIN.request(0, 7))
+    path = folder / name
+    whole = path.read_bytes()
+    for data in (b"", whole[: len(whole) // 2], bytes(len(whole)), whole[::-1]):
+        path.write_bytes(data)
+        assert not any(tries_to_cosign(folder, request) for request in FORKS)
 
 
 # From a folder
