@@ -31,6 +31,7 @@ from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry.tlog.turn import Trust, Turn
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.inbox import Inbox
+from tapestry_coordinator.outside_witnesses import OutsideWitnesses
 from tapestry_coordinator.refusals import read_reply
 from tapestry_governance.audit.privacy_accounts import check_new
 from tapestry_governance.events.envelope import Author, Seen, open_entry, sign_entry
@@ -93,6 +94,7 @@ class LogPublisher:
         self.log, self.logged = log, state
         self._turns, self._key = Turns(trust), key
         self.grid, self._deadline, self._inbox = grid, deadline, inbox
+        self._outside = OutsideWitnesses(log, trust)
         self._sizes: dict[str, int] = {}
         self._accepted: dict[str, int] = {}  # of the checkpoint that a node acts on
         self._cosigned: dict[str, int] = {}  # the size that a node cosigned last
@@ -216,23 +218,24 @@ class LogPublisher:
         published = note and read_claim(note).size == size
         return bool(published) and all(self._cosigned.get(n) == size for n in nodes)
 
-    def publish(self, nodes: Sequence[str]) -> bytes:
+    def publish(self, nodes: Sequence[str], *, unhurried: bool = False) -> bytes:
         """Have the log cosigned as it is and publish it; returns the checkpoint.
 
-        What lies in the inbox goes first. Nodes may send entries with their
-        cosignature (a declaration of their data); then the log grows and is cosigned
-        once more. A node that sends entries without end does not delay the others: each
-        pass takes a few of each node, and an entry that was refused is not checked
-        again.
+        What lies in the inbox goes first. Witnesses that are no members are asked if
+        the quorum cannot do without them, or if the publication is ``unhurried``: no
+        round waits for it. Nodes may send entries with their cosignature (a declaration of
+        their data); then the log grows and is cosigned once more. A node that sends
+        entries without end does not delay the others: each pass takes a few of each
+        node, and an entry that was refused is not checked again.
 
         Raises:
-            QuorumError: Too few nodes cosigned in time.
+            QuorumError: Too few nodes or outside witnesses cosigned in time.
         """
         if self._inbox is not None:
             self._inbox.empty(self.add)
         for _ in range(_PASSES):
             petitions = self._collect(nodes)
-            note = self._publish()
+            note = self._publish(unhurried=unhurried)
             if not petitions:
                 return note
             for name, entry in petitions:
@@ -244,10 +247,14 @@ class LogPublisher:
                     self._refused.add(digest(entry))
                     _logger.warning("dropping an entry of node %s: %s", name, error)
         self._collect(nodes)
-        return self._publish()
+        return self._publish(unhurried=unhurried)
 
-    def _publish(self) -> bytes:
+    def _publish(self, *, unhurried: bool) -> bytes:
         trust = self._trust
+        if self._outside.trust != trust:
+            self._outside = OutsideWitnesses(self.log, trust)
+        if unhurried or self._outside.are_needed:
+            self._outside.ask()
         note = self.log.publish(trust=trust)
         if isinstance(trust, Turn):
             self.log.publish_turn(self.log.size)

@@ -258,7 +258,7 @@ class Run:
         )
         try:
             if not (then_opens and self.context.publisher.is_cosigned(present)):
-                self.context.publisher.publish(present)
+                self.context.publisher.publish(present, unhurried=True)
         except QuorumError:
             self.context.tracker.catch_up(present)
             self.responder.respond(present)

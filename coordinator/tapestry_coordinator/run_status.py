@@ -127,7 +127,8 @@ class CoordinatorStatus:
     members: tuple[MemberStatus, ...]
     entries: int
     cosigned: int  # entries under the newest published checkpoint
-    cosigners: tuple[str, ...]  # of it
+    cosigners: tuple[str, ...]  # of it, members
+    outside: tuple[str, ...]  # of it, witnesses that are no members
     cosigned_at: str  # by the latest of their clocks, UTC; empty: never
     certificate_days: int | None  # left; None without a certificate
     runs: tuple[RunStatus, ...]
@@ -156,6 +157,8 @@ class CoordinatorStatus:
         yield f"the log has {self.entries} entries"
         if self.cosigned_at:
             by = f"{len(self.cosigners)} of {len(self.members)} members"
+            if self.outside:
+                by += f" and by {', '.join(self.outside)}"
             yield f"{self.cosigned} are cosigned by {by} at {self.cosigned_at}"
         if self.certificate_days is not None and self.certificate_days <= _SOON:
             said = f"the certificate ends in {self.certificate_days} days"
@@ -178,15 +181,19 @@ def read_status(directory: Path) -> CoordinatorStatus:
     events = [open_entry(entry).event for entry in entries]
     seen = read_members(directory)
     state = apply_all(None, entries)
-    cosigned = None if state is None else _cosigned(directory, state)
-    times = [each.time for each in cosigned.cosignatures] if cosigned else []
+    cosigned, outsiders = (
+        (None, set[str]()) if state is None else _cosigned(directory, state)
+    )
+    lines = cosigned.cosignatures if cosigned else ()
+    names = [each.witness for each in lines]
     return CoordinatorStatus(
         serving=seen is not None,
         members=tuple(_members(events, seen or {})),
         entries=len(entries),
         cosigned=cosigned.checkpoint.size if cosigned else 0,
-        cosigners=tuple(c.witness for c in cosigned.cosignatures) if cosigned else (),
-        cosigned_at=_utc(max(times)) if times else "",
+        cosigners=tuple(name for name in names if name not in outsiders),
+        outside=tuple(name for name in names if name in outsiders),
+        cosigned_at=_utc(max(each.time for each in lines)) if lines else "",
         certificate_days=_days_left(directory / "tls"),
         runs=tuple(_run(directory, name, events) for name in begun(directory)),
         waiting=tuple(waiting(directory)),
@@ -219,14 +226,18 @@ def _utc(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def _cosigned(directory: Path, state: FederationState) -> CosignedCheckpoint | None:
-    """Open the published checkpoint; None before the first one."""
+def _cosigned(
+    directory: Path, state: FederationState
+) -> tuple[CosignedCheckpoint | None, set[str]]:
+    """Open the published checkpoint, if there is one; name the outside witnesses."""
     path = directory / "log" / "public" / CHECKPOINT
     if not path.exists():
-        return None
+        return None, set()
     trust = TrustPolicy.parse(read_small(directory / "trust-policy.txt"))
     note = read_small(path)
-    return Turns(trust).in_force(state, read_claim(note).size).open(note)
+    trust = Turns(trust).in_force(state, read_claim(note).size)
+    outside = {each.name for each in trust.witnesses if each.url is not None}
+    return trust.open(note), outside
 
 
 def _run(directory: Path, name: str, events: Sequence[Event]) -> RunStatus:

@@ -186,7 +186,7 @@ def _cosign(log: LedLog, names: list[str]) -> None:
             present.append(name)
     before = log.publisher.published
     try:
-        log.publisher.publish(sorted(present))
+        log.publisher.publish(sorted(present), unhurried=True)
         if log.publisher.published != before:  # members learn of it with the next one
             log.publisher.publish(sorted(present))
     except QuorumError as error:

@@ -50,6 +50,7 @@ from tapestry_governance.events.federation_events import (
     MAX_MEMBERS,
     CharterAdopted,
     Coordinator,
+    OutsideWitness,
     Policy,
 )
 from tapestry_governance.events.member_events import (
@@ -244,7 +245,9 @@ def open_charter(document: CharterFile) -> OpenedCharter:
         )
     for each in document.requests:
         check_request(each, federation=state.federation)
-    check_distinct(document.requests, state.charter.log, state.charter.coordinator)
+    charter = state.charter
+    outside = charter.policy.witnesses
+    check_distinct(document.requests, charter.log, charter.coordinator, outside)
     return OpenedCharter(
         entry=entry, federation=state.federation, body=state.charter, requests=requests
     )
@@ -359,7 +362,10 @@ def check_records(name: str, records: int, policy: Policy) -> None:
 
 
 def check_distinct(
-    requests: Iterable[RequestFile], log: str, coordinator: Coordinator
+    requests: Iterable[RequestFile],
+    log: str,
+    coordinator: Coordinator,
+    outside: Iterable[OutsideWitness] = (),
 ) -> None:
     """Require that no two parties of a founding have one name or one key.
 
@@ -367,6 +373,7 @@ def check_distinct(
         requests: The founders'.
         log: The key of the log.
         coordinator: Its name and key.
+        outside: The witnesses of the policy: neither coordinator nor members.
 
     Raises:
         RuleError: Two parties have one name or one key.
@@ -376,15 +383,25 @@ def check_distinct(
         VerifyKey.parse(coordinator.key).public.hex(): "the coordinator",
         VerifyKey.parse(log).public.hex(): "the log",
     }
+    for witness in outside:
+        key = VerifyKey.parse(witness.key)
+        marks = [witness.name, f"witness {key.name}", key.public.hex()]
+        _claim(owners, witness.name, marks)
     for each in requests:
         request = each.request
         marks = [request.name, request.transport]
+        marks += [f"witness {VerifyKey.parse(request.witness).name}"]
         marks += [key.public.hex() for key in request.member.verify_keys]
-        for mark in marks:
-            if mark in owners:
-                raise RuleError(
-                    f"{request.name!r} and {owners[mark]!r} have one name or one key;"
-                    " each institution sends one request, with keys of its own",
-                    code="key-taken",
-                )
-            owners[mark] = request.name
+        _claim(owners, request.name, marks)
+
+
+def _claim(owners: dict[str, str], name: str, marks: Iterable[str]) -> None:
+    for mark in marks:
+        if mark in owners:
+            raise RuleError(
+                f"{name!r} and {owners[mark]!r} have one name or one key; each"
+                " institution sends one request, with keys of its own, and a witness"
+                " that is no member has another name and key than all others",
+                code="key-taken",
+            )
+        owners[mark] = name

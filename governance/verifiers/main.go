@@ -4,6 +4,7 @@
 // the formats around them (cosignatures, bundles, proof files) from here:
 //
 //	verify -log VKEY -witness VKEY ... -quorum N -dir DIR
+//	       [-outside VKEY ... -outside-quorum N]
 //	       [-proof FILE -entry FILE] [-old CHECKPOINT -consistency FILE]
 //	verify -signer VKEY ... -entry FILE     the signatures of one entry
 //
@@ -114,12 +115,18 @@ type head struct {
 
 // policy is whom we trust.
 type policy struct {
-	origin string
-	order  []note.Verifier // the log, then the witnesses as they were named
-	quorum int
+	origin  string
+	order   []note.Verifier // the log, then the witnesses as they were named
+	quorums []quorum
 }
 
-func newPolicy(log string, witnesses []string, quorum int) (*policy, error) {
+// quorum is how many of some witnesses must have cosigned.
+type quorum struct {
+	witnesses []string
+	number    int
+}
+
+func newPolicy(log string, quorums ...quorum) (*policy, error) {
 	signer, err := note.NewVerifier(log)
 	if err != nil {
 		return nil, err
@@ -128,14 +135,27 @@ func newPolicy(log string, witnesses []string, quorum int) (*policy, error) {
 		return nil, err
 	}
 	known := []note.Verifier{logKey{signer}}
-	for _, vkey := range witnesses {
-		w, err := newWitness(vkey)
-		if err != nil {
-			return nil, err
+	for _, q := range quorums {
+		for _, vkey := range q.witnesses {
+			w, err := newWitness(vkey)
+			if err != nil {
+				return nil, err
+			}
+			known = append(known, w)
 		}
-		known = append(known, w)
 	}
-	return &policy{signer.Name(), known, quorum}, nil
+	return &policy{signer.Name(), known, quorums}, nil
+}
+
+// isReached says whether enough of the witnesses have signed, each line by its id.
+func (q quorum) isReached(signed map[string]bool) bool {
+	cosigned := 0
+	for _, vkey := range q.witnesses {
+		if signed[strings.Join(strings.SplitN(vkey, "+", 3)[:2], "+")] {
+			cosigned++
+		}
+	}
+	return cosigned >= q.number
 }
 
 // checkSpelling demands the line of the log, then lines of witnesses in their order,
@@ -171,16 +191,17 @@ func (p *policy) open(msg []byte) (head, error) {
 	if err := p.checkSpelling(msg, opened); err != nil {
 		return head{}, err
 	}
-	signed, cosigned := false, 0
+	signed := map[string]bool{}
 	for _, s := range opened.Sigs {
-		if s.Name == p.origin {
-			signed = true
-		} else {
-			cosigned++
-		}
+		signed[fmt.Sprintf("%s+%08x", s.Name, s.Hash)] = true
 	}
-	if !signed || cosigned < p.quorum {
-		return head{}, fmt.Errorf("signed %v, %d cosignatures", signed, cosigned)
+	if !signed[fmt.Sprintf("%s+%08x", p.origin, p.order[0].KeyHash())] {
+		return head{}, fmt.Errorf("not signed by the log")
+	}
+	for _, q := range p.quorums {
+		if !q.isReached(signed) {
+			return head{}, fmt.Errorf("under %d of %d cosignatures", q.number, len(q.witnesses))
+		}
 	}
 	lines := strings.Split(opened.Text, "\n")
 	if len(lines) != 4 || lines[0] != p.origin || lines[3] != "" {
@@ -494,17 +515,20 @@ func withFiles(a, b string, check func(a, b []byte) error) error {
 }
 
 func main() {
-	var witnesses, signers []string
+	var members, outside quorum
+	var signers []string
 	list := func(name, help string, to *[]string) {
 		flag.Func(name, help, func(vkey string) error {
 			*to = append(*to, vkey)
 			return nil
 		})
 	}
-	list("witness", "verify key of a witness", &witnesses)
+	list("witness", "verify key of a witness", &members.witnesses)
+	list("outside", "verify key of a witness that is no member", &outside.witnesses)
 	list("signer", "verify key of a signer of the entry, in order of key id", &signers)
 	log := flag.String("log", "", "verify key of the log")
-	quorum := flag.Int("quorum", 0, "cosignatures needed")
+	flag.IntVar(&members.number, "quorum", 0, "cosignatures needed")
+	flag.IntVar(&outside.number, "outside-quorum", 0, "cosignatures needed of these")
 	dir := flag.String("dir", ".", "folder with checkpoint and tile/")
 	proof := flag.String("proof", "", "tlog-proof to check")
 	entry := flag.String("entry", "", "entry that it is of")
@@ -517,7 +541,7 @@ func main() {
 		err = withFiles(*entry, *entry, func(data, _ []byte) error {
 			return checkEntry(data, signers)
 		})
-	} else if p, bad := newPolicy(*log, witnesses, *quorum); bad != nil {
+	} else if p, bad := newPolicy(*log, members, outside); bad != nil {
 		err = bad
 	} else {
 		err = p.verify(*dir, *proof, *entry, *old, *consistency)

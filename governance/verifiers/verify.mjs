@@ -2,6 +2,7 @@
 //
 //   node verify.mjs DIR QUORUM LOG-VKEY WITNESS-VKEY...   the whole log
 //   node verify.mjs PROOF ENTRY QUORUM LOG-VKEY WITNESS-VKEY...   one entry
+//   ... WITNESS-VKEY... outside QUORUM WITNESS-VKEY...   with witnesses that are no members
 //   node verify.mjs ENTRY SIGNER-VKEY...   the signatures of one entry, by key id
 //
 // Only the last section reads files; everything above runs in a browser as it is.
@@ -86,12 +87,13 @@ async function verifySignature(key, text, blob) {
   return crypto.subtle.verify("Ed25519", key.key, blob.slice(8), message);
 }
 
-async function openCheckpoint(note, log, witnesses, quorum) {
+// groups are witnesses, and how many of these must have cosigned
+async function openCheckpoint(note, log, groups) {
   const gap = note.lastIndexOf("\n\n");
   demand(gap > 0 && note.endsWith("\n"), "shape of the note");
   const text = note.slice(0, gap + 1);
   const signers = new Set();
-  const order = [log, ...witnesses];
+  const order = [log, ...groups.flatMap((group) => group.witnesses)];
   let next = 0; // the log's line comes first, then those of witnesses as they were named
   for (const line of note.slice(gap + 2, -1).split("\n")) {
     const match = /^— ([^ +]+) ([A-Za-z0-9+/=]+)$/.exec(line);
@@ -104,7 +106,10 @@ async function openCheckpoint(note, log, witnesses, quorum) {
     next = at + 1;
   }
   demand(signers.has(log), "signature of the log");
-  demand(signers.size - 1 >= quorum, `quorum with ${signers.size - 1} cosignatures`);
+  for (const { witnesses, quorum } of groups) {
+    const cosigned = witnesses.filter((key) => signers.has(key)).length;
+    demand(cosigned >= quorum, `quorum with ${cosigned} cosignatures`);
+  }
   const [origin, size, root, ...rest] = text.split("\n");
   demand(origin === log.name && rest.join() === "" && rest.length === 1, "checkpoint");
   return { size: decimal(size), root: base64(root) };
@@ -218,9 +223,15 @@ if (/^[^ +]+\+[0-9a-f]{8}\+/.test(args[1])) {
   process.exit();
 }
 const single = !/^[0-9]+$/.test(args[1]);
-const [quorum, log, ...witnesses] = args.slice(single ? 2 : 1);
-const trust = [await parseKey(log), await Promise.all(witnesses.map(parseKey)), decimal(quorum)];
-demand(trust[0].type === 1 && trust[1].every((key) => key.type === 4), "types of the keys");
+const groupOf = async ([quorum, ...keys]) =>
+  ({ quorum: decimal(quorum), witnesses: await Promise.all(keys.map(parseKey)) });
+const [quorum, log, ...rest] = args.slice(single ? 2 : 1);
+const border = rest.includes("outside") ? rest.indexOf("outside") : rest.length;
+const outside = border < rest.length ? rest.slice(border + 1) : ["0"];
+const groups = await Promise.all([[quorum, ...rest.slice(0, border)], outside].map(groupOf));
+const trust = [await parseKey(log), groups];
+const cosigners = groups.flatMap((group) => group.witnesses);
+demand(trust[0].type === 1 && cosigners.every((key) => key.type === 4), "types of the keys");
 if (single) {
   const proof = utf8.decode(await readFile(args[0]));
   await verifyProof(proof, new Uint8Array(await readFile(args[1])), trust);

@@ -38,6 +38,10 @@ _ROLES = {
         "tapestry_governance.cli.governance",
         "Decide as a member: accept a charter, propose, vote.",
     ),
+    "witness": (
+        "tapestry_governance.cli.witness",
+        "Cosign a federation's log without being a member.",
+    ),
     "adapter": ("tapestry_governance.cli.adapter", "Check and list country adapters."),
     "release": ("tapestry_governance.cli.release", "Check a released base model."),
     "chat": ("tapestry_serve.cli", "Ask a base and its adapters, side by side."),

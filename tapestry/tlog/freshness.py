@@ -18,6 +18,10 @@ least the floor((n-1)/3) that ``witness_quorum`` guards against, and never so ma
 waiting for honest clocks could block a checkpoint: when none is missing, f of them may
 be fast and f slow, as long as n > 2f.
 
+Only witnesses that the quorum counts date a checkpoint. Where groups must all have
+cosigned, as members and outside witnesses, it is the first group alone, the members: an
+outsider could otherwise freshen any checkpoint, or keep all of them from being fresh.
+
 Edge cases:
     With fewer than 2f + 1 cosignatures the two times may cross, and one wrong clock
     can make the checkpoint look too old or too new: refused, never wrongly accepted.
@@ -44,10 +48,11 @@ class Times:
         """Derive both times from the cosignatures.
 
         Raises:
-            PolicyError: The checkpoint has no cosignature, which a policy without a
-                quorum allows.
+            PolicyError: The checkpoint has no cosignature that dates it, which a policy
+                without a quorum allows.
         """
-        times = sorted(c.time for c in opened.cosignatures)
+        names = _timekeepers(trust)
+        times = sorted(c.time for c in opened.cosignatures if c.witness in names)
         if not times:
             raise PolicyError(
                 f"checkpoint of size {opened.checkpoint.size} has no cosignature, so"
@@ -99,11 +104,33 @@ def check_fresh(
 
 
 def tolerated(trust: TrustPolicy) -> int:
-    """Return how many witnesses, whichever they are, the quorum can do without."""
+    """Return how many of those that date it, whichever, a checkpoint can do without."""
     if trust.quorum == NONE:
         return 0
     needed = dict.fromkeys((witness.name for witness in trust.witnesses), 1)
     for group in trust.groups:  # in order of definition, so members come first
         cheapest = sorted(needed[name] for name in group.members)
         needed[group.name] = sum(cheapest[: len(cheapest) - group.threshold + 1])
-    return needed[trust.quorum] - 1
+    return needed[_dating(trust)] - 1
+
+
+def _dating(trust: TrustPolicy) -> str:
+    """Name the group that dates checkpoints: the first that must have cosigned."""
+    groups, name = {group.name: group for group in trust.groups}, trust.quorum
+    while name in groups and groups[name].threshold == len(groups[name].members):
+        inner = [each for each in groups[name].members if each in groups]
+        if not inner:
+            break
+        name = inner[0]
+    return name
+
+
+def _timekeepers(trust: TrustPolicy) -> set[str]:
+    """Name the witnesses that date a checkpoint; all, if no quorum is wanted."""
+    if trust.quorum == NONE:
+        return {witness.name for witness in trust.witnesses}
+    names = {_dating(trust)}
+    for group in reversed(trust.groups):  # inner ones come first in a policy
+        if group.name in names:
+            names = names - {group.name} | {*group.members}
+    return names

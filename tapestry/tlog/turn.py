@@ -92,6 +92,10 @@ class Turn:
                 raise
         return self.before.open_cosignature(checkpoint, line)
 
+    def is_quorum(self, cosigned: set[str]) -> bool:
+        """Return whether these witnesses are a quorum of both, by their names."""
+        return self.now.is_quorum(cosigned) and self.before.is_quorum(cosigned)
+
     @property
     def _former(self) -> TrustPolicy:
         return dataclasses.replace(self.before, logs=self.now.logs)

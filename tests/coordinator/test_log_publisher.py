@@ -1,6 +1,8 @@
 """The coordinator's access to the log: it orders entries, witnesses cosign."""
 
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from tapestry_governance.events.round_events import RoundAborted, RoundOpened
 from tapestry_governance.log.writer import Log
 from tapestry_governance.rules import replay
 from tapestry_governance.rules.replay import apply_all
+from tapestry_governance.witness.witness_server import serving
 from tests.support.log_world import NAMES, World
+from tests.support.outside_witness import make_witness, opened, trust_of
 from tests.support.refusals import refused
 
 
@@ -114,6 +118,71 @@ def test_too_few_cosignatures_publish_nothing(publisher: LogPublisher) -> None:
         publisher.publish(NAMES[:1])
     with refused(QuorumError, "checkpoint-missing"):
         _ = publisher.checkpoint
+
+
+def with_witness(
+    world: World, witnesses: dict[str, Witness], folder: Path, *, quorum: int, port: int
+) -> LogPublisher:
+    """A publisher whose trust policy has an outside witness; it makes its folder."""
+    key = make_witness(folder / "archive", log=world.log_key.verify_key)
+    members = [world.keys[name, "witness"] for name in NAMES]
+    trust = trust_of(
+        key,
+        log=world.log_key.verify_key,
+        url=f"http://127.0.0.1:{port}",
+        members=members,
+        quorum=quorum,
+    )
+    log = Log.create(folder / "log", key=world.log_key)
+    log.append(world.entries)
+    handlers = {name: each.handle for name, each in witnesses.items()}
+    return LogPublisher(
+        log,
+        trust=trust,
+        key=world.coordinator_key,
+        grid=LocalGrid(handlers),
+        deadline=5,
+    )
+
+
+@pytest.fixture
+def port() -> int:
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        return int(free.getsockname()[1])
+
+
+def test_what_needs_an_outside_witness_is_published_with_its_line(
+    world: World, witnesses: dict[str, Witness], tmp_path: Path, port: int
+) -> None:
+    publisher = with_witness(world, witnesses, tmp_path, quorum=1, port=port)
+    with closing(publisher.log):
+        with refused(QuorumError, "quorum-not-reached"):
+            publisher.publish(NAMES)
+        with (
+            opened(tmp_path / "archive") as witness,
+            serving(witness, ("127.0.0.1", port)),
+        ):
+            note = publisher.publish(NAMES)
+            assert b" archive/witness " in note
+            with refused(QuorumError, "quorum-not-reached"):
+                publisher.append_event(RoundOpened(manifest=world.manifest()))
+                publisher.publish(NAMES[:1])
+            assert witness.cosigned(world.log_key.name).size == len(world.entries)
+
+
+def test_an_outside_witness_that_is_not_needed_is_asked_when_nothing_waits(
+    world: World, witnesses: dict[str, Witness], tmp_path: Path, port: int
+) -> None:
+    publisher = with_witness(world, witnesses, tmp_path, quorum=0, port=port)
+    with closing(publisher.log):
+        publisher.publish(NAMES, unhurried=True)  # it is away, and stops nothing
+        with (
+            opened(tmp_path / "archive") as witness,
+            serving(witness, ("127.0.0.1", port)),
+        ):
+            publisher.publish(NAMES)
+            assert witness.cosigned(world.log_key.name).size == 0
+            assert b" archive/witness " in publisher.publish(NAMES, unhurried=True)
 
 
 @pytest.mark.parametrize(

@@ -120,9 +120,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def rendered(values: Mapping[str, str]) -> str:
-    """Return the shipped file with the values of a test; each must stand in it."""
-    text = CONFIGURATION.read_text("utf-8")
+def rendered(values: Mapping[str, str], shipped_file: Path = CONFIGURATION) -> str:
+    """Return a shipped file with the values of a test; each must stand in it."""
+    text = shipped_file.read_text("utf-8")
     for shipped, value in values.items():
         assert shipped in text
         text = text.replace(shipped, value)
@@ -141,7 +141,6 @@ def proxied(
 
     ``changes`` replaces further parts of the shipped file.
     """
-    assert NGINX is not None
     folder.mkdir(exist_ok=True)
     port = free_port()
     values = {
@@ -153,7 +152,15 @@ def proxied(
         "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
         "server 127.0.0.1:8443;": f"server {superlink};",
     }
-    (folder / "tapestry.conf").write_text(rendered(values))
+    with listening(folder, rendered(values), port):
+        yield Proxy(port=port, authority=files.authority, folder=folder)
+
+
+@contextmanager
+def listening(folder: Path, configuration: str, port: int) -> Iterator[None]:
+    """Run nginx with a configuration until it listens at a port."""
+    assert NGINX is not None
+    (folder / "tapestry.conf").write_text(configuration)
     user = "user root;" if os.getuid() == 0 else ""
     (folder / "main.conf").write_text(_MAIN.format(folder=folder, user=user))
     with (folder / "nginx.out").open("w") as said:
@@ -162,7 +169,7 @@ def proxied(
     try:
         wait_until(lambda: process.poll() is not None or _listens(port))
         assert process.poll() is None, (folder / "error.log").read_text()
-        yield Proxy(port=port, authority=files.authority, folder=folder)
+        yield
     finally:
         process.terminate()
         process.wait(20)

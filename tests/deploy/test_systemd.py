@@ -12,7 +12,11 @@ from tapestry.cli import app
 
 UNITS = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
 ANALYZE = shutil.which("systemd-analyze")
-NAMES = ("tapestry-coordinator.service", "tapestry-node.service")
+NAMES = (
+    "tapestry-coordinator.service",
+    "tapestry-node.service",
+    "tapestry-witness.service",
+)
 WANTED = {
     "DynamicUser=yes",
     "LimitCORE=0",
@@ -106,7 +110,7 @@ def test_a_unit_has_what_systemd_does_not_weigh(name: str) -> None:
     assert lines >= WANTED
     assert "IPAddressDeny=any" in lines
     assert [line for line in lines if line.startswith("IPAddressAllow")] == (
-        ["IPAddressAllow=localhost"] if "coordinator" in name else []
+        [] if "node" in name else ["IPAddressAllow=localhost"]
     )
 
 

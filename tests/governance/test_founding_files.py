@@ -13,8 +13,8 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
-from tapestry.keys import SigningKey
-from tapestry_governance.events.federation_events import Coordinator
+from tapestry.keys import Algorithm, SigningKey
+from tapestry_governance.events.federation_events import Coordinator, OutsideWitness
 from tapestry_governance.founding_files import (
     MAX_BYTES,
     MAX_CHARTER_BYTES,
@@ -114,6 +114,34 @@ def test_no_two_parties_have_one_name_or_one_key() -> None:
         check_distinct(
             [sent, again.model_copy(update={"request": copied})], LOG, LEADER
         )
+
+
+def test_an_outside_witness_has_the_key_and_name_of_no_other_party() -> None:
+    sent = asks("sueden", mine := member_keys("sueden"))
+    seeds = {name: key.seed for name, key in mine.items()}
+    own = SigningKey.generate("archive/witness", algorithm=Algorithm.COSIGNATURE)
+    namesake = SigningKey.generate("sueden/witness", algorithm=Algorithm.COSIGNATURE)
+
+    def named(name: str, key: SigningKey) -> OutsideWitness:
+        text = str(key.verify_key)
+        return OutsideWitness(name=name, key=text, url="https://archive.example")
+
+    def twin(seed: bytes) -> OutsideWitness:
+        algorithm = Algorithm.COSIGNATURE
+        key = SigningKey(name="archive/witness", algorithm=algorithm, seed=seed)
+        return named("archive", key)
+
+    log, author = SigningKey.generate("log"), SigningKey.generate("author")
+    leader = LEADER.model_copy(update={"key": str(author.verify_key)})
+    check_distinct([sent], str(log.verify_key), leader, [named("archive", own)])
+    for outside in (
+        *(twin(seed) for seed in (log.seed, author.seed, *seeds.values())),
+        named("coordinator", own),
+        named("sueden", own),
+        named("archive", namesake),
+    ):
+        with refused(RuleError, "key-taken"):
+            check_distinct([sent], str(log.verify_key), leader, [outside])
 
 
 def test_a_charter_comes_with_the_requests_that_it_names() -> None:

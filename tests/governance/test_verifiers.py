@@ -15,13 +15,24 @@ from tapestry.curve25519 import SMALL_ORDER
 from tapestry.encoding import canonical_json, encode_base64
 from tapestry.errors import IncompleteError, ProtocolError, VerificationError
 from tapestry.keys import Algorithm, SigningKey, VerifyKey
+from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.merkle import consistency_proof, leaf_hash
 from tapestry.tlog.proof import Proof
 from tapestry.tlog.tiles import Tile
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.log.writer import Log
-from tests.support.cosigning import LOG_KEY, TRUST, WITNESSES, entry, publish
+from tests.support.cosigning import (
+    LOG_KEY,
+    TIME,
+    TRUST,
+    WITNESSES,
+    entry,
+    publish,
+    signing_key,
+    without_line,
+)
+from tests.support.outside_witness import trust_of
 from tests.support.refusals import refused
 
 SOURCES = Path(__file__).parents[2] / "governance" / "verifiers"
@@ -389,6 +400,39 @@ def test_a_plus_sign_in_a_logs_key_ends_no_verifier(
     keys = [str(key.verify_key), *KEYS[1:]]
     assert _ask_go(go_verifier, tmp_path / "log", keys)
     assert _ask_node(node, tmp_path / "log", keys)
+
+
+@pytest.mark.slow
+def test_both_count_outside_witnesses_apart_from_members(
+    go_verifier: Path, node: str, tmp_path: Path
+) -> None:
+    """All four members cosign; the policy wants three of them and the archive."""
+    archive = signing_key("archive/witness", Algorithm.COSIGNATURE)
+    trust = trust_of(archive.verify_key)
+    public = tmp_path / "log" / "public"
+    outside = [str(archive.verify_key)]
+    asked = [
+        [
+            *(str(go_verifier), "-log", KEYS[0], "-dir", str(public)),
+            *(word for key in KEYS[1:] for word in ("-witness", key)),
+            *("-quorum", "3", "-outside", *outside, "-outside-quorum", "1"),
+        ],
+        [
+            *(node, str(SOURCES / "verify.mjs"), str(public), "3", *KEYS),
+            *("outside", "1", *outside),
+        ],
+    ]
+    with Log.create(tmp_path / "log", key=LOG_KEY) as log:
+        log.append([entry(number) for number in range(3)])
+        checkpoint = read_claim(log.sign_checkpoint())
+        for witness in (*WITNESSES[:3], archive):
+            log.add_cosignature(3, checkpoint.cosign(witness, time=TIME), trust=trust)
+        log.publish(trust=trust)
+        assert [_run(command) for command in asked] == [True, True]
+        note = without_line((public / "checkpoint").read_bytes(), archive.name)
+        fourth = checkpoint.cosign(WITNESSES[3], time=TIME)
+        (public / "checkpoint").write_bytes(note + fourth)
+        assert [_run(command) for command in asked] == [False, False]
 
 
 @pytest.mark.slow

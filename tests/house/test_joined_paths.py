@@ -117,6 +117,7 @@ JOINED = {
     ("governance/tapestry_governance/member_folder.py", "file"): NAME,
     ("governance/tapestry_governance/folder_backup.py", "name"): FILE,
     ("governance/tapestry_governance/folder_backup.py", "found.odd[0]"): FILE,
+    ("governance/tapestry_governance/witness/witness_folder.py", "name"): NUMBER,
     ("governance/tapestry_governance/log/tile_writer.py", "tile.path"): (
         "Tile, of numbers"
     ),

@@ -57,6 +57,7 @@ ROLES = {
     "audit": ("verify", "account", "statement"),
     "adapter": ("verify", "list"),
     "release": ("verify",),
+    "witness": ("init", "run", "sign"),
     "node": ("run", "check", "status", "pause", "leave", "budget", "egress"),
     "coordinator": ("status",),
     "demo": (),

@@ -27,6 +27,7 @@ from tapestry_governance.audit import bundle
 from tapestry_governance.audit.bundle import MANIFEST, open_bundle, read_small
 from tapestry_governance.events import envelope
 from tapestry_governance.events.privacy_events import MAX_BLOCKS, BlockEpsilon
+from tapestry_governance.witness import add_checkpoint
 from tests.support import plans
 
 _ZERO = "0" * 64
@@ -103,6 +104,12 @@ def _hashes(count: int, _: Path) -> object:
     return proof.Proof.parse(
         f"c2sp.org/tlog-proof@v1\nindex 0\n{row * count}\n".encode()
     )
+
+
+def _witness_hashes(count: int, _: Path) -> object:
+    row = f"{encode_base64(bytes(32))}\n"
+    body = f"old 0\n{row * count}\nx".encode()
+    return add_checkpoint.CheckpointRequest.parse(body)
 
 
 def _file(name: str, read: Callable[[Path], object]) -> Callable[[int, Path], object]:
@@ -228,6 +235,8 @@ LIMITS = [
           code="note-too-large", probe=_signatures),
     Limit(what="hashes of a proof of inclusion", most=proof.MAX_HASHES, unit="hashes",
           code="proof-too-large", probe=_hashes),
+    Limit(what="hashes of a request to a witness", most=add_checkpoint.MAX_PROOF,
+          unit="hashes", code="witness-request-malformed", probe=_witness_hashes),
     Limit(what="an entry of any log", most=tiles.MAX_ENTRY_BYTES, unit="bytes",
           code="entry-too-large", probe=lambda n, _: tiles.check_entry(bytes(n))),
     Limit(what="an event's envelope", most=envelope.ENTRY_LIMIT, unit="bytes",

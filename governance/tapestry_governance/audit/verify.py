@@ -219,9 +219,22 @@ def _trust(audit: Audit) -> Found:
         raise VerificationError(message, code="trust-policy-differs")
     logs, witnesses = len(audit.trust.logs), len(audit.trust.witnesses)
     whose = "the policy given" if given else "the bundle's own trust-policy.txt"
-    quorum = {g.name: g.threshold for g in audit.trust.groups}.get(audit.trust.quorum)
-    detail = f"{whose}: {logs} log, {quorum or 'none'} of {witnesses} witnesses"
+    quorum = _quorum_of(audit.trust) or f"none of {witnesses} witnesses"
+    detail = f"{whose}: {logs} log, {quorum}"
     return detail, {"logs": logs, "witnesses": witnesses}
+
+
+def _quorum_of(trust: TrustPolicy) -> str:
+    """Say how many witnesses of which groups must have cosigned."""
+    groups = {group.name: group for group in trust.groups}
+    if trust.quorum not in groups:
+        return ""
+    top = groups[trust.quorum]
+    parts = [groups[name] for name in top.members if name in groups]
+    said = [f"{g.threshold} of {len(g.members)} {g.name}" for g in parts]
+    if len(parts) == len(top.members) == top.threshold:
+        return " and ".join(said)
+    return f"{top.threshold} of {len(top.members)} witnesses"
 
 
 def _signatures(audit: Audit) -> Found:

@@ -135,6 +135,22 @@ def _check_new(file: Path, name: str) -> None:
     Raises:
         ConfigError: The name has other characters, or the file ends in ``.pub``.
     """
+    check_name(name)
+    if file.suffix == ".pub":
+        raise ConfigError(
+            f"{file} ends as its public half will; choose another name, as root.key",
+            code="usage",
+        )
+    if file.exists() and not file.stat().st_size:
+        file.unlink()  # left by a crash: no key was ever in it
+
+
+def check_name(name: str) -> None:
+    """Require the name of an institution, as ``--name`` gives it.
+
+    Raises:
+        ConfigError: The name has other characters.
+    """
     from pydantic import TypeAdapter, ValidationError
 
     from tapestry.schema import Name
@@ -146,13 +162,6 @@ def _check_new(file: Path, name: str) -> None:
             f"--name {name!r} is no name; write up to 63 of a-z, 0-9, dots and hyphens",
             code="name-invalid",
         ) from None
-    if file.suffix == ".pub":
-        raise ConfigError(
-            f"{file} ends as its public half will; choose another name, as root.key",
-            code="usage",
-        )
-    if file.exists() and not file.stat().st_size:
-        file.unlink()  # left by a crash: no key was ever in it
 
 
 class _AcceptOptions(TypedDict):

@@ -218,6 +218,11 @@ class LogDatabase:
         query = "SELECT key FROM cosignature WHERE size = ?"
         return [key for (key,) in self.database.query(query, size)]
 
+    def cosigned_size(self, key: str) -> int:
+        """Return the largest size at which a key's cosignature is kept, or 0."""
+        query = "SELECT coalesce(max(size), 0) FROM cosignature WHERE key = ?"
+        return int(self._value(query, key))
+
     def insert_publication(self, size: int, note: bytes) -> None:
         """Record that a cosigned checkpoint is about to be public."""
         self.database.execute(
@@ -237,6 +242,6 @@ class LogDatabase:
         found = self._value(query, size)
         return None if found is None else bytes(found)
 
-    def _value(self, query: str, *values: int | bytes) -> Any:
+    def _value(self, query: str, *values: int | bytes | str) -> Any:
         rows = self.database.query(query, *values)
         return rows[0][0] if rows else None

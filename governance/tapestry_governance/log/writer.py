@@ -315,6 +315,14 @@ class Log:
         note = self.store.publication(sizes[-1]) or b""
         return Proof(index=index, hashes=tuple(hashes), checkpoint=note).encode()
 
+    def consistency_proof(self, old_size: int, size: int) -> tuple[bytes, ...]:
+        """Prove to a witness that the log only grew between two sizes.
+
+        Raises:
+            ValueError: The old size is above the new one, or that above the log's.
+        """
+        return tuple(self._tree.consistency_proof(old_size, size))
+
     def check(self, note: bytes) -> None:
         """Require that a checkpoint which a member holds is one of this log.
 

@@ -11,7 +11,12 @@ from tapestry.errors import PolicyError
 from tapestry.keys import Algorithm, SigningKey
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.freshness import MAX_AHEAD, Times, check_fresh, tolerated
-from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy, witness_quorum
+from tapestry.tlog.trust_policy import (
+    CosignedCheckpoint,
+    TrustPolicy,
+    Witness,
+    witness_quorum,
+)
 from tests.support.refusals import refused
 
 NOW = 1_795_452_638
@@ -166,3 +171,31 @@ def test_what_liars_say_moves_the_times_only_among_those_of_the_honest(
     assert times.known_by >= min(true)
     if count > 2 * faulty:
         assert min(true) <= times.known_by <= times.seen_at <= max(true)
+
+
+def with_outsiders(count: int, quorum: int) -> TrustPolicy:
+    """Four members, and witnesses that are none."""
+    keys = [witness.verify_key for witness in WITNESSES]
+    others = keys[4 : 4 + count]
+    return TrustPolicy.of_members(
+        LOG.verify_key,
+        keys[:4],
+        outside=[Witness(name=key.name, key=key) for key in others],
+        outside_quorum=quorum,
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "quorum"), [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2), (6, 1), (6, 6)]
+)
+def test_outside_witnesses_neither_freshen_nor_age_a_checkpoint(
+    count: int, quorum: int
+) -> None:
+    """A member and all outsiders lie; or all outsiders' clocks are wrong."""
+    trust = with_outsiders(count, quorum)
+    old, ahead = NOW - DAY - 1, NOW + MAX_AHEAD + 1
+    assert tolerated(trust) == 1
+    with refused(PolicyError, "checkpoint-too-old"):
+        fresh(trust, [old, old, old, NOW, *[NOW] * count])
+    for wrong in (old, ahead):
+        fresh(trust, [NOW] * 4 + [wrong] * count)

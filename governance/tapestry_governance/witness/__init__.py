@@ -1,0 +1,1 @@
+"""A witness that is no member: it cosigns a log over HTTP, or from a folder."""

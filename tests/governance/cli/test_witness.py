@@ -1,0 +1,189 @@
+"""``tapestry witness`` as a shell and a client by others see it."""
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tapestry.keys import SigningKey, VerifyKey
+from tapestry_governance.log.writer import Log
+from tests.support.commands import tapestry
+from tests.support.cosigning import LOG_KEY, entry, publish
+from tests.support.founding_place import ok, refuses
+from tests.support.log_world import World
+from tests.support.outside_witness import MAIN, make_witness, trust_of
+
+CLIENT = Path(__file__).parents[2] / "support" / "witness_client" / "main.go"
+
+
+@pytest.fixture
+def address() -> str:
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+@contextmanager
+def running(folder: Path, address: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a witness as a process of its own, until it listens."""
+    words = ["witness", "run", folder, "--listen", address]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tapestry", *map(str, words)],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        try:
+            line = process.stderr.readline()
+            assert line == f"listening at {address}\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def post(address: str, body: bytes) -> tuple[int, bytes]:
+    with closing(http.client.HTTPConnection(address, timeout=10)) as client:
+        client.request("POST", "/add-checkpoint", body)
+        reply = client.getresponse()
+        return reply.status, reply.read()
+
+
+def test_init_prints_what_a_policy_takes_and_takes_trust_later(tmp_path: Path) -> None:
+    folder, url = tmp_path / "archive", "https://archive.example/witness"
+    words = ("witness", "init", folder, "--name", "archive", "--url", url)
+    first = ok(tapestry(*words)).stdout
+    assert "--trust" in first
+    assert ok(tapestry(*words)).stdout == first
+    (line,) = [row for row in first.splitlines() if row.startswith("policy")]
+    told = json.loads(ok(tapestry(*words, "--json")).stdout)
+    key = VerifyKey.parse(told["key"])
+    named = tomllib.loads(line.removeprefix("policy  "))
+    policy = World().policy(witnesses=tuple(named["witnesses"]))
+    assert [(w.name, w.key, w.url) for w in policy.witnesses] == [
+        ("archive", str(key), url)
+    ]
+    (tmp_path / "trust.txt").write_bytes(trust_of(key, url=url).encode())
+    said = ok(tapestry(*words, "--trust", tmp_path / "trust.txt")).stdout
+    assert "tapestry witness run" in said
+
+
+def test_wrong_words_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    refuses(tapestry("witness", "init", folder, "--name", "A b"), 64, "name-invalid")
+    make_witness(folder)
+    for listen in ("0.0.0.0:1", "8444", ""):
+        refuses(tapestry("witness", "run", folder, "--listen", listen), 64, "usage")
+
+
+def test_sign_writes_a_line_that_ends_a_checkpoint(tmp_path: Path) -> None:
+    key = make_witness(tmp_path / "archive")
+    with Log.create(tmp_path / "log", key=LOG_KEY) as log:
+        log.append([entry(n) for n in range(7)])
+        publish(log)
+    public, line = tmp_path / "log" / "public", tmp_path / "line"
+    words = ("witness", "sign", tmp_path / "archive", "--log", public, "-o", line)
+    ok(tapestry(*words))
+    note = (public / "checkpoint").read_bytes() + line.read_bytes()
+    assert len(trust_of(key).open_published(note).cosignatures) == 4
+    ok(tapestry(*words))  # again, with a newer time
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_run_answers_until_it_is_stopped_and_remembers(
+    tmp_path: Path, address: str, number: signal.Signals
+) -> None:
+    make_witness(tmp_path / "archive")
+    with running(tmp_path / "archive", address) as process:
+        assert post(address, MAIN.body(0, 7))[0] == 200
+        process.send_signal(number)
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert said.endswith("stopped\n")
+    with running(tmp_path / "archive", address):
+        assert post(address, MAIN.body(0, 7)) == (409, b"7\n")
+
+
+@pytest.mark.slow
+def test_a_witness_that_is_killed_while_it_answers_remembers_what_it_gave(
+    tmp_path: Path, address: str
+) -> None:
+    """Requests come one after the other; SIGKILL comes at some time between."""
+    make_witness(tmp_path / "archive")
+    given = 0
+    for delay in (0.05, 0.11, 0.17):
+        with running(tmp_path / "archive", address) as process:
+            status, size = post(address, MAIN.body(300, 300))
+            assert status == 409
+            assert given <= int(size) <= given + 1
+            killer = threading.Timer(delay, process.kill)
+            killer.start()
+            try:
+                for known in range(int(size), 300):
+                    assert post(address, MAIN.body(known, known + 1))[0] == 200
+                    given = known + 1
+            except (OSError, http.client.HTTPException):
+                pass
+            killer.join()
+    assert given > 0
+    with running(tmp_path / "archive", address):
+        status, size = post(address, MAIN.body(300, 300))
+        assert status == 409
+        assert given <= int(size) <= given + 1
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the client by others, without network."""
+    go = os.environ.get("TAPESTRY_GO") or shutil.which("go")
+    gopath = Path(os.environ.get("TAPESTRY_GOPATH", "/usr/share/gocode"))
+    if go is None or not (gopath / "src/golang.org/x/mod/sumdb/tlog").is_dir():
+        pytest.skip(
+            "NOT CHECKED AGAINST GO: apt-get install golang-go golang-golang-x-mod-dev"
+        )
+    work = tmp_path_factory.mktemp("go")
+    settings = {
+        "CGO_ENABLED": "0",
+        "GO111MODULE": "off",
+        "GOCACHE": str(work / "cache"),
+        "GOFLAGS": "",
+        "GOPATH": str(gopath),
+        "GOPROXY": "off",
+        "GOTOOLCHAIN": "local",
+    }
+    subprocess.run(
+        [go, "build", "-o", str(work / "client"), str(CLIENT)],
+        env=os.environ | settings,
+        check=True,
+    )
+    return work / "client"
+
+
+@pytest.mark.slow
+def test_a_client_by_others_finds_the_witness_as_specified(
+    client: Path, tmp_path: Path, address: str
+) -> None:
+    log = SigningKey.generate("go.example/log")
+    log.save(tmp_path / "log.key")
+    key = make_witness(tmp_path / "archive", log=log.verify_key)
+    with running(tmp_path / "archive", address):
+        done = subprocess.run(
+            [client, "-url", f"http://{address}", "-witness", str(key)],
+            input=(tmp_path / "log.key").read_text(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 32
