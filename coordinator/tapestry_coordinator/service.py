@@ -1,18 +1,19 @@
 """The coordinator's service: one run after the other, and the log between them.
 
-Between runs it has the log cosigned, so that its time stays fresh, and takes the
-entries of members. A run whose members are away goes on when they are back. One that
-can never succeed, or whose rounds fail at the members' cost, ends with its reason, and
-the next one begins.
+Between runs it has the log cosigned, so that its time stays fresh, takes the entries of
+members, and sends those that come back what they missed. A run whose members are away
+goes on when they are back. One that can never succeed, or whose rounds fail at the
+members' cost, ends with its reason, and the next one begins.
 """
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 from tapestry.errors import (
+    IncompleteError,
     InconsistentLog,
     PolicyError,
     QuorumError,
@@ -20,6 +21,7 @@ from tapestry.errors import (
     TapestryError,
 )
 from tapestry_coordinator import run
+from tapestry_coordinator.catching_up import LastRun, last_run
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.led_log import LedLog, open_led_log
@@ -135,19 +137,20 @@ def _end_open_round(directory: Path, grid: Grid, folder: Path) -> None:
 def tend_log(directory: Path, grid: Grid, *, until: Callable[[], bool]) -> None:
     """Have the log cosigned and take entries, until a condition holds.
 
-    It is done when members come, and every ``cosign_every`` seconds.
+    It is done when members come, and every ``cosign_every`` seconds. A member that
+    missed the end of the last run gets its results then.
     """
     every = CoordinatorSettings.read(directory / "coordinator.toml").cosign_every
     log = open_led_log(directory, grid, deadline=_COSIGN_SECONDS)
-    with closing(log):
+    with closing(log), last_run(directory, log) as last:
         here: set[str] = set()
         due = time.monotonic()
         while not until():
-            came = set(log.members.nodes())
-            if came - here or (came and time.monotonic() >= due):
-                _cosign(log, sorted(came))
+            now = set(log.members.nodes())
+            if now - here or (now and time.monotonic() >= due):
+                _serve(log, last, sorted(now), came=now - here)
                 due = time.monotonic() + every
-            here = came
+            here = now
             time.sleep(_LOOK_SECONDS)
 
 
@@ -156,9 +159,23 @@ def _after(seconds: float) -> Callable[[], bool]:
     return lambda: time.monotonic() > end
 
 
-def _cosign(log: LedLog, names: list[str]) -> None:
-    """Have the log cosigned by members; one that says nonsense is left out."""
-    present = []
+def _serve(
+    log: LedLog, last: LastRun | None, names: list[str], *, came: set[str]
+) -> None:
+    """Have the log cosigned by members, and give those that came what they missed."""
+    try:
+        if last is None:
+            log.publisher.publish(sorted(_greet(log, names)))
+        else:
+            last.serve(names, came=came)
+    except QuorumError as error:
+        _logger.info("the log waits for cosignatures: %s", error)
+    except IncompleteError as error:
+        _logger.warning("members that missed a result do not get it: %s", error)
+
+
+def _greet(log: LedLog, names: list[str]) -> Iterator[str]:
+    """Greet members before there is a result; one that says nonsense is left out."""
     for name, said in log.members.greet(names, deadline=_COSIGN_SECONDS):
         note = None if said.checkpoint is None else said.checkpoint.encode()
         try:
@@ -168,8 +185,4 @@ def _cosign(log: LedLog, names: list[str]) -> None:
         except TapestryError as error:
             _logger.warning("leaving node %s out, bad hello: %s", name, error)
         else:
-            present.append(name)
-    try:
-        log.publisher.publish(sorted(present))
-    except QuorumError as error:
-        _logger.info("the log waits for cosignatures: %s", error)
+            yield name
