@@ -34,7 +34,7 @@ from tapestry.software_digest import software_digest
 from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.log_publisher import LogPublisher
-from tapestry_coordinator.refusals import read_reply
+from tapestry_coordinator.refusals import is_at_fault, read_reply
 from tapestry_coordinator.settings import RunSettings
 
 _logger = logging.getLogger(__name__)
@@ -112,6 +112,8 @@ class NodeTracker:
             time.sleep(_PATIENCE)
 
     def _record(self, name: str, said: Identity) -> bool:
+        if is_at_fault(name, said):
+            return False
         try:
             if said.protocol != PROTOCOL:
                 raise ProtocolError(

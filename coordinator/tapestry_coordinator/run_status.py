@@ -15,7 +15,7 @@ from tapestry.software_digest import software_digest
 from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 from tapestry_coordinator.journal import Journal, JournaledRound
 from tapestry_coordinator.members_seen import SeenMember, read_members
-from tapestry_coordinator.refusals import by_round
+from tapestry_coordinator.refusals import by_round, latest
 from tapestry_coordinator.run_folders import (
     PLAN,
     PROGRESS,
@@ -105,6 +105,8 @@ class MemberStatus:
     since: str  # when that began, UTC; empty: never seen
     behind: int  # entries of the log that it lacked at its last greeting
     same_software: bool
+    refuses: str | None  # the code of what keeps it from all rounds, or from the last
+    words: str | None  # of that code
 
     def __str__(self) -> str:
         """Return it as a line of text."""
@@ -112,6 +114,8 @@ class MemberStatus:
         words = [f"{'here' if self.here else 'away'}{since}"]
         if self.here and not self.same_software:
             words.append("other software: no round that names only this one's")
+        if self.refuses is not None:
+            words.append(f"refuses: {self.refuses}, {self.words}")
         return f"{self.name:<11} {'; '.join(words)}"
 
 
@@ -191,16 +195,19 @@ def read_status(directory: Path) -> CoordinatorStatus:
 def _members(
     events: Sequence[Event], seen: Mapping[str, SeenMember]
 ) -> Iterator[MemberStatus]:
-    ours = software_digest()
+    ours, refused = software_digest(), latest(events)
     for event in events:
         if isinstance(event.body, CharterAccepted):
-            last = seen.get(event.actor)
+            last, asked = seen.get(event.actor), refused.get(event.actor)
+            why = (last and last.refuses) or (asked and asked.reason)
             yield MemberStatus(
                 name=event.actor,
                 here=last is not None and last.here,
                 since=last.changed if last else "",
                 behind=max(len(events) - last.entries, 0) if last else len(events),
                 same_software=last is None or last.software == ours,
+                refuses=why.value if why else None,
+                words=why.words if why else None,
             )
 
 

@@ -25,6 +25,7 @@ from tapestry_coordinator.catching_up import LastRun, last_run
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.led_log import LedLog, open_led_log
+from tapestry_coordinator.refusals import is_at_fault
 from tapestry_coordinator.restored_log import hear_members
 from tapestry_coordinator.run_folders import (
     PLAN,
@@ -177,6 +178,8 @@ def _serve(
 def _greet(log: LedLog, names: list[str]) -> Iterator[str]:
     """Greet members before there is a result; one that says nonsense is left out."""
     for name, said in log.members.greet(names, deadline=_COSIGN_SECONDS):
+        if is_at_fault(name, said):
+            continue
         note = None if said.checkpoint is None else said.checkpoint.encode()
         try:
             log.publisher.record_mirror_size(name, said.size, note)

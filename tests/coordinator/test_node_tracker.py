@@ -88,6 +88,16 @@ def test_rounds_that_a_node_counts_in_an_earlier_run_are_none_of_this_one() -> N
     assert tracker.tracker.applied == {"fi": 0, "fr": 2}
 
 
+def test_a_node_that_refuses_everything_is_not_there(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tracker = Tracked("fi", "fr")
+    tracker.wire.handlers["fi"] = _node("fi", refuses="records-missing")
+    assert tracker.tracker.exchange_hello(["fi", "fr"]) == ["fr"]
+    said = "node fi refuses everything: its data have no records [records-missing]"
+    assert said in caplog.text
+
+
 def test_an_absent_member_is_waited_for_once(clock: Clock) -> None:
     world = Tracked("fi", "fr", "id")
     assert world.tracker.wait_for_nodes(members=NAMES) == ["fi", "fr", "id"]

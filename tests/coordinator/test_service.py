@@ -5,6 +5,7 @@ from itertools import count
 
 import pytest
 
+from tapestry.protocol.folder_faults import FolderFault
 from tapestry.protocol.messages import (
     Identity,
     Kind,
@@ -19,6 +20,7 @@ from tapestry_governance.events.privacy_events import DataDeclared
 from tests.support.federation import NAMES, Base, Deliver, Federation, lost
 from tests.support.federation_fixtures import Found
 
+FAULT = FolderFault.RECORDS_MISSING
 ONE_SECOND = dict.fromkeys(("collect_masked_inputs", "advertise_keys"), 1)
 
 
@@ -156,6 +158,20 @@ def test_a_member_that_says_nonsense_keeps_nobody_from_cosigning(found: Found) -
     federation.wire.on("fi", Kind.HELLO, garbled, times=50)
     service.tend_log(federation.coordinator, federation.wire, until=times(3))
     assert (federation.coordinator / "log" / "public" / "checkpoint").exists()
+    assert len(federation.said(DataDeclared)) == len(NAMES) - 1
+
+
+def test_a_member_that_can_do_nothing_is_asked_nothing(found: Found) -> None:
+    federation = found()
+
+    def at_fault(_name: str, request: Message, deliver: Deliver) -> Message:
+        body = expect_body(deliver(request), Identity)
+        return encode_message(body.model_copy(update={"refuses": FAULT}))
+
+    federation.wire.on("fi", Kind.HELLO, at_fault, times=50)
+    service.tend_log(federation.coordinator, federation.wire, until=times(3))
+    asked = {e.request.kind for e in federation.wire.log if e.node == "fi"}
+    assert asked == {Kind.HELLO}
     assert len(federation.said(DataDeclared)) == len(NAMES) - 1
 
 
