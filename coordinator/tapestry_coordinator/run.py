@@ -59,6 +59,7 @@ from tapestry_coordinator.run_folders import (
     run_folder,
     write_progress,
 )
+from tapestry_coordinator.run_requests import request_in
 from tapestry_coordinator.settings import RunSettings
 from tapestry_coordinator.spot_check_responder import SpotCheckResponder
 from tapestry_coordinator.uploads import Uploads
@@ -194,16 +195,18 @@ class Run:
         if self._closed():  # a restart may have left a release or result due
             self._bring_up_to_date()
             self._release_if_due()
-        if self._closed() < self.context.settings.rounds:
+        if self._goes_on():
             check_run(
                 self.context.settings,
                 self.context.publisher.state,
                 start=self._start,
             )
             self.gate.check(self.replica, folder=self.context.tracker.held_out)
-        while self._closed() < self.context.settings.rounds:
+        while self._goes_on():
             self._try_round()
             self._release_if_due()
+        if not self._closed():  # it was ended before its first result
+            return
         self._bring_up_to_date()
         self._release()
         if self.context.settings.adapters:
@@ -211,6 +214,12 @@ class Run:
             collect_adapters(self.context, here, asked=here)
         with suppress(QuorumError):  # between runs the log is cosigned again
             self.context.publisher.publish(self.context.grid.nodes())
+
+    def _goes_on(self) -> bool:
+        """Return whether a round is left, and no operator asked to end the run."""
+        folder = run_folder(self.context.directory, self.context.settings.run_id)
+        is_left = self._closed() < self.context.settings.rounds
+        return is_left and request_in(folder) != "end"
 
     def _release_if_due(self) -> None:
         closed = self._closed()

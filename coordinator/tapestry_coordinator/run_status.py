@@ -23,17 +23,19 @@ from tapestry_coordinator.run_folders import (
     run_folder,
     waiting,
 )
+from tapestry_coordinator.run_requests import request_in
 from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_coordinator.superlink.outcome import read_outcome
 from tapestry_coordinator.superlink.tls import certificate_end
 from tapestry_governance.audit.bundle import read_small
 from tapestry_governance.events.envelope import Event, open_entry
 from tapestry_governance.events.member_events import CharterAccepted
-from tapestry_governance.events.round_events import RoundClosed
+from tapestry_governance.events.round_events import RoundClosed, RoundOpened
 from tapestry_governance.log.tile_writer import CHECKPOINT
 from tapestry_governance.log.writer import Log
 
 _TAIL = 1 << 16  # bytes of the progress file that are looked at
+_ASKED = {"end": "asked to end", "again": "asked to try again"}
 _SOON = 30  # days before a certificate's end
 
 
@@ -172,17 +174,14 @@ def read_status(directory: Path) -> CoordinatorStatus:
         ConfigError: A file is missing or invalid.
         ResourceError: A file cannot be read.
     """
-    CoordinatorSettings.read(directory / "coordinator.toml")  # or it is another folder
-    key = SigningKey.load(directory / "keys" / "log.key")
-    entries = Log.read(directory / "log", key=key)
-    events = [open_entry(entry).event for entry in entries]
+    events = _events(directory)
     seen = read_members(directory)
     cosigned = _cosigned(directory)
     times = [each.time for each in cosigned.cosignatures] if cosigned else []
     return CoordinatorStatus(
         serving=seen is not None,
         members=tuple(_members(events, seen or {})),
-        entries=len(entries),
+        entries=len(events),
         cosigned=cosigned.checkpoint.size if cosigned else 0,
         cosigners=tuple(c.witness for c in cosigned.cosignatures) if cosigned else (),
         cosigned_at=_utc(max(times)) if times else "",
@@ -190,6 +189,26 @@ def read_status(directory: Path) -> CoordinatorStatus:
         runs=tuple(_run(directory, name, events) for name in begun(directory)),
         waiting=tuple(waiting(directory)),
     )
+
+
+def runs_opened(directory: Path) -> list[str]:
+    """List the runs of which the log opened a round, the newest last.
+
+    Raises:
+        ConfigError: A file is missing or invalid.
+        ResourceError: A file cannot be read.
+    """
+    found: dict[str, None] = {}
+    for event in _events(directory):
+        if isinstance(event.body, RoundOpened):
+            found[event.body.manifest.run_id] = None
+    return list(found)
+
+
+def _events(directory: Path) -> list[Event]:
+    CoordinatorSettings.read(directory / "coordinator.toml")  # or it is another folder
+    key = SigningKey.load(directory / "keys" / "log.key")
+    return [open_entry(each).event for each in Log.read(directory / "log", key=key)]
 
 
 def _members(
@@ -258,13 +277,19 @@ def _run(directory: Path, name: str, events: Sequence[Event]) -> RunStatus:
         run_id=name,
         planned=settings.rounds,
         end=end_words,
-        doing="" if end_words else _doing(folder / PROGRESS),
+        doing="" if end_words else _doing(folder),
         rounds=tuple(rounds),
     )
 
 
-def _doing(path: Path) -> str:
-    """Return the last step that a run told of."""
+def _doing(folder: Path) -> str:
+    """Return the last step that a run told of, and what its operator asked."""
+    asked = request_in(folder)
+    step = _last_step(folder / PROGRESS)
+    return "; ".join(filter(None, (step, asked and _ASKED[asked])))
+
+
+def _last_step(path: Path) -> str:
     if not path.exists():
         return ""
     with path.open("rb") as file:

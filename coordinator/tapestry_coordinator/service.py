@@ -34,6 +34,12 @@ from tapestry_coordinator.run_folders import (
     unfinished,
     waiting,
 )
+from tapestry_coordinator.run_requests import (
+    begin_again,
+    is_asked_again,
+    request_in,
+    settle,
+)
 from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_coordinator.superlink.outcome import Outcome, write_outcome
 
@@ -57,21 +63,29 @@ def main(directory: Path, grid: Grid) -> None:
     hear_members(directory, grid)
     pause = _FIRST_PAUSE
     while True:
-        run_id = unfinished(directory) or begin_next(directory)
+        run_id = (
+            unfinished(directory) or begin_again(directory) or begin_next(directory)
+        )
         if run_id is None:
-            tend_log(directory, grid, until=lambda: bool(waiting(directory)))
+            tend_log(directory, grid, until=lambda: _has_work(directory))
         elif finish_run(directory, grid, run_id):
             pause = _FIRST_PAUSE
         else:
-            tend_log(directory, grid, until=_after(pause))
+            folder = run_folder(directory, run_id)
+            tend_log(directory, grid, until=_after(pause, unless=folder))
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _has_work(directory: Path) -> bool:
+    return bool(waiting(directory)) or is_asked_again(directory)
 
 
 def finish_run(directory: Path, grid: Grid, run_id: str) -> bool:
     """Finish a run, and write how it ended; return False if it is to be tried again.
 
     Guarantees:
-        A run that ended has no open round in the log. Rounds that fail are not tried
+        A run that ended has no open round in the log. One that its operator asked to
+        end does not wait for others any more. Rounds that fail are not tried
         for ever: members pay for at most five more than the plan has.
 
     Raises:
@@ -79,6 +93,8 @@ def finish_run(directory: Path, grid: Grid, run_id: str) -> bool:
         ResourceError: The machine fails; the run has not ended.
     """
     folder, failure = run_folder(directory, run_id), None
+    if request_in(folder) == "again":
+        settle(folder)
     try:
         _check_paid(directory, grid, folder)
         run.main(directory, grid)
@@ -87,15 +103,23 @@ def finish_run(directory: Path, grid: Grid, run_id: str) -> bool:
     except TapestryError as error:
         if isinstance(error, ResourceError) and error.code not in _DAMAGED:
             raise
-        if error.code in _WAITING:
+        if error.code in _WAITING and request_in(folder) != "end":
             _logger.warning("run %s waits: %s", run_id, error)
             return False
         failure = error
     if failure is not None:
         _logger.warning("run %s ended: %s [%s]", run_id, failure, failure.code)
         _end_open_round(directory, grid, folder)
-    write_outcome(folder, Outcome() if failure is None else Outcome.of(failure))
+    write_outcome(folder, _outcome(folder, failure))
+    settle(folder)
     return True
+
+
+def _outcome(folder: Path, failure: TapestryError | None) -> Outcome:
+    if failure is not None:
+        return Outcome.of(failure)
+    is_asked = request_in(folder) == "end"
+    return Outcome(message="ended as its operator asked" if is_asked else "")
 
 
 def _check_paid(directory: Path, grid: Grid, folder: Path) -> None:
@@ -155,9 +179,10 @@ def tend_log(directory: Path, grid: Grid, *, until: Callable[[], bool]) -> None:
             time.sleep(_LOOK_SECONDS)
 
 
-def _after(seconds: float) -> Callable[[], bool]:
+def _after(seconds: float, *, unless: Path) -> Callable[[], bool]:
+    """Return what says that the time is over, or that an operator asked for a run."""
     end = time.monotonic() + seconds
-    return lambda: time.monotonic() > end
+    return lambda: time.monotonic() > end or request_in(unless) is not None
 
 
 def _serve(
