@@ -111,6 +111,10 @@ def is_asked_again(directory: Path) -> bool:
 
 
 def _folder_of(directory: Path, run_id: str) -> Path:
+    if run_id in waiting(directory):
+        raise ConfigError(
+            f"run {run_id} has not begun; it does in its turn", code="run-waits"
+        )
     if run_id not in begun(directory):
         known = ", ".join([*begun(directory), *waiting(directory)]) or "none"
         raise ConfigError(

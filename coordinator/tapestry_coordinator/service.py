@@ -13,7 +13,6 @@ from contextlib import closing
 from pathlib import Path
 
 from tapestry.errors import (
-    IncompleteError,
     InconsistentLog,
     PolicyError,
     QuorumError,
@@ -194,9 +193,13 @@ def _serve(
             log.publisher.publish(sorted(_greet(log, names)))
         else:
             last.serve(names, came=came)
+    except InconsistentLog:
+        raise
     except QuorumError as error:
         _logger.info("the log waits for cosignatures: %s", error)
-    except IncompleteError as error:
+    except TapestryError as error:  # of an ended run's files: the next one needs none
+        if isinstance(error, ResourceError) and error.code not in _DAMAGED:
+            raise
         _logger.warning("members that missed a result do not get it: %s", error)
 
 

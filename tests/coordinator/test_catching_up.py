@@ -6,6 +6,7 @@ import pytest
 
 from tapestry.protocol.messages import Kind
 from tapestry_coordinator import run_folders, service
+from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.superlink.outcome import Outcome, write_outcome
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
 from tests.support.federation import NAMES, Base, Federation, lost
@@ -124,7 +125,7 @@ def test_one_that_does_not_take_a_round_gets_none_after_it(found: Found) -> None
     assert node.replica.release_digest == released(federation).model_digest
 
 
-@pytest.mark.parametrize("lacking", ["journal.db", "run.toml", "sums"])
+@pytest.mark.parametrize("lacking", ["journal.db", "run.toml", "sums", "result"])
 def test_a_run_whose_files_are_gone_costs_the_service_nothing(
     found: Found, lacking: str
 ) -> None:
@@ -132,7 +133,11 @@ def test_a_run_whose_files_are_gone_costs_the_service_nothing(
     leave_in_the_last_round(federation, "fi", rounds=2)
     end(federation)
     folder = federation.run_folder
-    if lacking == "sums":
+    if lacking == "result":  # it is there, and is none
+        journal = Journal(folder)
+        journal.store_result(2, b"{}")
+        journal.close()
+    elif lacking == "sums":
         for path in (folder / lacking).iterdir():
             path.unlink()
     else:

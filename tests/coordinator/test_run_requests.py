@@ -58,6 +58,8 @@ def test_a_run_that_waits_can_be_ended_and_one_that_ended_cannot(
     queue(tmp_path, "run-2")
     ask_to_end(tmp_path, "run-2")
     assert request_in(tmp_path / "queue" / "run-2") == "end"
+    with refused(ConfigError, "run-waits"):
+        ask_again(tmp_path, "run-2", opened=[])
     write_outcome(run_folder(tmp_path, "run-1"), Outcome())
     with refused(ConfigError, "run-ended"):
         ask_to_end(tmp_path, "run-1")
