@@ -1,6 +1,7 @@
 """What a federation costs beside the training: its start, and rounds without work.
 
-    python benchmarks/rounds.py [--nodes 8] [--rounds 11] [--poll 0.5] [--json]
+    python benchmarks/rounds.py [--nodes 8] [--rounds 11] [--poll 0.5] [--restarts]
+        [--json]
 
 Each party is a process of its own in a folder of its own, over TLS on this machine: the
 nodes, and ``tapestry coordinator run`` with its SuperLink. They are founded by the
@@ -15,6 +16,13 @@ to the first closed round. From one opening to the next, in the median:
 ``empty_round_s``, ``empty_round_cpu_s`` of all processes; in the mean ``exchanges``,
 the receipts of a node.
 ``hello_s`` is from the start of one node, with the others idle, to its answer.
+
+With ``--restarts`` nothing of that, but what a death costs, in the middle of a round,
+in the median of three: from SIGKILL to the first cosignature that a node gives next,
+which it is asked for when its hello was accepted. ``restart_s`` is of the service's
+process; what it leaves behind is killed, and after the seconds of the unit in
+``deploy/systemd`` it is started again, as systemd would. ``superlink_restart_s`` is of
+the SuperLink alone, which the service starts again.
 """
 
 import argparse
@@ -22,6 +30,7 @@ import ctypes
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -32,7 +41,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +56,8 @@ from tapestry_coordinator.superlink.outcome import read_outcome
 from tapestry_demo import local_federation, scenario
 from tapestry_governance.events.federation_events import GivenBase
 
+UNIT = Path(__file__).parent.parent / "deploy/systemd/tapestry-coordinator.service"
+DEATHS = 3
 WORK = Path(__file__).parent / "work" / "rounds"
 RECORDS = 60
 SECONDS = 600.0  # that anything may take
@@ -326,12 +337,83 @@ def _hello(site: Parties) -> dict[str, Any]:
     return {"hello_s": seconds, "hello_without_torch": "libtorch" not in maps}
 
 
+def measure_restarts(site: Parties) -> dict[str, Any]:
+    """Kill the service and its SuperLink by turns, each in the middle of a round."""
+    pause = re.search(r"^RestartSec=(\d+)$", UNIT.read_text("utf-8"), re.MULTILINE)
+    if pause is None:
+        sys.exit(f"{UNIT} has no RestartSec")
+    for folder in [*site.nodes, site.coordinator]:
+        role = "coordinator" if folder == site.coordinator else "node"
+        site.start(folder, role)
+    seconds: dict[str, list[float]] = {"restart_s": [], "superlink_restart_s": []}
+    for _ in range(DEATHS):
+        began = _in_mid_round(site)
+        _kill_service(site)
+        time.sleep(int(pause[1]))
+        site.start(site.coordinator, "coordinator")
+        seconds["restart_s"].append(_until_served(site, began))
+        began = _in_mid_round(site)
+        _superlink(site).kill()
+        seconds["superlink_restart_s"].append(_until_served(site, began))
+    found: dict[str, Any] = {k: statistics.median(v) for k, v in seconds.items()}
+    ranges = {f"{k}_range": [min(v), max(v)] for k, v in seconds.items()}
+    return found | ranges | {"restart_pause_s": int(pause[1])}
+
+
+def _in_mid_round(site: Parties) -> float:
+    """Wait for the next round's uploads, after one that was closed; return the time."""
+    closed = site.count("close")
+    site.wait("a round", lambda: site.count("close") > closed)
+    site.wait("uploads", lambda: _stage(site) == "collect_masked_inputs", step=0.005)
+    return time.monotonic()
+
+
+def _stage(site: Parties) -> str:
+    said = [e["round_stage"] for e in site.events() if "round_stage" in e]
+    return str(said[-1]) if said else ""
+
+
+def _kill_service(site: Parties) -> None:
+    """Kill the service's process, and what it leaves behind, as systemd does."""
+    process = site.processes.pop(site.coordinator.name)
+    left = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    for each in left:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    psutil.wait_procs(left, timeout=60)
+
+
+def _superlink(site: Parties) -> psutil.Process:
+    leader = psutil.Process(site.processes[site.coordinator.name].pid)
+    (found,) = (
+        each
+        for each in leader.children(recursive=True)
+        if "flower-superlink" in " ".join(each.cmdline())
+    )
+    return found
+
+
+def _until_served(site: Parties, began: float) -> float:
+    """Wait for a cosignature beyond those so far; return the seconds since a death."""
+    before = {n: c["cosignature"] for n, c in site.receipts().items()}
+
+    def is_served() -> bool:
+        now = site.receipts()
+        return any(now[name]["cosignature"] > n for name, n in before.items())
+
+    site.wait("a cosignature", is_served)
+    return time.monotonic() - began
+
+
 def main() -> None:
     """Do what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nodes", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--poll", default="0.5", help="poll_seconds of the nodes")
+    parser.add_argument("--restarts", action="store_true", help="measure deaths alone")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     software_digest()
@@ -339,12 +421,15 @@ def main() -> None:
     site = found(
         WORK.absolute(),
         nodes=arguments.nodes,
-        rounds=arguments.rounds,
+        rounds=10 * DEATHS if arguments.restarts else arguments.rounds,
         poll=arguments.poll,
     )
     with running(site):
         load = os.getloadavg()[0]
-        figures = measure(site, rounds=arguments.rounds)
+        if arguments.restarts:
+            figures = measure_restarts(site)
+        else:
+            figures = measure(site, rounds=arguments.rounds)
     figures |= {"nodes": arguments.nodes, "load_before": load}
     for name, value in figures.items():
         print(f"{name}: {value}", file=sys.stderr)

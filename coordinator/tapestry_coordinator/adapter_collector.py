@@ -2,7 +2,7 @@
 
 import errno
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from tapestry.artifacts import manifest
@@ -26,19 +26,29 @@ from tapestry_governance.events.model_events import AdapterPublished
 _logger = logging.getLogger(__name__)
 
 
-def collect_adapters(run: RunContext) -> None:
-    """Announce the last release to the nodes, and keep the adapters they publish."""
+def collect_adapters(
+    run: RunContext, here: Sequence[str], *, asked: Collection[str]
+) -> None:
+    """Announce the last release to nodes, and keep the adapters they publish.
+
+    Args:
+        run: The run that gave the release.
+        here: The nodes that cosign what the adapters stand on.
+        asked: Those of them that it is announced to.
+
+    Raises:
+        QuorumError: Fewer cosign than the trust policy asks for.
+    """
     state = run.publisher.state
     latest = state.released.last
     if latest is None:
         return
-    here = run.tracker.wait_for_nodes()
     checkpoint = run.publisher.publish(here).decode()
     request = encode_message(
         PublishAdapterRequest(name=latest.name, checkpoint=checkpoint)
     )
     done = {*state.publishers.values(), *state.left}
-    present = [name for name in here if name not in done]
+    present = [name for name in here if name in asked and name not in done]
     waited = run.settings.deadlines.publish_adapter
     for node, reply in run.grid.exchange(
         dict.fromkeys(present, request), deadline=waited

@@ -15,7 +15,7 @@ from tapestry_coordinator.founding_commands import (
     open_command,
     renew,
 )
-from tapestry_coordinator.run_commands import bundle, plan, run, submit
+from tapestry_coordinator.run_commands import bundle, end, plan, retry, run, submit
 
 
 @click.group(cls=CommandGroup)
@@ -28,6 +28,8 @@ app.add_command(charter)
 app.add_command(open_command)
 app.add_command(plan)
 app.add_command(run)
+app.add_command(end)
+app.add_command(retry)
 app.add_command(bundle)
 app.add_command(submit)
 app.add_command(renew)

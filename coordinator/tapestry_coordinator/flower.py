@@ -110,11 +110,19 @@ class FlowerGrid:
     def __init__(self, flower: Flower) -> None:
         self._flower = flower
         self._online: dict[int, str] = {}  # when each was activated last
+        self._listed: dict[int, str] = {}  # likewise, when ``nodes`` was asked last
 
     def nodes(self) -> list[str]:
-        """Return the ids of the connections that are online, in order."""
+        """Return the ids of the connections that are online, in order.
+
+        One that was activated anew since the last call is left out of one list: its
+        process has ended in between, however quickly another one came.
+        """
         self._look()
-        return sorted(map(str, self._online))
+        before, self._listed = self._listed, self._online
+        return sorted(
+            str(i) for i, at in self._online.items() if before.get(i, at) == at
+        )
 
     def _look(self) -> None:
         infos = list(self._flower.get_nodes())

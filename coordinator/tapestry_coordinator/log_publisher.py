@@ -223,8 +223,8 @@ class LogPublisher:
 
         What lies in the inbox goes first. Witnesses that are no members are asked if
         the quorum cannot do without them, or if the publication is ``unhurried``: no
-        round waits for it. Nodes may send entries with their cosignature (a declaration of
-        their data); then the log grows and is cosigned once more. A node that sends
+        round waits for it. Nodes may send entries with their cosignature (a declaration
+        of their data); then the log grows and is cosigned once more. A node that sends
         entries without end does not delay the others: each pass takes a few of each
         node, and an entry that was refused is not checked again.
 

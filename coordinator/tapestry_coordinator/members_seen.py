@@ -15,6 +15,7 @@ from pydantic import Field
 
 from tapestry.errors import ResourceError, TapestryError
 from tapestry.inputs.plain_file import read_plain
+from tapestry.protocol.folder_faults import FolderFault
 from tapestry.protocol.messages import Identity
 from tapestry.schema import Digest, Name, Strict
 from tapestry.storage import durable_files
@@ -33,6 +34,7 @@ class SeenMember(Strict):
     changed: Annotated[str, Field(pattern="^[0-9T:+-]{20,30}$")]
     software: Digest  # by its last greeting
     entries: Annotated[int, Field(ge=0)]  # of the log, that it had then
+    refuses: FolderFault | None  # everything, by its last greeting
 
 
 class _SeenMembers(Strict):
@@ -66,6 +68,7 @@ class MembersFile:
                 changed=before.changed if before and before.here else now,
                 software=said.software,
                 entries=said.size,
+                refuses=said.refuses,
             )
         if known == self._known:
             return

@@ -34,7 +34,7 @@ from tapestry.software_digest import software_digest
 from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.log_publisher import LogPublisher
-from tapestry_coordinator.refusals import read_reply
+from tapestry_coordinator.refusals import is_at_fault, read_reply
 from tapestry_coordinator.settings import RunSettings
 
 _logger = logging.getLogger(__name__)
@@ -112,6 +112,8 @@ class NodeTracker:
             time.sleep(_PATIENCE)
 
     def _record(self, name: str, said: Identity) -> bool:
+        if is_at_fault(name, said):
+            return False
         try:
             if said.protocol != PROTOCOL:
                 raise ProtocolError(
@@ -132,18 +134,25 @@ class NodeTracker:
             _logger.warning("node %s runs other software, %s", name, said.software)
         self.software[name] = said.software
         (self.rests.add if said.rests else self.rests.discard)(name)
-        self.applied[name], self.asks[name] = said.applied, set(said.asks)
+        begins = self.publisher.state.runs.get(self.settings.run_id, 0)
+        # The node counts in the newest run that it mirrors, and that may be another.
+        self.applied[name] = said.applied if said.size > begins else 0
+        self.asks[name] = set(said.asks)
         self.has_held_out.discard(name)
         if said.held_out == self.gate.held_out:
             self.has_held_out.add(name)
         return True
 
     def catch_up(self, names: list[str]) -> None:
-        """Send each node the results that it missed."""
+        """Send each node the results that it missed, up to one that it does not take.
+
+        A node that took a round without the one before would never see that one.
+        """
         for row in self.journal.rounds():
             if row.status == "closed":
                 late = [n for n in names if self.applied.get(n, 0) < row.number]
                 self.send_result(row.number, late)
+                names = [n for n in names if self.applied.get(n, 0) >= row.number]
 
     def send_result(self, round_number: int, names: list[str]) -> None:
         """Send a closed round's transcript and sum.

@@ -3,12 +3,14 @@
 A node signs the code of a reason for the log, and nothing else.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tapestry.errors import ProtocolError
 from tapestry.protocol.messages import (
     BodyT,
+    Identity,
     Kind,
     Message,
     Reason,
@@ -17,8 +19,12 @@ from tapestry.protocol.messages import (
 )
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry_governance.events.envelope import Event
-from tapestry_governance.events.round_events import ContributionRefused
+from tapestry_governance.events.round_events import (
+    ContributionCommitted,
+    ContributionRefused,
+)
 
+_logger = logging.getLogger(__name__)
 _LEAST = 2  # final refusals that may end a run
 
 
@@ -35,6 +41,25 @@ def read_reply(reply: Message, want: type[BodyT]) -> BodyT:
             f"it refuses: {reason.words} ({reason.value})", code="request-refused"
         )
     return expect_body(reply, want)
+
+
+def is_at_fault(name: str, said: Identity) -> bool:
+    """Say whether a node can do nothing, and log why: it is asked nothing then."""
+    if said.refuses is not None:
+        text = "node %s refuses everything: %s [%s]"
+        _logger.warning(text, name, said.refuses.words, said.refuses)
+    return said.refuses is not None
+
+
+def latest(events: Sequence[Event]) -> dict[str, ContributionRefused]:
+    """Find the members that refused the last round that they were asked for."""
+    found: dict[str, ContributionRefused] = {}
+    for event in events:
+        if isinstance(event.body, ContributionRefused):
+            found[event.actor] = event.body
+        elif isinstance(event.body, ContributionCommitted):
+            found.pop(event.actor, None)
+    return found
 
 
 def in_words(refused: Mapping[str, Reason], *, asked: int) -> str:

@@ -19,6 +19,7 @@ from tapestry.model.release_draft import ReleaseDraft
 from tapestry.model.replica import Replica
 from tapestry.storage import durable_files
 from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry.workloads.base import Workload
 from tapestry_coordinator.log_publisher import event_of
 from tapestry_coordinator.run_context import RunContext
 from tapestry_governance.events.model_events import ReleasePublished
@@ -26,7 +27,7 @@ from tapestry_governance.events.round_events import RoundClosed, RoundOpened
 from tapestry_governance.log.writer import Log
 
 
-def release(run: RunContext, replica: Replica) -> None:
+def release(run: RunContext, replica: Replica, workload: Workload) -> None:
     """Publish the current base, unless it is published already.
 
     Raises:
@@ -40,7 +41,8 @@ def release(run: RunContext, replica: Replica) -> None:
     latest, last = state.released.last, (closed.run_id, closed.round_number)
     if latest is None or (latest.run_id, latest.round_number) != last:
         previous = None if latest is None else latest.name
-        index = _publish(run, replica, closed, previous=previous)
+        draft = _draft(run, replica, closed, workload)
+        index = _publish(run, draft, closed, previous=previous)
     else:
         index = latest.index
     name = f"base-{len(run.publisher.state.releases)}"
@@ -50,9 +52,9 @@ def release(run: RunContext, replica: Replica) -> None:
         attach_proof(folder, log=run.log, index=index, trust=run.publisher.in_force)
 
 
-def _publish(
-    run: RunContext, replica: Replica, closed: RoundClosed, *, previous: str | None
-) -> int:
+def _draft(
+    run: RunContext, replica: Replica, closed: RoundClosed, workload: Workload
+) -> ReleaseDraft:
     state = run.publisher.state
     name = f"base-{len(state.releases) + 1}"
     run.notify({"stage": "release", "text": name})
@@ -64,14 +66,20 @@ def _publish(
             f"entry {at} of the log is {first.type}, want {RoundOpened.type}",
             code="opening-entry-missing",
         )
-    draft = ReleaseDraft(
+    return ReleaseDraft(
         name=name,
         round_number=closed.round_number,
         first=first.manifest,
         replica=replica,
-        given=run.workload.given,
-        card_fields=run.workload.card_fields,
+        given=workload.given,
+        card_fields=workload.card_fields,
     )
+
+
+def _publish(
+    run: RunContext, draft: ReleaseDraft, closed: RoundClosed, *, previous: str | None
+) -> int:
+    name = draft.name
     write_files(run.directory / "releases" / name, draft)
     return run.publisher.append_event(
         ReleasePublished(

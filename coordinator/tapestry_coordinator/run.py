@@ -6,13 +6,12 @@ died is aborted in the log, and the run goes on with the next number, since a no
 uploaded joins no second attempt.
 """
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tapestry.errors import (
     ConfigError,
@@ -31,19 +30,18 @@ from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import Result
 from tapestry.protocol.stages import RoundStage
 from tapestry.secagg.server import Unmasked
-from tapestry.storage import durable_files
 from tapestry.workloads.base import Workload
 from tapestry.workloads.workload_registry import open_workload
 from tapestry_coordinator import release_publisher
 from tapestry_coordinator import round as rounds
 from tapestry_coordinator.acceptance_gate import AcceptanceGate
 from tapestry_coordinator.adapter_collector import collect_adapters
+from tapestry_coordinator.catching_up import bring_up_to_date
 from tapestry_coordinator.closing_event import closing_of, reason_of
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.led_log import open_led_log
 from tapestry_coordinator.log_publisher import event_of
-from tapestry_coordinator.node_tracker import NodeTracker
 from tapestry_coordinator.refusals import end_the_run, in_words
 from tapestry_coordinator.round import Notify, RoundContext, RoundOutcome
 from tapestry_coordinator.round_plan import (
@@ -59,7 +57,9 @@ from tapestry_coordinator.run_folders import (
     PROGRESS,
     current,
     run_folder,
+    write_progress,
 )
+from tapestry_coordinator.run_requests import request_in
 from tapestry_coordinator.settings import RunSettings
 from tapestry_coordinator.spot_check_responder import SpotCheckResponder
 from tapestry_coordinator.uploads import Uploads
@@ -71,16 +71,6 @@ from tapestry_governance.events.round_events import (
 
 _logger = logging.getLogger(__name__)
 _FAILURES = 5  # aborted rounds in a row after which the run stops
-
-
-def write_progress(path: Path, event: dict[str, Any]) -> None:
-    """Append an event to a file that another process can follow.
-
-    Raises:
-        ResourceError: The disk is full, or the file cannot be written.
-    """
-    with durable_files.write_errors(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(event) + "\n")
 
 
 def main(
@@ -170,25 +160,13 @@ class Run:
         held_out = read_held_out(folder / HELD_OUT, evaluation)
         journal = Journal(folder)
         log = open_led_log(directory, grid, deadline=settings.deadlines.cosign)
-        nodes, publisher = log.members, log.publisher
-        tracker = NodeTracker(
+        self.workload = workload
+        self.context = RunContext.over(
+            log,
+            directory,
             settings=settings,
-            grid=nodes,
-            publisher=publisher,
             journal=journal,
-            held_out=folder / HELD_OUT,
             gate=gate_inputs(evaluation, held_out),
-        )
-        self.context = RunContext(
-            directory=directory,
-            settings=settings,
-            workload=workload,
-            grid=nodes,
-            trust=log.trust,
-            log=publisher.log,
-            journal=journal,
-            publisher=publisher,
-            tracker=tracker,
             notify=notify,
         )
         scorer = Scorer(workload=workload, evaluation=evaluation, held_out=held_out)
@@ -197,7 +175,10 @@ class Run:
         self.gate = AcceptanceGate(scorer=scorer, journal=journal)
         self.uploads = Uploads(folder)
         self.responder = SpotCheckResponder(
-            directory, tracker=tracker, journal=journal, uploads=self.uploads
+            directory,
+            tracker=self.context.tracker,
+            journal=journal,
+            uploads=self.uploads,
         )
         self.replica = Replica.start(workload.given)
         self._failures, self._opened = 0, False  # in a row; whether one was opened
@@ -214,21 +195,31 @@ class Run:
         if self._closed():  # a restart may have left a release or result due
             self._bring_up_to_date()
             self._release_if_due()
-        if self._closed() < self.context.settings.rounds:
+        if self._goes_on():
             check_run(
                 self.context.settings,
                 self.context.publisher.state,
                 start=self._start,
             )
             self.gate.check(self.replica, folder=self.context.tracker.held_out)
-        while self._closed() < self.context.settings.rounds:
+        while self._goes_on():
             self._try_round()
             self._release_if_due()
+        if not self._closed():  # it was ended before its first result
+            return
         self._bring_up_to_date()
         self._release()
         if self.context.settings.adapters:
-            collect_adapters(self.context)
-        self.context.publisher.publish(self.context.grid.nodes())
+            here = self.context.tracker.wait_for_nodes()
+            collect_adapters(self.context, here, asked=here)
+        with suppress(QuorumError):  # between runs the log is cosigned again
+            self.context.publisher.publish(self.context.grid.nodes())
+
+    def _goes_on(self) -> bool:
+        """Return whether a round is left, and no operator asked to end the run."""
+        folder = run_folder(self.context.directory, self.context.settings.run_id)
+        is_left = self._closed() < self.context.settings.rounds
+        return is_left and request_in(folder) != "end"
 
     def _release_if_due(self) -> None:
         closed = self._closed()
@@ -238,33 +229,24 @@ class Run:
     def _release(self) -> None:
         """Publish the base, and erase the uploads that led to it."""
         try:
-            release_publisher.release(self.context, self.replica)
+            release_publisher.release(self.context, self.replica, self.workload)
         except QuorumError:  # too many lack the result, or chunks that they ask for
             self._bring_up_to_date()
-            release_publisher.release(self.context, self.replica)
+            release_publisher.release(self.context, self.replica, self.workload)
         for number in self.uploads.rounds():
             self.uploads.forget(number)
 
     def _bring_up_to_date(self, *, then_opens: bool = False) -> list[str]:
-        """Send the nodes that are online the log, results and chunks that they lack.
+        """Wait for nodes, and send them what they lack; returns those that are there.
 
-        A node cosigns no release without the result of its round. So if too few
-        cosign, results go first, under the last published checkpoint. Where a round
-        opens next, a log that all have cosigned as it is waits for the opening, with
-        which nodes hand in their entries; before a release they have to do so here.
+        Where a round opens next, a log that all have cosigned as it is waits for the
+        opening, with which nodes hand in their entries; before a release they have to
+        do so here.
         """
         present = self.context.tracker.wait_for_nodes(
             members=self.context.publisher.state.active
         )
-        try:
-            if not (then_opens and self.context.publisher.is_cosigned(present)):
-                self.context.publisher.publish(present, unhurried=True)
-        except QuorumError:
-            self.context.tracker.catch_up(present)
-            self.responder.respond(present)
-            self.context.publisher.publish(present)
-        self.context.tracker.catch_up(present)
-        self.responder.respond(present)
+        bring_up_to_date(self.responder, present, then_opens=then_opens)
         return present
 
     def _closed(self) -> int:
@@ -314,7 +296,7 @@ class Run:
                 journal.load_sum(number),
                 survivors=len(result.transcript.uploads),
                 manifest=manifest,
-                layout=self.context.workload.layout(manifest.training),
+                layout=self.workload.layout(manifest.training),
             )
         here = (self.replica.digest, self.replica.release_digest)
         if here != (closed.base_after, closed.release_digest):
@@ -417,7 +399,7 @@ class Run:
     def _start(self) -> StartingPoint:
         return StartingPoint(
             model_digest=self.replica.digest,
-            workload=self.context.workload,
+            workload=self.workload,
             gate=self.context.tracker.gate,
         )
 

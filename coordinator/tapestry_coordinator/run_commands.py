@@ -200,6 +200,49 @@ def submit(folder: Path, files: tuple[Path, ...], as_json: bool) -> None:
 
 @click.command(cls=Command)
 @folder_argument
+@click.argument("name", cls=Argument, metavar="RUN", help="The run's name.")
+@as_json
+def end(folder: Path, name: str, as_json: bool) -> None:
+    """End a run when its round has ended, release what it gave, and begin the next.
+
+    The service does so, or its next start. Members that are away are not waited for.
+    """
+    from tapestry_coordinator.run_requests import ask_to_end
+
+    ask_to_end(folder, name)
+    _say_asked(folder, name, "end", as_json=as_json)
+
+
+@click.command(cls=Command)
+@folder_argument
+@click.argument("name", cls=Argument, metavar="RUN", help="The run's name.")
+@as_json
+def retry(folder: Path, name: str, as_json: bool) -> None:
+    """Try a run again that failed, or one that waits at once.
+
+    It goes on where it was left, as long as the log has not gone on with another run.
+    What a failed round cost its members stays spent.
+    """
+    from tapestry_coordinator.run_requests import ask_again
+    from tapestry_coordinator.run_status import runs_opened
+
+    ask_again(folder, name, opened=runs_opened(folder))
+    _say_asked(folder, name, "retry", as_json=as_json)
+
+
+def _say_asked(folder: Path, name: str, verb: str, *, as_json: bool) -> None:
+    from tapestry_coordinator.superlink.outcome import is_worked_on
+
+    serving = is_worked_on(folder)
+    if as_json:
+        console.say_json({"run": name, "asked": verb, "serving": serving})
+        return
+    when = "of the service that runs" if serving else "of the next start"
+    console.say(f"{verb:<8}run {name} is asked {when}")
+
+
+@click.command(cls=Command)
+@folder_argument
 @click.option(
     "--output", "-o", type=PATH, metavar="DIR", required=True, help="The new bundle."
 )

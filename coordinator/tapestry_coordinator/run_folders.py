@@ -10,7 +10,9 @@
 One federation has one log and many runs on it, one after the other.
 """
 
+import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -84,6 +86,16 @@ def current(directory: Path) -> str:
             code="run-missing",
         )
     return unfinished(directory) or names[-1]
+
+
+def write_progress(path: Path, event: dict[str, Any]) -> None:
+    """Append an event to a file that another process can follow.
+
+    Raises:
+        ResourceError: The disk is full, or the file cannot be written.
+    """
+    with durable_files.write_errors(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(event) + "\n")
 
 
 def _names(folder: Path) -> list[str]:

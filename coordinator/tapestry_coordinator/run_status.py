@@ -15,8 +15,9 @@ from tapestry.software_digest import software_digest
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 from tapestry_coordinator.journal import Journal, JournaledRound
+from tapestry_coordinator.log_reader import read_log
 from tapestry_coordinator.members_seen import SeenMember, read_members
-from tapestry_coordinator.refusals import by_round
+from tapestry_coordinator.refusals import by_round, latest
 from tapestry_coordinator.run_folders import (
     PLAN,
     PROGRESS,
@@ -24,20 +25,22 @@ from tapestry_coordinator.run_folders import (
     run_folder,
     waiting,
 )
+from tapestry_coordinator.run_requests import request_in
 from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_coordinator.superlink.outcome import read_outcome
 from tapestry_coordinator.superlink.tls import certificate_end
 from tapestry_governance.audit.bundle import read_small
 from tapestry_governance.events.envelope import Event, open_entry
-from tapestry_governance.events.member_events import CharterAccepted
-from tapestry_governance.events.round_events import RoundClosed
+from tapestry_governance.events.round_events import RoundClosed, RoundOpened
 from tapestry_governance.log.tile_writer import CHECKPOINT
 from tapestry_governance.log.turns import Turns
 from tapestry_governance.log.writer import Log
 from tapestry_governance.rules.federation_state import FederationState
-from tapestry_governance.rules.replay import apply_all
+from tapestry_governance.rules.settlement import settle
+from tapestry_governance.rules.vote_rules import votes_for, votes_needed
 
 _TAIL = 1 << 16  # bytes of the progress file that are looked at
+_ASKED = {"end": "asked to end", "again": "asked to try again"}
 _SOON = 30  # days before a certificate's end
 
 
@@ -109,6 +112,8 @@ class MemberStatus:
     since: str  # when that began, UTC; empty: never seen
     behind: int  # entries of the log that it lacked at its last greeting
     same_software: bool
+    refuses: str | None  # the code of what keeps it from all rounds, or from the last
+    words: str | None  # of that code
 
     def __str__(self) -> str:
         """Return it as a line of text."""
@@ -116,6 +121,8 @@ class MemberStatus:
         words = [f"{'here' if self.here else 'away'}{since}"]
         if self.here and not self.same_software:
             words.append("other software: no round that names only this one's")
+        if self.refuses is not None:
+            words.append(f"refuses: {self.refuses}, {self.words}")
         return f"{self.name:<11} {'; '.join(words)}"
 
 
@@ -129,6 +136,7 @@ class CoordinatorStatus:
     cosigned: int  # entries under the newest published checkpoint
     cosigners: tuple[str, ...]  # of it, members
     outside: tuple[str, ...]  # of it, witnesses that are no members
+    votes: tuple[str, ...]  # that are open
     cosigned_at: str  # by the latest of their clocks, UTC; empty: never
     certificate_days: int | None  # left; None without a certificate
     runs: tuple[RunStatus, ...]
@@ -160,6 +168,7 @@ class CoordinatorStatus:
             if self.outside:
                 by += f" and by {', '.join(self.outside)}"
             yield f"{self.cosigned} are cosigned by {by} at {self.cosigned_at}"
+        yield from (f"vote on {each}" for each in self.votes)
         if self.certificate_days is not None and self.certificate_days <= _SOON:
             said = f"the certificate ends in {self.certificate_days} days"
             yield f"{said}: tapestry coordinator renew"
@@ -175,21 +184,18 @@ def read_status(directory: Path) -> CoordinatorStatus:
         ConfigError: A file is missing or invalid.
         ResourceError: A file cannot be read.
     """
-    CoordinatorSettings.read(directory / "coordinator.toml")  # or it is another folder
-    key = SigningKey.load(directory / "keys" / "log.key")
-    entries = Log.read(directory / "log", key=key)
+    logged, entries = read_log(directory)
+    state = settle(logged, seen=len(entries))
     events = [open_entry(entry).event for entry in entries]
     seen = read_members(directory)
-    state = apply_all(None, entries)
-    cosigned, outsiders = (
-        (None, set[str]()) if state is None else _cosigned(directory, state)
-    )
+    cosigned, outsiders = _cosigned(directory, state)
     lines = cosigned.cosignatures if cosigned else ()
     names = [each.witness for each in lines]
     return CoordinatorStatus(
         serving=seen is not None,
-        members=tuple(_members(events, seen or {})),
-        entries=len(entries),
+        members=tuple(_members(state, events, seen or {})),
+        votes=tuple(_votes(state)),
+        entries=len(events),
         cosigned=cosigned.checkpoint.size if cosigned else 0,
         cosigners=tuple(name for name in names if name not in outsiders),
         outside=tuple(name for name in names if name in outsiders),
@@ -200,20 +206,51 @@ def read_status(directory: Path) -> CoordinatorStatus:
     )
 
 
+def runs_opened(directory: Path) -> list[str]:
+    """List the runs of which the log opened a round, the newest last.
+
+    Raises:
+        ConfigError: A file is missing or invalid.
+        ResourceError: A file cannot be read.
+    """
+    found: dict[str, None] = {}
+    for event in _events(directory):
+        if isinstance(event.body, RoundOpened):
+            found[event.body.manifest.run_id] = None
+    return list(found)
+
+
+def _events(directory: Path) -> list[Event]:
+    CoordinatorSettings.read(directory / "coordinator.toml")  # or it is another folder
+    key = SigningKey.load(directory / "keys" / "log.key")
+    return [open_entry(each).event for each in Log.read(directory / "log", key=key)]
+
+
 def _members(
-    events: Sequence[Event], seen: Mapping[str, SeenMember]
+    state: FederationState, events: Sequence[Event], seen: Mapping[str, SeenMember]
 ) -> Iterator[MemberStatus]:
-    ours = software_digest()
-    for event in events:
-        if isinstance(event.body, CharterAccepted):
-            last = seen.get(event.actor)
-            yield MemberStatus(
-                name=event.actor,
-                here=last is not None and last.here,
-                since=last.changed if last else "",
-                behind=max(len(events) - last.entries, 0) if last else len(events),
-                same_software=last is None or last.software == ours,
-            )
+    ours, refused = software_digest(), latest(events)
+    for name in sorted(state.members):
+        last, asked = seen.get(name), refused.get(name)
+        why = (last and last.refuses) or (asked and asked.reason)
+        yield MemberStatus(
+            name=name,
+            here=last is not None and last.here,
+            since=last.changed if last else "",
+            behind=max(len(events) - last.entries, 0) if last else len(events),
+            same_software=last is None or last.software == ours,
+            refuses=why.value if why else None,
+            words=why.words if why else None,
+        )
+
+
+def _votes(state: FederationState) -> Iterator[str]:
+    """Say what waits for votes."""
+    for ballot in state.ballots.values():
+        if ballot.outcome == "open":
+            yes, needed = votes_for(state, ballot), votes_needed(state, ballot)
+            what = ballot.release or f"{ballot.kind} by {ballot.by}"
+            yield f"{what}, entry {ballot.index}: {yes} of {needed} yes"
 
 
 def _days_left(tls: Path) -> int | None:
@@ -268,13 +305,19 @@ def _run(directory: Path, name: str, events: Sequence[Event]) -> RunStatus:
         run_id=name,
         planned=settings.rounds,
         end=end_words,
-        doing="" if end_words else _doing(folder / PROGRESS),
+        doing="" if end_words else _doing(folder),
         rounds=tuple(rounds),
     )
 
 
-def _doing(path: Path) -> str:
-    """Return the last step that a run told of."""
+def _doing(folder: Path) -> str:
+    """Return the last step that a run told of, and what its operator asked."""
+    asked = request_in(folder)
+    step = _last_step(folder / PROGRESS)
+    return "; ".join(filter(None, (step, asked and _ASKED[asked])))
+
+
+def _last_step(path: Path) -> str:
     if not path.exists():
         return ""
     with path.open("rb") as file:

@@ -1,14 +1,14 @@
 """The coordinator's service: one run after the other, and the log between them.
 
-Between runs it has the log cosigned, so that its time stays fresh, and takes the
-entries of members. A run whose members are away goes on when they are back. One that
-can never succeed, or whose rounds fail at the members' cost, ends with its reason, and
-the next one begins.
+Between runs it has the log cosigned, so that its time stays fresh, takes the entries of
+members, and sends those that come back what they missed. A run whose members are away
+goes on when they are back. One that can never succeed, or whose rounds fail at the
+members' cost, ends with its reason, and the next one begins.
 """
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -20,10 +20,12 @@ from tapestry.errors import (
     TapestryError,
 )
 from tapestry_coordinator import run
+from tapestry_coordinator.catching_up import LastRun, last_run
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.inbox import Inbox
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.led_log import LedLog, open_led_log
+from tapestry_coordinator.refusals import is_at_fault
 from tapestry_coordinator.restored_log import hear_members
 from tapestry_coordinator.run_folders import (
     PLAN,
@@ -31,6 +33,12 @@ from tapestry_coordinator.run_folders import (
     run_folder,
     unfinished,
     waiting,
+)
+from tapestry_coordinator.run_requests import (
+    begin_again,
+    is_asked_again,
+    request_in,
+    settle,
 )
 from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_coordinator.superlink.outcome import Outcome, write_outcome
@@ -55,21 +63,29 @@ def main(directory: Path, grid: Grid) -> None:
     hear_members(directory, grid)
     pause = _FIRST_PAUSE
     while True:
-        run_id = unfinished(directory) or begin_next(directory)
+        run_id = (
+            unfinished(directory) or begin_again(directory) or begin_next(directory)
+        )
         if run_id is None:
-            tend_log(directory, grid, until=lambda: bool(waiting(directory)))
+            tend_log(directory, grid, until=lambda: _has_work(directory))
         elif finish_run(directory, grid, run_id):
             pause = _FIRST_PAUSE
         else:
-            tend_log(directory, grid, until=_after(pause))
+            folder = run_folder(directory, run_id)
+            tend_log(directory, grid, until=_after(pause, unless=folder))
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _has_work(directory: Path) -> bool:
+    return bool(waiting(directory)) or is_asked_again(directory)
 
 
 def finish_run(directory: Path, grid: Grid, run_id: str) -> bool:
     """Finish a run, and write how it ended; return False if it is to be tried again.
 
     Guarantees:
-        A run that ended has no open round in the log. Rounds that fail are not tried
+        A run that ended has no open round in the log. One that its operator asked to
+        end does not wait for others any more. Rounds that fail are not tried
         for ever: members pay for at most five more than the plan has.
 
     Raises:
@@ -77,6 +93,8 @@ def finish_run(directory: Path, grid: Grid, run_id: str) -> bool:
         ResourceError: The machine fails; the run has not ended.
     """
     folder, failure = run_folder(directory, run_id), None
+    if request_in(folder) == "again":
+        settle(folder)
     try:
         _check_paid(directory, grid, folder)
         run.main(directory, grid)
@@ -85,15 +103,23 @@ def finish_run(directory: Path, grid: Grid, run_id: str) -> bool:
     except TapestryError as error:
         if isinstance(error, ResourceError) and error.code not in _DAMAGED:
             raise
-        if error.code in _WAITING:
+        if error.code in _WAITING and request_in(folder) != "end":
             _logger.warning("run %s waits: %s", run_id, error)
             return False
         failure = error
     if failure is not None:
         _logger.warning("run %s ended: %s [%s]", run_id, failure, failure.code)
         _end_open_round(directory, grid, folder)
-    write_outcome(folder, Outcome() if failure is None else Outcome.of(failure))
+    write_outcome(folder, _outcome(folder, failure))
+    settle(folder)
     return True
+
+
+def _outcome(folder: Path, failure: TapestryError | None) -> Outcome:
+    if failure is not None:
+        return Outcome.of(failure)
+    is_asked = request_in(folder) == "end"
+    return Outcome(message="ended as its operator asked" if is_asked else "")
 
 
 def _check_paid(directory: Path, grid: Grid, folder: Path) -> None:
@@ -137,21 +163,21 @@ def tend_log(directory: Path, grid: Grid, *, until: Callable[[], bool]) -> None:
     """Have the log cosigned and take entries, until a condition holds.
 
     It is done when members come, every ``cosign_every`` seconds, and when an entry was
-    handed in here.
+    handed in here. A member that missed the end of the last run gets its results then.
     """
     every = CoordinatorSettings.read(directory / "coordinator.toml").cosign_every
     log = open_led_log(directory, grid, deadline=_COSIGN_SECONDS)
     inbox = Inbox(directory)
-    with closing(log):
+    with closing(log), last_run(directory, log) as last:
         here: set[str] = set()
         due = time.monotonic()
         while not until():
-            came = set(log.members.nodes())
+            now = set(log.members.nodes())
             is_due = time.monotonic() >= due or inbox.waiting()
-            if came - here or (came and is_due):
-                _cosign(log, sorted(came))
+            if now - here or (now and is_due):
+                _serve(log, last, sorted(now), came=now - here)
                 due = time.monotonic() + every
-            here = came
+            here = now
             time.sleep(_LOOK_SECONDS)
 
 
@@ -163,18 +189,43 @@ def cosign_once(directory: Path, grid: Grid) -> None:
         ResourceError: The machine fails.
     """
     with closing(open_led_log(directory, grid, deadline=_COSIGN_SECONDS)) as log:
-        _cosign(log, log.members.nodes())
+        _serve(log, None, log.members.nodes(), came=set())
 
 
-def _after(seconds: float) -> Callable[[], bool]:
+def _after(seconds: float, *, unless: Path) -> Callable[[], bool]:
+    """Return what says that the time is over, or that an operator asked for a run."""
     end = time.monotonic() + seconds
-    return lambda: time.monotonic() > end
+    return lambda: time.monotonic() > end or request_in(unless) is not None
 
 
-def _cosign(log: LedLog, names: list[str]) -> None:
-    """Have the log cosigned by members; one that says nonsense is left out."""
-    present = []
+def _serve(
+    log: LedLog, last: LastRun | None, names: list[str], *, came: set[str]
+) -> None:
+    """Have the log cosigned by members, and give those that came what they missed."""
+    before = log.publisher.published
+    try:
+        if last is None:
+            here = sorted(_greet(log, names))
+            log.publisher.publish(here, unhurried=True)
+        else:
+            here = last.serve(names, came=came)
+        if log.publisher.published != before:  # members learn of it with the next one
+            log.publisher.publish(here)
+    except InconsistentLog:
+        raise
+    except QuorumError as error:
+        _logger.info("the log waits for cosignatures: %s", error)
+    except TapestryError as error:  # of an ended run's files: the next one needs none
+        if isinstance(error, ResourceError) and error.code not in _DAMAGED:
+            raise
+        _logger.warning("members that missed a result do not get it: %s", error)
+
+
+def _greet(log: LedLog, names: list[str]) -> Iterator[str]:
+    """Greet members before there is a result; one that says nonsense is left out."""
     for name, said in log.members.greet(names, deadline=_COSIGN_SECONDS):
+        if is_at_fault(name, said):
+            continue
         note = None if said.checkpoint is None else said.checkpoint.encode()
         try:
             log.publisher.record_mirror_size(name, said.size, note)
@@ -183,11 +234,4 @@ def _cosign(log: LedLog, names: list[str]) -> None:
         except TapestryError as error:
             _logger.warning("leaving node %s out, bad hello: %s", name, error)
         else:
-            present.append(name)
-    before = log.publisher.published
-    try:
-        log.publisher.publish(sorted(present), unhurried=True)
-        if log.publisher.published != before:  # members learn of it with the next one
-            log.publisher.publish(sorted(present))
-    except QuorumError as error:
-        _logger.info("the log waits for cosignatures: %s", error)
+            yield name

@@ -49,7 +49,7 @@ class SpotCheckResponder:
     ) -> None:
         """Use ``evidence/`` in a coordinator's folder."""
         self._evidence = directory / EVIDENCE
-        self._tracker, self._journal, self._uploads = tracker, journal, uploads
+        self.tracker, self._journal, self._uploads = tracker, journal, uploads
         self._taken: Counter[tuple[str, int]] = Counter()  # chunks, by node and round
 
     def respond(self, names: Sequence[str]) -> None:
@@ -64,18 +64,18 @@ class SpotCheckResponder:
             row = self._journal.row(number)
             if row.status == "closed" and row.result is not None:
                 rounds[number] = Result.decode(row.result)
-        waiting, asks = set(names), self._tracker.asks
+        waiting, asks = set(names), self.tracker.asks
         unknown = waiting - asks.keys()
         cut_off: set[str] = set()  # nodes whose list was full, and may go on
         while rounds:
-            self._tracker.exchange_hello(sorted(unknown))
+            self.tracker.exchange_hello(sorted(unknown))
             cut_off = {n for n in waiting if len(asks.get(n, ())) == MAX_ASKS}
             took = [self._show_round(*each, waiting) for each in rounds.items()]
             unknown = cut_off & waiting
             if not (unknown and any(took)):
                 break
         for name in cut_off:
-            self._tracker.asks.pop(name, None)
+            self.tracker.asks.pop(name, None)
         self._tidy(rounds)
 
     def _tidy(self, numbers: Iterable[int]) -> None:
@@ -83,7 +83,7 @@ class SpotCheckResponder:
 
         A member that was not heard since it took the result may still ask.
         """
-        tracker = self._tracker
+        tracker = self.tracker
         for number in numbers:
             if all(
                 name in tracker.asks
@@ -100,10 +100,8 @@ class SpotCheckResponder:
         ``waiting``.
         """
         asks = {
-            name: [
-                ask for ask in self._tracker.asks[name] if ask.round_number == number
-            ]
-            for name in sorted(waiting & self._tracker.asks.keys())
+            name: [ask for ask in self.tracker.asks[name] if ask.round_number == number]
+            for name in sorted(waiting & self.tracker.asks.keys())
         }
         if not any(asks.values()):
             return 0
@@ -128,21 +126,21 @@ class SpotCheckResponder:
             takers = self._send(requests)
             for node in takers:
                 self._taken[node, number] += 1
-                self._tracker.asks[node].discard(turn[node])
+                self.tracker.asks[node].discard(turn[node])
             waiting.difference_update(requests.keys() - takers)
             took += len(takers)
         return took
 
     def _send(self, requests: Mapping[str, Message]) -> set[str]:
-        waited = self._tracker.settings.deadlines.apply_result
+        waited = self.tracker.settings.deadlines.apply_result
         takers = set()
-        for name, reply in self._tracker.grid.exchange(requests, deadline=waited):
+        for name, reply in self.tracker.grid.exchange(requests, deadline=waited):
             with suppress(ProtocolError):
                 read_reply(reply, ReceiptReply)
                 takers.add(name)
         for name in requests.keys() - takers:
             _logger.warning("node %s does not take its chunk; asking no more", name)
-            self._tracker.asks.pop(name, None)  # what it wants is unknown from now on
+            self.tracker.asks.pop(name, None)  # what it wants is unknown from now on
         return takers
 
     def cutter(self, number: int, names: Sequence[str]) -> Callable[[int], Spot]:
@@ -171,7 +169,7 @@ class SpotCheckResponder:
             ResourceError: The evidence cannot be written.
             IncompleteError: The log does not close the round.
         """
-        state = self._tracker.publisher.state
+        state = self.tracker.publisher.state
         closed = state.closed_round(number, within=state.size)
         if closed is None:
             raise IncompleteError(

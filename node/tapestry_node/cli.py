@@ -82,7 +82,9 @@ def run(
     """Serve rounds until stopped; stop it with Ctrl-C at any time.
 
     The node dials out, and acts only on what its own policy allows and the log
-    proves. Its log goes to standard error; what left is in `tapestry node egress`.
+    proves. Its log goes to standard error; what left is in `tapestry node egress`. If
+    base or records are at fault, it tells the coordinator a code, and ends after ten
+    minutes.
     """
     import torch
 
@@ -92,6 +94,7 @@ def run(
     from tapestry_node.flower import LineUse, Pace, serve
     from tapestry_node.node import Node
     from tapestry_node.node_metrics import monitored
+    from tapestry_node.refusing_node import opening
     from tapestry_node.settings import NodeSettings
     from tapestry_node.status_file import StatusFile
 
@@ -102,8 +105,9 @@ def run(
     where = _transport(settings, folder, superlink, root_certificates, auth_key)
     torch.set_num_threads(settings.speed.threads)
     told = StatusFile(folder, superlink=where.superlink)
-    workload = open_workload(settings.workload, settings.base)
-    node = Node(folder, workload=workload, notify=told.progress)
+    with opening(folder, where=where, told=told) as opened:
+        workload = open_workload(settings.workload, settings.base)
+        node = Node(opened, workload=workload, notify=told.progress)
     stop = threading.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stop.set())

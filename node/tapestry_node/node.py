@@ -23,7 +23,6 @@ from tapestry.errors import (
 from tapestry.evaluation.scorer import KnownScores
 from tapestry.inputs.faults import unforeseen
 from tapestry.model.replica import Replica
-from tapestry.protocol.connection_proof import ConnectionClaim
 from tapestry.protocol.messages import (
     MAX_SUBMITTED,
     AdvertiseKeysRequest,
@@ -33,7 +32,6 @@ from tapestry.protocol.messages import (
     CosignReply,
     CosignRequest,
     HelloRequest,
-    Identity,
     Kind,
     Message,
     PublishAdapterRequest,
@@ -46,7 +44,6 @@ from tapestry.protocol.messages import (
 )
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import (
-    PROTOCOL,
     ConsentList,
     HeadList,
     KeyList,
@@ -71,9 +68,8 @@ from tapestry_node.adapters.publication import Publisher
 from tapestry_node.availability import exit_obstacle, is_refused, obstacles
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.budget.log_accounts import published_charges
-from tapestry_node.directory import open_mirror, read_keys
-from tapestry_node.node_state import DATABASE, NodeState
-from tapestry_node.readiness import check_keys
+from tapestry_node.node_state import NodeState
+from tapestry_node.open_folder import OpenFolder, Progress
 from tapestry_node.refusal import Objection, Refused, log_refusal, reason_of
 from tapestry_node.restored_state import Settlement, is_enough, require_settled
 from tapestry_node.round.admission import Facts, check_offer
@@ -84,7 +80,6 @@ from tapestry_node.round.session import NodeContext, Notify, Session
 from tapestry_node.round.session_files import FOLDER, SessionFiles, SessionRecord
 from tapestry_node.round.session_marks import SessionMark, has_uploaded, round_of
 from tapestry_node.round.spot_checks import SpotChecks
-from tapestry_node.settings import NodeSettings
 from tapestry_node.training.machine_checks import refusing
 from tapestry_node.training.trainer import Trainer
 
@@ -102,7 +97,7 @@ class Node:
 
     def __init__(
         self,
-        directory: Path,
+        directory: Path | OpenFolder,
         *,
         workload: Workload,
         replica: Replica | None = None,
@@ -113,7 +108,8 @@ class Node:
         """Open a node's folder.
 
         Args:
-            directory: Holds ``node.toml``, ``trust-policy.txt``, ``keys/``, the data.
+            directory: Holds ``node.toml``, ``trust-policy.txt``, ``keys/``, the data;
+                or such a folder, opened already.
             workload: The given base, loaded; may be shared by nodes of one process.
             replica: The given base, if it was read already.
             notify: Told, on this machine only, how far the work is.
@@ -126,13 +122,12 @@ class Node:
                 the log knows of a charge or an upload that the state does not: an
                 older copy was restored.
         """
-        self.settings = NodeSettings.read(directory / "node.toml")
-        self.directory = directory
-        self.keys = read_keys(directory)
-        self._store = NodeState(directory / DATABASE, exclusive=True)
-        self.mirror = open_mirror(directory, self.settings)
-        if self.mirror.size:
-            check_keys(self.mirror.settled, keys=self.keys, name=self.name)
+        whole = directory
+        if isinstance(whole, Path):
+            whole = OpenFolder.open(whole)
+        self._folder, directory, self.settings = whole, whole.directory, whole.settings
+        self.directory, self.keys = directory, whole.keys
+        self._store, self.mirror = whole.store, whole.mirror
         data = directory / self.settings.data
         self.trainer = open_trainer(data, workload=workload, settings=self.settings)
         self._ledger = Ledger.open(self._store, self.trainer.terms)
@@ -218,8 +213,7 @@ class Node:
 
     def close(self) -> None:
         """Close the databases."""
-        self.mirror.close()
-        self._store.close()
+        self._folder.close()
 
     def _make_context(self) -> NodeContext:
         settings = self.settings
@@ -262,27 +256,13 @@ class Node:
         return self.session.answer(request, bulk, now=self.clock())
 
     def _identify(self, nonce: str, connection: str) -> Message:
-        accepted = self.mirror.accepted
-        claim = ConnectionClaim(
-            genesis=self.settings.joined,
-            node=self.name,
-            connection=connection,
-            nonce=nonce,
+        progress = Progress(
+            applied=self._base.applied_in_newest_run,
+            asks=tuple(self._base.asks()),
+            held_out=self._gate.held,
+            rests=is_refused(self._require_available),
         )
-        return encode_message(
-            Identity(
-                name=self.name,
-                proof=claim.prove(self.keys["node"]),
-                protocol=PROTOCOL,
-                software=software_digest(),
-                size=self.mirror.size,
-                applied=self._base.applied_in_newest_run,
-                checkpoint=accepted.note.decode() if accepted else None,
-                asks=tuple(self._base.asks()),
-                held_out=self._gate.held,
-                rests=is_refused(self._require_available),
-            )
-        )
+        return self._folder.identify(nonce, connection, progress)
 
     @_answer.register
     def _cosign(self, request: CosignRequest, entries: Bulk) -> Message:

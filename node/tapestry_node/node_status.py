@@ -146,6 +146,7 @@ class NodeStatus:
             "starting": f"since {since}: it reads base and records",
             "connected": f"to {told.superlink} since {since}",
             "waiting": f"for the coordinator since {since}: {why}",
+            "refusing": f"everything since {since}, for {why}",
             "failed": f"the last start ended {since}: {why}",
             "stopped": f"since {since}",
             "killed": f"it was {told.state} from {since} on, and left no word why",

@@ -95,7 +95,7 @@ class ToldLog(Strict):
 class Told(Strict):
     """The content of the file."""
 
-    state: Literal["starting", "connected", "waiting", "stopped", "failed"]
+    state: Literal["starting", "connected", "waiting", "refusing", "stopped", "failed"]
     since: Moment | Literal[""]  # the latter: nothing was told yet
     superlink: Text | None = None
     words: Text | None = None  # what it waits for, or why it ended
@@ -170,15 +170,16 @@ class StatusFile:
             )
             self._write(soon=event["done"] == event["total"])
 
+    def refusing(self, error: Exception) -> None:
+        """Tell that the node is connected and can do nothing, and why."""
+        self._enter("refusing", why=_why(error))
+
     def ended(self, error: BaseException | None) -> None:
         """Tell that the process ends, and why if it did not end as it should."""
         if error is None or isinstance(error, KeyboardInterrupt):
             self._enter("stopped")
-        elif isinstance(error, TapestryError):
-            self._enter("failed", why=Objection.of(error))
         else:
-            said = f"internal error: {unforeseen(error)}"
-            self._enter("failed", why=Objection("internal", said))
+            self._enter("failed", why=_why(error))
 
     def _begin(self, node: "Node", kind: Kind) -> None:
         if kind in _TRAINING:
@@ -249,6 +250,12 @@ def telling_the_end(folder: Path) -> Iterator[None]:
             raise
         finally:
             StatusFile(folder).ended(ended)
+
+
+def _why(error: BaseException) -> Objection:
+    if isinstance(error, TapestryError):
+        return Objection.of(error)
+    return Objection("internal", f"internal error: {unforeseen(error)}")
 
 
 def _now() -> str:

@@ -37,6 +37,7 @@ from typing import Annotated, Final, TypeVar
 from pydantic import Field
 
 from tapestry.errors import ProtocolError
+from tapestry.protocol.folder_faults import FolderFault
 from tapestry.protocol.secagg_messages import (
     PAIR_BYTES,
     Advertisement,
@@ -189,6 +190,7 @@ class Identity(Strict):
     checkpoint: Note | None  # the newest one that it accepted
     asks: Asks
     held_out: Digest | None  # the public data of the gate that it has
+    refuses: FolderFault | None  # all but a greeting: its folder is at fault
     rests: bool  # it begins no round now: paused, out of hours, short of disk, leaving
 
 

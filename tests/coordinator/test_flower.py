@@ -157,6 +157,15 @@ class TestNames:
         grid, _ = grid_of(FakeNode("it"), FakeNode("be"))
         assert grid.nodes() == ["be", "it"]
 
+    def test_a_node_that_was_started_again_is_seen_to_have_left(self) -> None:
+        node = FakeNode("it")
+        grid, _ = grid_of(node, FakeNode("be"))
+        assert grid.nodes() == ["be", "it"]
+        node.activation = "tuesday"
+        list(grid.exchange({"be": offer()}, deadline=5))  # which looks as well
+        assert grid.nodes() == ["be"]
+        assert grid.nodes() == ["be", "it"]
+
     def test_a_node_is_greeted_once(self) -> None:
         grid, flower = grid_of(FakeNode("it"), FakeNode("be"))
         assert grid.nodes() == grid.nodes() == ["be", "it"]

@@ -270,7 +270,8 @@ def test_no_shape_of_a_publication_ends_the_run(found: Found) -> None:
     @given(change=CHANGES)
     def check(change: Change) -> None:
         federation.wire.on("fr", Kind.PUBLISH_ADAPTER, _lying(_or_nothing(change)))
-        adapter_collector.collect_adapters(run.context)
+        here = run.context.tracker.wait_for_nodes()
+        adapter_collector.collect_adapters(run.context, here, asked=here)
         assert not federation.wire.faults["fr", Kind.PUBLISH_ADAPTER]
 
     try:

@@ -58,8 +58,12 @@ class Tracked:
         settings: Any = SimpleNamespace(
             deadlines=SimpleNamespace(advertise_keys=60, cosign=5),
             secagg=SimpleNamespace(min_cohort=2),
+            run_id="run",
         )
-        publisher: Any = SimpleNamespace(record_mirror_size=lambda *_: None)
+        state = SimpleNamespace(runs={"run": 5})  # the index of its first entry
+        publisher: Any = SimpleNamespace(
+            record_mirror_size=lambda *_: None, state=state
+        )
         journal: Any = None
         self.tracker = NodeTracker(
             settings=settings,
@@ -74,6 +78,24 @@ class Tracked:
 def test_a_pass_with_all_members_online_does_not_wait(clock: Clock) -> None:
     assert Tracked(*NAMES).tracker.wait_for_nodes(members=NAMES) == list(NAMES)
     assert clock.now == 0
+
+
+def test_rounds_that_a_node_counts_in_an_earlier_run_are_none_of_this_one() -> None:
+    tracker = Tracked("fi", "fr")
+    tracker.wire.handlers["fi"] = _node("fi", applied=2, size=5)
+    tracker.wire.handlers["fr"] = _node("fr", applied=2, size=6)
+    assert tracker.tracker.exchange_hello(["fi", "fr"]) == ["fi", "fr"]
+    assert tracker.tracker.applied == {"fi": 0, "fr": 2}
+
+
+def test_a_node_that_refuses_everything_is_not_there(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tracker = Tracked("fi", "fr")
+    tracker.wire.handlers["fi"] = _node("fi", refuses="records-missing")
+    assert tracker.tracker.exchange_hello(["fi", "fr"]) == ["fr"]
+    said = "node fi refuses everything: its data have no records [records-missing]"
+    assert said in caplog.text
 
 
 def test_an_absent_member_is_waited_for_once(clock: Clock) -> None:

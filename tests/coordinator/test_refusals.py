@@ -1,9 +1,17 @@
 """Reasons in words, and the number of final refusals that ends a run."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from tapestry.protocol.messages import Reason
-from tapestry_coordinator.refusals import end_the_run, in_words
+from tapestry_coordinator.refusals import end_the_run, in_words, latest
+from tapestry_governance.events.round_events import (
+    ContributionCommitted,
+    ContributionRefused,
+)
+from tests.support.event_samples import sample_bodies
 from tests.support.log_world import World, renamed
 
 MANIFEST = World().found().manifest()  # of three
@@ -44,3 +52,17 @@ def test_waiting_ends_when_more_than_may_lie_refuse_for_good(
     manifest = renamed(MANIFEST, max_colluding=colluding)
     refused = dict(zip(NAMES, reasons, strict=False))
     assert end_the_run(refused, manifest) is ends
+
+
+def test_the_last_offer_counts_and_who_took_part_again_refuses_no_more() -> None:
+    samples = sample_bodies()
+    refused = samples[ContributionRefused.type][2]
+    taken = samples[ContributionCommitted.type][2]
+    events: Any = [
+        SimpleNamespace(actor="fi", body=refused),
+        SimpleNamespace(actor="fr", body=refused),
+        SimpleNamespace(actor="fr", body=taken),
+    ]
+    assert latest(events) == {"fi": refused}
+    events.append(SimpleNamespace(actor="fr", body=refused))
+    assert latest(events) == {"fi": refused, "fr": refused}

@@ -30,7 +30,7 @@ def run(federation: Federation) -> Iterator[driver.Run]:
 def test_a_round_that_is_released_is_not_released_again(run: driver.Run) -> None:
     size, releases = run.context.log.size, run.context.publisher.state.releases
     assert releases
-    release_publisher.release(run.context, run.replica)
+    release_publisher.release(run.context, run.replica, run.workload)
     assert run.context.log.size == size
     assert run.context.publisher.state.releases.keys() == releases.keys()
 
@@ -42,7 +42,7 @@ def test_a_proof_that_was_lost_is_written_again(
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for name in before.keys() - {"manifest.json"}:
         (folder / name).unlink()
-    release_publisher.release(run.context, run.replica)
+    release_publisher.release(run.context, run.replica, run.workload)
     assert {path.name for path in folder.iterdir()} == before.keys()
 
 

@@ -17,7 +17,6 @@ from tapestry.errors import ConfigError, QuorumError, ResourceError
 from tapestry.protocol.messages import Kind, Message
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.ratio_score import RatioScore
-from tapestry_coordinator import run
 from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_coordinator.superlink.outcome import clear_outcome
@@ -194,11 +193,6 @@ def test_a_place_that_cannot_be_written_is_named(found: Found, place: str) -> No
     with refused(ResourceError, "file-unwritable", match=rf"^[^\n]*{place}[^\n]*$"):
         federation.run()
     shutil.rmtree(root / place, ignore_errors=True)
-
-
-def test_a_full_disk_under_the_progress_is_named() -> None:
-    with refused(ResourceError, "file-unwritable", match="/dev/full: No space"):
-        run.write_progress(Path("/dev/full"), {"stage": "round"})
 
 
 MACHINES = {

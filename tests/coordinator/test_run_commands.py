@@ -1,10 +1,17 @@
 """``tapestry coordinator plan``, ``run`` and ``bundle`` say what is wrong in a line."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from tapestry_coordinator.superlink.outcome import (
+    Outcome,
+    working_on,
+    write_outcome,
+)
 from tests.support.commands import tapestry
+from tests.support.federation_fixtures import Found
 
 
 @pytest.mark.parametrize("text", ["sequence_length", "=96", ""])
@@ -41,3 +48,36 @@ def test_a_folder_of_another_kind_is_refused(tmp_path: Path, verb: str) -> None:
     assert done.exit_code == 64
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_an_end_is_asked_for_and_shown(found: Found) -> None:
+    federation = found()
+    folder = federation.coordinator
+    done = tapestry("coordinator", "end", folder, "run", "--json")
+    assert done.exit_code == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said == {"run": "run", "asked": "end", "serving": False}
+    assert (
+        "rounds closed; asked to end"
+        in tapestry("coordinator", "status", folder).stdout
+    )
+    with working_on(folder):
+        again = tapestry("coordinator", "retry", folder, "run")
+    assert again.stdout == "retry   run run is asked of the service that runs\n"
+    shown = tapestry("coordinator", "status", folder).stdout
+    assert "rounds closed; asked to try again" in shown
+
+
+@pytest.mark.slow
+def test_a_run_behind_another_one_is_not_tried_again(found: Found) -> None:
+    federation = found()
+    federation.run()
+    ended = federation.begin_another_run("second")
+    federation.run()
+    write_outcome(ended, Outcome(kind="ConfigError", code="x", message="x"))
+    done = tapestry("coordinator", "retry", federation.coordinator, "run")
+    assert done.exit_code == 64
+    assert done.stderr.endswith("[run-superseded]\n")
+    gone = tapestry("coordinator", "end", federation.coordinator, "horse")
+    assert gone.stderr.endswith("[run-missing]\n")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tapestry.errors import ConfigError
+from tapestry.errors import ConfigError, ResourceError
 from tapestry_coordinator.run_folders import (
     begin_next,
     begun,
@@ -10,6 +10,7 @@ from tapestry_coordinator.run_folders import (
     run_folder,
     unfinished,
     waiting,
+    write_progress,
 )
 from tapestry_coordinator.superlink.outcome import Outcome, write_outcome
 from tests.support.refusals import refused
@@ -62,3 +63,8 @@ def test_a_folder_that_no_run_may_be_called_does_not_begin(tmp_path: Path) -> No
 def test_a_folder_without_a_run_says_how_to_plan_one(tmp_path: Path) -> None:
     with refused(ConfigError, "run-missing", match="tapestry coordinator plan"):
         current(tmp_path)
+
+
+def test_a_full_disk_under_the_progress_is_named() -> None:
+    with refused(ResourceError, "file-unwritable", match="/dev/full: No space"):
+        write_progress(Path("/dev/full"), {"stage": "round"})

@@ -2,14 +2,19 @@
 
 import json
 from dataclasses import replace
+from functools import partial
+from itertools import count
 
 import pytest
 
-from tapestry.protocol.messages import Reason
-from tapestry_coordinator import run_status
+from tapestry.protocol.folder_faults import FolderFault
+from tapestry.protocol.messages import Kind, Reason
+from tapestry_coordinator import run_status, service
 from tapestry_coordinator.run_folders import PROGRESS
 from tapestry_coordinator.run_status import read_status
 from tapestry_coordinator.superlink.outcome import working_on
+from tapestry_node.open_folder import OpenFolder
+from tapestry_node.refusing_node import RefusingNode
 from tests.support.federation import NAMES
 from tests.support.federation_fixtures import Found
 
@@ -80,3 +85,35 @@ def test_a_refusal_is_named_with_the_node_and_its_reason(found: Found) -> None:
     said = f"{NAMES[0]} refused: {Reason.LOCAL_POLICY.words} (local_policy)"
     assert said in [line.strip() for line in run.lines()]
     assert run.to_json()["rounds"][0]["refused"] == {NAMES[0]: "local_policy"}
+
+
+def test_a_member_that_refuses_shows_with_its_reason(found: Found) -> None:
+    """By what it says when it is greeted, or by its answer to the last offer."""
+    federation = found(
+        coordinator={"secagg": {"min_cohort": 3}, "rounds": 1},
+        institutions={"fr": {"policy": {"epsilon_limit": "0.001"}}},
+    )
+    federation.run()
+    federation.kill("fi")
+    folder = OpenFolder.open(federation.directory / "nodes" / "fi")
+    node = RefusingNode(folder, FolderFault.RECORDS_MISSING)
+    federation.wire.handlers["fi"] = partial(node.handle, connection="fi")
+    calls = count()
+    service.tend_log(
+        federation.coordinator, federation.wire, until=lambda: next(calls) >= 2
+    )
+    folder.close()
+    with working_on(federation.coordinator):
+        status = read_status(federation.coordinator)
+    why = {member.name: member.refuses for member in status.members}
+    spent = "budget_exhausted"
+    assert why == {"fi": "records-missing", "fr": spent, "id": None, "sw": None}
+    fi, fr, sw, _ = map(str, status.members)
+    said = "refuses: records-missing, its data have no records"
+    assert fi.endswith(said)
+    assert fr.endswith(f"refuses: {spent}, the privacy budget does not cover it")
+    assert "refuses" not in sw
+    told = status.to_json()["members"][0]
+    assert (told["refuses"], told["words"]) == ("records-missing", said[26:])
+    asked = [e.request.kind for e in federation.wire.log if e.node == "fi"]
+    assert asked[-1] is Kind.HELLO  # and nothing else, for it can do nothing

@@ -5,6 +5,7 @@ from itertools import count
 
 import pytest
 
+from tapestry.protocol.folder_faults import FolderFault
 from tapestry.protocol.messages import (
     Identity,
     Kind,
@@ -14,11 +15,15 @@ from tapestry.protocol.messages import (
 )
 from tapestry_coordinator import run_folders, service
 from tapestry_coordinator.run_folders import run_folder
-from tapestry_coordinator.superlink.outcome import read_outcome
+from tapestry_coordinator.run_requests import ask_again, ask_to_end, request_in
+from tapestry_coordinator.superlink.outcome import Outcome, read_outcome
+from tapestry_governance.events.model_events import ReleasePublished
 from tapestry_governance.events.privacy_events import DataDeclared
+from tapestry_governance.events.round_events import RoundOpened
 from tests.support.federation import NAMES, Base, Deliver, Federation, lost
 from tests.support.federation_fixtures import Found
 
+FAULT = FolderFault.RECORDS_MISSING
 ONE_SECOND = dict.fromkeys(("collect_masked_inputs", "advertise_keys"), 1)
 
 
@@ -40,6 +45,13 @@ def _loaded(base: Base) -> Callable[..., object]:
         return base.workload
 
     return open_base
+
+
+def kill_in_the_second_round(federation: Federation) -> None:
+    offers = count(1)
+    federation.run_until_killed(
+        lambda _, m: m.kind is Kind.ADVERTISE_KEYS and next(offers) > len(NAMES)
+    )
 
 
 def finish(federation: Federation) -> bool:
@@ -131,6 +143,98 @@ def test_a_run_that_ends_leaves_no_open_round_to_the_next(found: Found) -> None:
     assert closed.run_id == "second"
 
 
+@pytest.mark.slow
+def test_a_run_is_ended_after_the_round_at_hand_and_released(found: Found) -> None:
+    federation = found(coordinator={"rounds": 3})
+
+    def look(_: str, message: Message) -> None:
+        if message.kind is Kind.COLLECT_MASKED_INPUTS:
+            ask_to_end(federation.coordinator, "run")
+
+    federation.wire.before = look
+    assert finish(federation)
+    outcome = read_outcome(run_folder(federation.coordinator, "run"))
+    assert outcome == Outcome(message="ended as its operator asked")
+    (closed,) = federation.closed()
+    (released,) = federation.said(ReleasePublished)
+    assert (released.round_number, federation.aborted()) == (closed.round_number, [])
+    assert request_in(run_folder(federation.coordinator, "run")) is None
+
+
+def test_a_run_that_is_ended_before_its_first_round_costs_nothing(
+    found: Found,
+) -> None:
+    federation = found()
+    ask_to_end(federation.coordinator, "run")
+    assert finish(federation)
+    assert federation.said(RoundOpened) == []
+    assert federation.said(ReleasePublished) == []
+
+
+@pytest.mark.slow
+def test_an_end_does_not_wait_for_members_that_are_away(found: Found) -> None:
+    federation = found(coordinator={"rounds": 2, "deadlines": {"advertise_keys": 1}})
+    kill_in_the_second_round(federation)
+    for name in NAMES[1:]:
+        federation.kill(name)
+    ask_to_end(federation.coordinator, "run")
+    assert finish(federation)
+    outcome = read_outcome(run_folder(federation.coordinator, "run"))
+    assert outcome is not None
+    assert outcome.code == "nodes-too-few"
+
+
+@pytest.mark.slow
+def test_a_run_that_failed_goes_on_when_its_operator_asks(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = found(coordinator={"rounds": 2})
+    kill_in_the_second_round(federation)
+    plan = federation.run_folder / "run.toml"
+    known = plan.read_text()
+    plan.write_text("rounds = 0\n")
+    assert finish(federation)
+    looked = count()
+
+    def tended(*_: object, until: Callable[[], bool]) -> None:
+        if next(looked):
+            raise KeyboardInterrupt
+        assert not until()
+        plan.write_text(known)
+        ask_again(federation.coordinator, "run", opened=["run"])
+        assert until()  # it is looked for while nothing else is to do
+
+    monkeypatch.setattr(service, "tend_log", tended)
+    with pytest.raises(KeyboardInterrupt):
+        service.main(federation.coordinator, federation.wire)
+    assert [c.outcome for c in federation.closed()] == ["applied"] * 2
+    assert read_outcome(run_folder(federation.coordinator, "run")) == Outcome()
+    assert request_in(run_folder(federation.coordinator, "run")) is None
+
+
+@pytest.mark.slow
+def test_a_run_that_waits_is_tried_at_once_when_its_operator_asks(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = found(coordinator={"deadlines": {"advertise_keys": 1}})
+    for name in NAMES[1:]:
+        federation.kill(name)
+
+    def tended(*_: object, until: Callable[[], bool]) -> None:
+        if federation.closed():
+            raise KeyboardInterrupt
+        assert not until()  # for seconds
+        for name in NAMES[1:]:
+            federation.start(name)
+        ask_again(federation.coordinator, "run", opened=[])
+        assert until()
+
+    monkeypatch.setattr(service, "tend_log", tended)
+    with pytest.raises(KeyboardInterrupt):
+        service.main(federation.coordinator, federation.wire)
+    assert read_outcome(run_folder(federation.coordinator, "run")) == Outcome()
+
+
 def test_files_of_a_run_that_are_lost_end_that_run_alone(found: Found) -> None:
     federation = found(coordinator={"rounds": 2})
     unmasked = count(1)
@@ -156,6 +260,20 @@ def test_a_member_that_says_nonsense_keeps_nobody_from_cosigning(found: Found) -
     federation.wire.on("fi", Kind.HELLO, garbled, times=50)
     service.tend_log(federation.coordinator, federation.wire, until=times(3))
     assert (federation.coordinator / "log" / "public" / "checkpoint").exists()
+    assert len(federation.said(DataDeclared)) == len(NAMES) - 1
+
+
+def test_a_member_that_can_do_nothing_is_asked_nothing(found: Found) -> None:
+    federation = found()
+
+    def at_fault(_name: str, request: Message, deliver: Deliver) -> Message:
+        body = expect_body(deliver(request), Identity)
+        return encode_message(body.model_copy(update={"refuses": FAULT}))
+
+    federation.wire.on("fi", Kind.HELLO, at_fault, times=50)
+    service.tend_log(federation.coordinator, federation.wire, until=times(3))
+    asked = {e.request.kind for e in federation.wire.log if e.node == "fi"}
+    assert asked == {Kind.HELLO}
     assert len(federation.said(DataDeclared)) == len(NAMES) - 1
 
 

@@ -37,6 +37,35 @@ def status(site: Site) -> dict[str, Any]:
     return found
 
 
+def seen(site: Site) -> dict[str, Any]:
+    """Return what the coordinator says of the member."""
+    (found,) = [m for m in site.status()["members"] if m["name"] == NAME]
+    return dict(found)
+
+
+def test_a_member_whose_records_are_gone_says_so_at_both_ends(site: Site) -> None:
+    site.wait(lambda: seen(site)["here"])
+    assert site.stop(NAME) == 0
+    data = site.place / f"records of {NAME}"
+    data.rename(site.place / "elsewhere")
+    site.start(NAME, "node", "run")
+    site.wait(lambda: seen(site)["here"] and seen(site)["refuses"] is not None)
+    assert seen(site)["refuses"] == "folder-missing"
+    assert seen(site)["words"] == "a folder that it is told to read is not there"
+    told = status(site)
+    assert (told["state"], told["code"], told["ready"]) == (
+        "refusing",
+        "folder-missing",
+        False,
+    )
+    assert str(data) in told["words"]
+    assert str(data) not in (site.place / "rivers.log").read_text()
+    assert site.stop(NAME) == 64  # as it would have ended at once
+    (site.place / "elsewhere").rename(data)
+    site.start(NAME, "node", "run")
+    site.wait(lambda: seen(site)["here"] and seen(site)["refuses"] is None)
+
+
 def test_a_run_waits_for_a_member_that_is_paused(site: Site) -> None:
     run("node", "pause", site.place / NAME)
     site.plan("run-1", "--base", "tiny")

@@ -56,6 +56,7 @@ def identity(
             checkpoint=None,
             asks=(),
             held_out=None,
+            refuses=None,
             rests=False,
         )
     )

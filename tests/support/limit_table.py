@@ -181,6 +181,7 @@ def _ask(count: int) -> dict[str, Any]:
         "checkpoint": None,
         "held_out": None,
         "name": "fr",
+        "refuses": None,
         "rests": False,
         "size": 0,
     }

@@ -44,6 +44,7 @@ def sample_bodies() -> Mapping[Kind, Strict]:
             checkpoint=note,
             asks=asks,
             held_out="sha256:" + "7" * 64,
+            refuses=None,
             rests=False,
         ),
         Kind.COSIGN: CosignRequest(start=1, checkpoint=note, cosigned=(note,)),
