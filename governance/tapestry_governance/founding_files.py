@@ -20,7 +20,7 @@ Guarantees:
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar, get_args
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -253,13 +253,6 @@ def open_charter(document: CharterFile) -> OpenedCharter:
     )
 
 
-_KINDS: Mapping[type[Strict], str] = {
-    Invitation: "invitation",
-    RequestFile: "request",
-    CharterFile: "charter",
-}
-
-
 def read_document(
     path: Path, model: type[DocumentT], *, limit: int = MAX_BYTES
 ) -> DocumentT:
@@ -274,10 +267,16 @@ def read_document(
         return model.decode(data, limit=limit)
     except ProtocolError as error:
         raise VerificationError(
-            f"{path} is no {_KINDS[model]} that this release reads: {error}; ask for"
+            f"{path} is no {_kind(model)} that this release reads: {error}; ask for"
             " the file again",
             code=error.code,
         ) from None
+
+
+def _kind(model: type[Strict]) -> str:
+    """Return what a document is called, by its field: tapestry-charter/1."""
+    (kind,) = get_args(model.model_fields["kind"].annotation)
+    return str(kind).removeprefix("tapestry-").partition("/")[0]
 
 
 def read_bytes(path: Path, *, limit: int = MAX_BYTES) -> bytes:

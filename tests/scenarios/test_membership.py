@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from tapestry.errors import RuleError, TapestryError
 from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry_coordinator import coordinator_folder
 from tapestry_demo import local_federation
 from tapestry_governance import member_folder
 from tapestry_governance.audit.verify import AuditVerdict
@@ -19,6 +21,7 @@ from tapestry_governance.founding_files import (
 )
 from tests.scenarios.conftest import Found
 from tests.support.federation import NAMES, Federation, write_text
+from tests.support.refusals import refused
 from tests.support.settings_files import merged, node_settings
 
 pytestmark = pytest.mark.slow
@@ -61,7 +64,13 @@ def test_a_fifth_member_is_admitted_trains_and_cosigns(found: Found) -> None:
     admission = Admission(
         kind="admit", request=asked.request, possession=asked.possession
     )
+    sent = federation.directory / "nodes" / NEW / f"{NEW}.request"
+    with refused(RuleError, "member-unknown"):
+        coordinator_folder.enroll(federation.coordinator, sent)
     federation.decide(admission, "fi", "fr", "id")
+    assert coordinator_folder.enroll(federation.coordinator, sent) == NEW
+    public = (federation.coordinator / "enrolled" / f"{NEW}.pub").read_text()
+    assert public == f"{asked.transport_key}\n"
     federation.start(NEW)
     federation.cosign()  # brings its copy of the log, and its first entry
     federation.cosign()  # by old and new witnesses
@@ -85,3 +94,50 @@ def test_a_fifth_member_is_admitted_trains_and_cosigns(found: Found) -> None:
             (federation.coordinator / "trust-policy.txt").read_bytes()
         ).witnesses
     )
+
+
+def test_one_member_goes_and_the_rest_train_under_a_new_policy(found: Found) -> None:
+    federation = found()
+    federation.run()
+    federation.approve()
+    policy = federation.view("fr").state.policy
+    stricter = policy.model_copy(update={"version": 2, "epsilon_cap": "10"})
+    federation.decide(PolicyChange(kind="policy", policy=stricter), "fi", "fr", "id")
+    federation.decide(Removal(kind="remove", member="sw"), "fi", "fr", "id")
+    release = federation.coordinator / "releases" / "base-1"
+    federation.begin_another_run("second", base=str(release.resolve()))
+    federation.run()
+    federation.cosign()
+    _, second = participants(federation)
+    assert second == ["fi", "fr", "id"]
+    state = federation.view("fr").state
+    assert (state.policy, sorted(state.members)) == (stricter, ["fi", "fr", "id"])
+    assert len(turns(federation)) == 1
+    federation.bundle()
+    audit = federation.audit()
+    assert audit.verdict is AuditVerdict.HOLDS, audit.steps[-1]
+
+
+def test_a_paused_federation_opens_no_round_until_members_resume(found: Found) -> None:
+    federation = found()
+    federation.cosign()
+    federation.cosign()
+    federation.decide(PauseProposal(kind="pause"), "fi", "fr")
+    with pytest.raises(RuleError, match="paused"):
+        federation.run()
+    federation.decide(PauseProposal(kind="resume"), "fi", "fr", "id")
+    federation.run()
+    assert len(federation.closed()) == 1
+
+
+def test_a_candidate_starts_no_run(found: Found) -> None:
+    federation = found()
+    federation.run()
+    release = federation.coordinator / "releases" / "base-1"
+    federation.begin_another_run("second", base=str(release.resolve()))
+    with pytest.raises(TapestryError) as caught:
+        federation.run()
+    assert "approved" in str(caught.value)
+    federation.approve()
+    federation.run()
+    assert len(federation.closed()) == 2

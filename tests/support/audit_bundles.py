@@ -1,6 +1,7 @@
 """Bundles on disk, made from a federation in memory."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy.typing as npt
 
 from tapestry.artifacts import manifest, model_folder
 from tapestry.tlog import tiles
+from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.merkle import inclusion_proof, leaf_hash
 from tapestry.tlog.proof import Proof
 from tapestry_governance.audit.bundle import Bundle, write_bundle
@@ -61,12 +63,19 @@ def safetensors(tensors: dict[str, npt.NDArray[np.float32]]) -> bytes:
 
 
 def bundle_of(
-    world: World, folder: Path, *, artifacts: dict[str, Path] | None = None
+    world: World,
+    folder: Path,
+    *,
+    artifacts: dict[str, Path] | None = None,
+    note: bytes | None = None,
+    turns: Iterable[bytes] = (),
 ) -> Bundle:
     """Write the public files of a log and then its bundle."""
     public = folder / "public"
-    public.mkdir(parents=True)
-    (public / "checkpoint").write_bytes(world.note())
+    (public / "turns").mkdir(parents=True)
+    (public / "checkpoint").write_bytes(note or world.note())
+    for turn in turns:
+        (public / "turns" / str(read_claim(turn).size)).write_bytes(turn)
     tiles.write(public, world.entries)
     return write_bundle(
         folder / "bundle",

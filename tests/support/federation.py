@@ -406,14 +406,16 @@ class Federation:
 
     def decide(self, proposal: Proposal, *names: str, by: str = "fr") -> int:
         """Let a member propose and members vote yes, each through its own node."""
-        entry = propose(self.view(by), proposal, root=self.root(by), now=self._now())
+        entry = propose(self.view(by), proposal, root=self.root(by), now=self.moment())
         self.submit(by, entry)
         index = self.entries().index(entry)
         for name in names:
             paper = open_paper(make_paper(self.view(name), index))
             self.submit(
                 name,
-                cast(paper, "yes", root=self.root(name), reasons=None, now=self._now()),
+                cast(
+                    paper, "yes", root=self.root(name), reasons=None, now=self.moment()
+                ),
             )
         return index
 
@@ -422,7 +424,8 @@ class Federation:
         submission.submit(self.directory / "nodes" / name, [entry])
         self.cosign()
 
-    def _now(self) -> datetime:
+    def moment(self) -> datetime:
+        """The time by the nodes' clocks."""
         return datetime.now(UTC) + self.now
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """The service starts again after faults of the machine; its own faults end it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from tapestry.errors import ConfigError, ResourceError
 from tapestry_coordinator.superlink import service_process
+from tapestry_coordinator.superlink.service_process import Doorman
 from tests.support.refusals import refused
 
 
@@ -37,3 +39,27 @@ def test_it_starts_again_after_growing_pauses(
 def test_a_fault_of_the_folder_ends_it(tmp_path: Path) -> None:
     with refused(ConfigError, "file-missing", match=r"coordinator\.toml"):
         service_process.serve(tmp_path, tick=lambda: None)
+
+
+def test_a_key_that_comes_later_is_registered_once(tmp_path: Path) -> None:
+    admitted: list[list[str]] = []
+    doorman = Doorman(tmp_path, admit=lambda keys: admitted.append(sorted(keys)))
+    doorman.look()
+    (tmp_path / "fr.pub").write_text("key")
+    for _ in range(3):
+        doorman.look()
+    (tmp_path / "de.pub").write_text("key")
+    (tmp_path / "note.txt").write_text("no key")
+    doorman.look()
+    assert admitted == [["fr"], ["de"]]
+
+
+def test_a_key_that_was_not_registered_is_tried_again(tmp_path: Path) -> None:
+    def admit(_: Mapping[str, Path]) -> None:
+        raise ResourceError("the SuperLink is gone", code="superlink-unreachable")
+
+    (tmp_path / "fr.pub").write_text("key")
+    doorman = Doorman(tmp_path, admit=admit)
+    for _ in range(2):
+        with pytest.raises(ResourceError):
+            doorman.look()

@@ -1,0 +1,96 @@
+"""The log as a member reads it: a node's mirror, or a bundle."""
+
+from pathlib import Path
+
+import pytest
+
+from tapestry.errors import ConfigError, IncompleteError, TapestryError
+from tapestry.tlog.proof import Proof
+from tapestry_governance.log.mirror import LogMirror
+from tapestry_governance.member_view import open_view, view_of
+from tests.support.audit_bundles import bundle_of
+from tests.support.log_world import World
+from tests.support.refusals import refused
+
+
+@pytest.fixture
+def world() -> World:
+    return World().found()
+
+
+def node_of(world: World, folder: Path) -> Path:
+    """Write what a node's folder has of the log."""
+    folder.mkdir()
+    (folder / "node.toml").write_text(f'genesis = "{world.genesis}"\n')
+    (folder / "trust-policy.txt").write_bytes(world.trust.encode())
+    mirror = LogMirror.open(
+        folder / "view.db", trust=world.trust, genesis=world.genesis
+    )
+    mirror.extend(0, world.entries, world.note())
+    mirror.close()
+    return folder
+
+
+def accept(world: World, folder: Path) -> None:
+    mirror = LogMirror.open(
+        folder / "view.db", trust=world.trust, genesis=world.genesis
+    )
+    mirror.accept_checkpoint(world.note(), world.now)
+    mirror.close()
+
+
+def test_a_mirror_and_a_bundle_show_the_same_log(world: World, tmp_path: Path) -> None:
+    folder = node_of(world, tmp_path / "fr")
+    with refused(IncompleteError, "checkpoint-missing"):
+        open_view(node=folder, bundle=None)
+    accept(world, folder)
+    bundle_of(world, tmp_path)
+    mirrored = open_view(node=folder, bundle=None)
+    bundled = open_view(node=None, bundle=tmp_path / "bundle")
+    assert mirrored.entries == bundled.entries == tuple(world.entries)
+    assert mirrored.seen == bundled.seen == world.seen()
+    assert mirrored.genesis == world.genesis
+    assert mirrored.trust == bundled.trust == world.trust
+    assert mirrored.state.root == bundled.state.root
+
+
+def test_entries_that_are_not_cosigned_yet_are_no_part_of_it(
+    world: World, tmp_path: Path
+) -> None:
+    folder = node_of(world, tmp_path / "fr")
+    accept(world, folder)
+    size = len(world.entries)
+    world.change_policy(max_attempt=7)
+    mirror = LogMirror.open(
+        folder / "view.db", trust=world.trust, genesis=world.genesis
+    )
+    mirror.extend(size, world.entries[size:], world.note())
+    mirror.close()
+    assert len(open_view(node=folder, bundle=None).entries) == size
+    accept(world, folder)
+    view = open_view(node=folder, bundle=None)
+    assert view.logged.policy.version == 1
+    assert view.state.policy.version == 2  # as the next entry finds it
+
+
+def test_an_entry_is_proven(world: World) -> None:
+    view = view_of(world.entries, note=world.note(), founding=world.trust)
+    proof = Proof.parse(view.proof(4))
+    proof.verify(world.entries[4], world.trust)
+    with refused(ConfigError, "entry-missing"):
+        view.proof(len(world.entries))
+
+
+def test_one_copy_of_a_log_is_named(tmp_path: Path) -> None:
+    for node, bundle in ((None, None), (tmp_path, tmp_path)):
+        with refused(ConfigError, "usage"):
+            open_view(node=node, bundle=bundle)
+    with refused(ConfigError, "file-missing"):
+        open_view(node=tmp_path, bundle=None)
+    (tmp_path / "node.toml").write_text("name = 'fr'\n")
+    with refused(IncompleteError, "mirror-empty"):
+        open_view(node=tmp_path, bundle=None)
+    with pytest.raises(TapestryError):
+        open_view(node=None, bundle=tmp_path)
+    with refused(IncompleteError, "log-empty"):
+        view_of((), note=b"", founding=World().trust)

@@ -1,0 +1,47 @@
+"""How members stand to a release."""
+
+from tapestry_governance.vote_count import count_votes, withdrawals
+from tests.support.log_world import World
+from tests.support.proposals import withdrawal
+
+
+def grown() -> World:
+    world = World().found()
+    world.run_round(1)
+    world.add(world.release(1))
+    return world
+
+
+def counted(world: World) -> str:
+    return str(count_votes(world.folded, "base-1", size=len(world.entries)))
+
+
+def test_a_release_is_a_candidate_until_the_share_of_the_policy_says_yes() -> None:
+    world = grown()
+    index = world.folded.release_named("base-1").index
+    assert counted(world) == "candidate; 0 yes, 3 are needed (no vote)"
+    world.vote(index, "de", "fr")
+    world.vote(index, "es", vote="no")
+    said = "candidate; 2 yes, 3 are needed (de yes, es no, fr yes)"
+    assert counted(world) == said
+    world.vote(index, "id")
+    assert counted(world).startswith("approved; 3 yes")
+    before = count_votes(world.folded, "base-1", size=len(world.entries) - 1)
+    assert before.standing == "candidate"  # no checkpoint shows the vote yet
+
+
+def test_what_members_withdraw_is_said_with_the_reason() -> None:
+    world = grown()
+    world.approve("base-1")
+    world.add(world.adapter_account(), "fr", "node")
+    world.add(world.adapter(1), "fr", "community")
+    adapter = world.folded.adapters["fr-culture"]
+    size = len(world.entries)
+    assert withdrawals(world.folded, adapter, size=size) == []
+    world.decide(withdrawal(world, "base-1"))
+    world.decide(withdrawal(world, "fr-culture"))
+    assert counted(world).startswith("withdrawn: harmful; ")
+    assert withdrawals(world.folded, adapter, size=len(world.entries)) == [
+        "fr-culture is withdrawn: harmful",
+        "base-1 is withdrawn: harmful",
+    ]

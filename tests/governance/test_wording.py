@@ -1,0 +1,52 @@
+"""What a steward signs, in words."""
+
+import pytest
+
+from tapestry_governance.wording import policy_changes, policy_rows, proposal_lines
+from tests.support.log_world import World
+from tests.support.proposals import KINDS, new_policy, proposal
+
+
+@pytest.fixture
+def world() -> World:
+    world = World().found()
+    world.run_round(1)
+    world.add(world.release(1))
+    return world
+
+
+def test_a_policy_is_a_table_of_all_its_terms(world: World) -> None:
+    rows = policy_rows(world.folded.policy)
+    assert rows["min_cohort"] == "3"
+    assert rows["voting.release"] == "2/3"
+    assert rows["witnesses"] == "none"
+    assert rows["bases"].startswith("sha256:")
+    flat = {term.partition(".")[0] for term in rows}
+    assert flat == set(type(world.folded.policy).model_fields)
+
+
+def test_a_change_of_policy_is_shown_term_by_term_old_and_new(world: World) -> None:
+    before = world.folded.policy
+    change = new_policy(world, epsilon_cap="4", max_attempt=7)
+    assert policy_changes(before, change.policy) == [
+        ("version", "1", "2"), ("epsilon_cap", "8", "4"), ("max_attempt", "3", "7")
+    ]  # fmt: skip
+    lines = list(proposal_lines(change, before))
+    assert lines[0] == "policy 2 in place of 1:"
+    assert [line.split() for line in lines[1:]] == [
+        ["version", "1", "->", "2"],
+        ["epsilon_cap", "8", "->", "4"],
+        ["max_attempt", "3", "->", "7"],
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_said_with_all_that_it_names(world: World, kind: str) -> None:
+    found = proposal(world, kind)
+    said = "\n".join(proposal_lines(found, world.folded.policy))
+    assert "does not know" not in said
+    body = found.model_dump(exclude={"kind", "policy", "possession"})
+    body |= body.pop("request", {})
+    for name, value in body.items():
+        if name not in {"held_out", "languages"}:
+            assert str(value) in said, name
