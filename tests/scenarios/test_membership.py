@@ -10,7 +10,12 @@ from tapestry_coordinator import coordinator_folder
 from tapestry_demo import local_federation
 from tapestry_governance import member_folder
 from tapestry_governance.audit.verify import AuditVerdict
-from tapestry_governance.events.member_events import Admission
+from tapestry_governance.events.member_events import (
+    Admission,
+    PauseProposal,
+    PolicyChange,
+    Removal,
+)
 from tapestry_governance.events.round_events import RoundOpened
 from tapestry_governance.founding_files import (
     CharterFile,
