@@ -66,6 +66,7 @@ from tapestry.installed_files import require_installed_files
 from tapestry.protocol.framing import is_small, pack, unpack
 from tapestry.protocol.messages import Kind, Message
 from tapestry.software_digest import software_manifest
+from tapestry.workloads.deferred_workload import loading
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.superlink.outcome import Outcome, working_on, write_outcome
 
@@ -181,8 +182,9 @@ class FlowerGrid:
     Edge cases:
         A request is sent again when its node was started again meanwhile, so a node
         can see it twice. A reply that does not decode counts as silence, and is not
-        waited for. An id stands for a key that somebody registered at the SuperLink,
-        and the name that it was registered under for nothing.
+        waited for; what answers no request that was asked about is not looked at. An
+        id stands for a key that somebody registered at the SuperLink, and the name
+        that it was registered under for nothing.
     """
 
     def __init__(self, line: Line) -> None:
@@ -269,7 +271,8 @@ class FlowerGrid:
             live[0].over.wait(min(max(waited, pause), pause * _LAZINESS))
             asked = {m: each for each in live for m in each.sent if not each.is_over}
             for reply in self._line.pull_messages(asked) if asked else ():
-                self._take(reply, asked[reply.answers])
+                if (pending := asked.get(reply.answers)) is not None:
+                    self._take(reply, pending)  # another one answers nothing
             for each in live:
                 now = self._online.get(each.node_id, now_active[each.name])
                 if now != now_active[each.name] and not each.is_over:
@@ -573,13 +576,16 @@ def _refuse_long(response: httpx.Response) -> None:
         raise ObjectPullError("", f"{length[:20] or 'unknown'} bytes for an identity")
 
 
-def _drive(directory: Path, grid: Grid) -> None:
-    importlib.import_module("tapestry_coordinator.run").main(directory, grid)
+def _main_of(module: str) -> Main:
+    """Return a ``main`` whose module is loaded when it is called."""
+
+    def main(directory: Path, grid: Grid) -> None:
+        with loading():
+            found = importlib.import_module(module)
+        found.main(directory, grid)
+
+    return main
 
 
-def _serve(directory: Path, grid: Grid) -> None:
-    importlib.import_module("tapestry_coordinator.service").main(directory, grid)
-
-
-app = server_app(_drive)
-service = server_app(_serve)
+app = server_app(_main_of("tapestry_coordinator.run"))
+service = server_app(_main_of("tapestry_coordinator.service"))

@@ -19,7 +19,7 @@ from tapestry.workloads.deferred_workload import DeferredWorkload
 if TYPE_CHECKING:
     from tapestry_node.flower import Handler
 
-_SOON = 2.0  # seconds after the first request, so that those after it are not slowed
+_SOON = 15.0  # seconds after the first request; by then a round has begun, or none does
 _LATEST = 60.0  # seconds after the start; a base at fault is known by then
 _PATIENCE = 10.0  # seconds for a model that is being built when the node ends
 

@@ -331,6 +331,22 @@ class TestExchange:
         message.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE_ID
         assert validate_message(message, is_reply_message=False) == []
 
+    def test_what_answers_no_request_is_not_looked_at(self) -> None:
+        """Flower hands over messages that are addressed to the SuperLink as well."""
+        grid, flower = grid_of(FakeNode("it"), FakeNode("be"))
+        grid.nodes()
+        pull = flower.pull_messages
+
+        def with_a_stray(message_ids: Iterable[str]) -> list[Came]:
+            def read(_: Callable[[], bool]) -> FlowerMessage:
+                raise AssertionError
+
+            return [Came(answers="", is_whole=True, read=read), *pull(message_ids)]
+
+        flower.pull_messages = with_a_stray  # type: ignore[method-assign]
+        names = dict.fromkeys(("it", "be"), offer())
+        assert len(list(grid.exchange(names, deadline=5))) == 2
+
     def test_an_error_of_the_superlink_means_waiting_for_the_node(self) -> None:
         gone = Error(code=5, reason="node unavailable")
         grid, flower = grid_of(FakeNode("it", answer=lambda _: gone))

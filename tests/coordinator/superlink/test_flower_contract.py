@@ -390,10 +390,6 @@ def test_the_programs_take_our_flags() -> None:
         ("FLWR_TELEMETRY_ENABLED", "flwr.supercore.telemetry"),
         ("FLWR_DISABLE_UPDATE_CHECK", "flwr.supercore.constant"),
         ("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "flwr.common.constant"),
-        (
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL",
-            "flwr.supercore.superexec.run_superexec",
-        ),
     ],
 )
 def test_flower_still_reads_the_variables_we_set(variable: str, module: str) -> None:
