@@ -31,6 +31,7 @@ from tapestry.protocol.secagg_messages import Result
 from tapestry.protocol.stages import RoundStage
 from tapestry.secagg.server import Unmasked
 from tapestry.workloads.base import Workload
+from tapestry.workloads.deferred_workload import loading
 from tapestry.workloads.workload_registry import open_workload
 from tapestry_coordinator import release_publisher
 from tapestry_coordinator import round as rounds
@@ -109,7 +110,8 @@ def main(
             code="run-differs",
         )
     if workload is None:
-        workload = open_workload(settings.training.workload, settings.base)
+        with loading():
+            workload = open_workload(settings.training.workload, settings.base)
     run = Run(
         directory,
         grid,

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -31,6 +32,7 @@ from tapestry_node.operator_commands import (
 from tapestry_node.submission_commands import submit
 
 if TYPE_CHECKING:
+    from tapestry.workloads.base import Workload
     from tapestry_node.budget.ledger import Ledger
     from tapestry_node.node_state import NodeState
     from tapestry_node.settings import NodePolicy, NodeSettings, Transport
@@ -86,35 +88,44 @@ def run(
     base or records are at fault, it tells the coordinator a code, and ends after ten
     minutes.
     """
-    import torch
+    from tapestry.workloads.deferred_workload import loading
 
-    from tapestry.installed_files import require_installed_files
-    from tapestry.software_digest import software_manifest
-    from tapestry.workloads.workload_registry import open_workload
-    from tapestry_node.flower import LineUse, Pace, serve
-    from tapestry_node.node import Node
-    from tapestry_node.node_metrics import monitored
-    from tapestry_node.refusing_node import opening
-    from tapestry_node.settings import NodeSettings
-    from tapestry_node.status_file import StatusFile
+    with loading():
+        from tapestry.installed_files import require_installed_files
+        from tapestry.software_digest import software_manifest
+        from tapestry.workloads.workload_registry import defer_workload
+        from tapestry_node.flower import LineUse, Pace, serve
+        from tapestry_node.model_loader import ModelLoader, set_threads
+        from tapestry_node.node import Node
+        from tapestry_node.node_metrics import monitored
+        from tapestry_node.refusing_node import opening
+        from tapestry_node.settings import NodeSettings
+        from tapestry_node.status_file import StatusFile
 
     console.start_logging()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     require_installed_files(software_manifest().packages)
     settings = NodeSettings.read(folder / "node.toml")
     where = _transport(settings, folder, superlink, root_certificates, auth_key)
-    torch.set_num_threads(settings.speed.threads)
     told = StatusFile(folder, superlink=where.superlink)
     with opening(folder, where=where, told=told) as opened:
-        workload = open_workload(settings.workload, settings.base)
-        node = Node(opened, workload=workload, notify=told.progress)
+        workload = defer_workload(
+            settings.workload,
+            settings.base,
+            prepare=partial(set_threads, settings.speed.threads),
+        )
+        node = Node(opened, workload=cast("Workload", workload), notify=told.progress)
     stop = threading.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stop.set())
     console.note(f"{node.name}: dialling {where.superlink}")
-    with direct(where.superlink), monitored(node, settings.monitor.metrics) as handle:
+    with (
+        direct(where.superlink),
+        monitored(node, settings.monitor.metrics) as handle,
+        ModelLoader(workload, stop=stop) as model,
+    ):
         serve(
-            told.watching(node, handle),
+            told.watching(node, model.watching(handle)),
             superlink=where.superlink,
             root_certificates=Path(where.root_certificates),
             auth_key=Path(where.auth_key),

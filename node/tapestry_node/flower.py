@@ -4,9 +4,12 @@
 
     node                                            SuperLink
       ── activate, heartbeats ───────────────────────▶
-      ── pull-messages, pull-object ─────────────────▶   a request, if there is one
+      ── pull-messages ──────────────────────────────▶   a request, if there is one
       handle(request) -> reply                           (installed code, nothing else)
       ── push-messages, push-object ─────────────────▶   the reply
+
+A message up to ``framing.SMALL_BYTES`` travels within ``pull-messages`` and
+``push-messages``. A larger one is taken apart by Flower, each part a request.
 
 The process opens no port and never asks for an app bundle. Flower's own connection
 helper, ``http_request_response``, ends the process when the SuperLink is away and
@@ -33,15 +36,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import ConfigRecord, RecordDict
 from flwr.app import Message as FlowerMessage
 from flwr.app.message import remove_content_from_message
-from flwr.common.serde import message_to_proto
+from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
     PullMessagesRequest,
     PushMessagesRequest,
+    PushMessagesResponse,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PushObjectRequest
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    ObjectTree,
+    PushObjectRequest,
+)
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
@@ -75,7 +83,7 @@ from tapestry.errors import (
 from tapestry.inputs.faults import wants_traceback
 from tapestry.inputs.plain_file import read_plain
 from tapestry.inputs.private_data import frames_of
-from tapestry.protocol.framing import pack, unpack
+from tapestry.protocol.framing import is_small, pack, unpack
 from tapestry.protocol.messages import Kind, Message
 from tapestry.storage import durable_files
 from tapestry.transport_keys import load_transport_key
@@ -98,6 +106,7 @@ _MBIT = 1_000_000 / 8  # bytes
 _LARGEST_PIECE = 1 << 20  # bytes of a message's part, as Flower cuts it
 _TRANSPORT_ERRORS = (httpx.HTTPError, ValueError)
 Handler = Callable[[Message, str], Message]  # a request, and its connection
+PushPiece = Callable[[PushObjectRequest], Any]
 
 
 class Pace:
@@ -273,12 +282,23 @@ class _Link:
         return str(self.node.node_id)
 
     def pull(self) -> tuple[str, FlowerMessage] | None:
-        """Fetch the next request, with a digest of its content, and confirm it."""
+        """Fetch the next request, with a digest of its content.
+
+        A small one is whole as it is, and its sender clears it away; the parts of a
+        large one are fetched, and confirmed.
+        """
         found = self.client.PullMessages(PullMessagesRequest(node=self.node))
         if not found.messages_list:
             return None
-        run_id = found.messages_list[0].metadata.run_id
         tree = found.message_object_trees[0]
+        if not tree.children:
+            message = message_from_proto(found.messages_list[0])
+            return str(message.content.object_id), message
+        return str(tree.children[0].object_id), self._fetch(
+            tree, run_id=found.messages_list[0].metadata.run_id
+        )
+
+    def _fetch(self, tree: ObjectTree, *, run_id: int) -> FlowerMessage:
         contents = pull_objects(
             [part.object_id for part in iterate_object_tree(tree)],
             make_pull_object_fn_protobuf(self.client.PullObject, self.node, run_id),
@@ -298,10 +318,14 @@ class _Link:
                 code="reply-malformed",
             )
         message.metadata.__dict__["_message_id"] = tree.object_id
-        return str(tree.children[0].object_id), message
+        return message
 
-    def push(self, reply: FlowerMessage, pace: Pace | None) -> None:
-        """Deliver a reply with all its parts; doing so twice is harmless."""
+    def push(self, reply: FlowerMessage, pace: Pace | None, *, small: bool) -> None:
+        """Deliver a reply with all its parts; doing so twice is harmless.
+
+        A small one is whole in the first request. Flower wants its outermost part
+        nevertheless; whether that was still wanted when it came makes no difference.
+        """
 
         def push_piece(piece: PushObjectRequest) -> Any:
             if pace is not None:
@@ -311,22 +335,40 @@ class _Link:
         with no_object_id_recompute():
             reply.metadata.__dict__["_message_id"] = reply.object_id
             run_id = reply.metadata.run_id
-            missing = self.client.PushMessages(
-                PushMessagesRequest(
-                    node=self.node,
-                    messages_list=[
-                        message_to_proto(remove_content_from_message(reply))
-                    ],
-                    message_object_trees=[get_object_tree(reply)],
-                    clientapp_runtime_list=[0.0],
-                )
+            head = reply if small else remove_content_from_message(reply)
+            only = ObjectTree(object_id=reply.object_id)
+            announced = PushMessagesRequest(
+                node=self.node,
+                messages_list=[message_to_proto(head)],
+                message_object_trees=[only if small else get_object_tree(reply)],
+                clientapp_runtime_list=[0.0],
             )
+            if pace is not None and small:
+                pace.wait(announced.ByteSize())
+            missing = self.client.PushMessages(announced)
+            if small:
+                self._push_outermost(reply, missing, push_piece)
+                return
             push_objects(
                 get_all_nested_objects(reply),
                 make_push_object_fn_protobuf(
                     push_piece, self.node, run_id, missing.session_id
                 ),
                 object_ids_to_push=set(missing.objects_to_push),
+            )
+
+    def _push_outermost(
+        self, reply: FlowerMessage, missing: PushMessagesResponse, push: PushPiece
+    ) -> None:
+        for object_id in missing.objects_to_push:
+            push(
+                PushObjectRequest(
+                    node=self.node,
+                    run_id=reply.metadata.run_id,
+                    object_id=object_id,
+                    object_content=reply.deflate(),
+                    session_id=missing.session_id,
+                )
             )
 
     def beat(self, ended: threading.Event) -> None:
@@ -378,9 +420,11 @@ class FleetWorker:
         reply = self.answer(name, request, connection=link.connection)
         if reply is None:
             return
-        records = {name: ConfigRecord(each) for name, each in pack(reply).items()}
+        packed = pack(reply)
+        records = {name: ConfigRecord(each) for name, each in packed.items()}
+        answer = FlowerMessage(RecordDict(records), reply_to=request)
         try:
-            link.push(FlowerMessage(RecordDict(records), reply_to=request), self._pace)
+            link.push(answer, self._pace, small=is_small(packed))
         except httpx.HTTPStatusError as error:
             if error.response.status_code != httpx.codes.FORBIDDEN:
                 raise

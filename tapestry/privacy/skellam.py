@@ -10,12 +10,15 @@ any epsilon of interest.
 """
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from tapestry.privacy.gaussian import NoiseSource
 from tapestry.vectors import RingVector
+
+if TYPE_CHECKING:
+    from tapestry.privacy.gaussian import NoiseSource  # loads torch
 
 MIN_VARIANCE = 1e4
 MAX_VARIANCE = 2.0**60
@@ -26,7 +29,7 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
-def draw(count: int, *, variance: float, source: NoiseSource) -> Integers:
+def draw(count: int, *, variance: float, source: "NoiseSource") -> Integers:
     """Draw integer noise, shape (count,).
 
     Args:
@@ -49,7 +52,7 @@ def draw(count: int, *, variance: float, source: NoiseSource) -> Integers:
     return drawn
 
 
-def add_noise(values: RingVector, *, variance: float, source: NoiseSource) -> None:
+def add_noise(values: RingVector, *, variance: float, source: "NoiseSource") -> None:
     """Add integer noise to a vector of the ring, in place, block by block.
 
     Guarantees:
@@ -64,7 +67,7 @@ def add_noise(values: RingVector, *, variance: float, source: NoiseSource) -> No
         block += draw(block.size, variance=variance, source=source).astype(np.uint32)
 
 
-def draw_poisson(count: int, *, mean: float, source: NoiseSource) -> Integers:
+def draw_poisson(count: int, *, mean: float, source: "NoiseSource") -> Integers:
     """Draw offsets from the mean's floor by transformed rejection (Hoermann 1993).
 
     Returns Poisson minus ``floor(mean)``, which keeps all digits at large means.
@@ -79,7 +82,7 @@ def draw_poisson(count: int, *, mean: float, source: NoiseSource) -> Integers:
     return drawn
 
 
-def _candidates(count: int, *, mean: float, source: NoiseSource) -> Integers:
+def _candidates(count: int, *, mean: float, source: "NoiseSource") -> Integers:
     words = source.words(2 * count) >> np.uint64(11)
     uniform = (words.astype(np.float64) + 0.5) * _MANTISSA
     u, v = uniform[:count] - 0.5, uniform[count:]

@@ -20,6 +20,7 @@ from tapestry.protocol.messages import BODY_LIMIT, Kind, Message
 
 PIECE_BYTES = 1 << 20  # larger ones travel no faster and cost memory at every hop
 INLINE_BYTES = 1 << 16  # of attachments that need no record of their own
+SMALL_BYTES = 1 << 17  # of a message that travels in one piece, its one record within
 
 Records = dict[str, dict[str, str | bytes]]
 
@@ -40,6 +41,12 @@ def pack(message: Message) -> Records:
     for number, piece in enumerate([] if is_small else _pieces(views)):
         records[_piece_name(number)] = {"bytes": piece}
     return records
+
+
+def is_small(records: Records) -> bool:
+    """Return whether a packed message is so small that it travels in one piece."""
+    head = records["message"].values()
+    return len(records) == 1 and sum(map(len, head)) <= SMALL_BYTES
 
 
 def unpack(records: Mapping[str, Mapping[str, Any]]) -> Message:

@@ -147,6 +147,29 @@ class Evaluation(Protocol):
         ...
 
 
+class FoundBase(Protocol):
+    """A base whose folder was read and hashed, and whose model is not built yet."""
+
+    @property
+    def name(self) -> str:
+        """The workload's tag, as ``Workload.name``."""
+        ...
+
+    @property
+    def given(self) -> ModelContent:
+        """The base, as it is stored."""
+        ...
+
+    def load(self) -> "Workload":
+        """Build the model from what was read.
+
+        Raises:
+            ConfigError: It is no model of this workload.
+            ResourceError: Memory or a package is missing.
+        """
+        ...
+
+
 class Workload(Protocol):
     """A loaded model, and how its records become losses and scores."""
 

@@ -6,7 +6,7 @@ Guarantees:
     modules below are imported when they are used, so the mapping costs no torch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +14,7 @@ from typing import cast
 
 from tapestry.errors import ConfigError
 from tapestry.workloads.base import RecordReader, Workload
+from tapestry.workloads.deferred_workload import DeferredWorkload
 
 Opener = Callable[[str, Path | None], Workload]
 """Loads a base, by its name or folder; the second is where expanded bases are kept."""
@@ -35,6 +36,11 @@ INSTALLED: Mapping[str, Opener] = MappingProxyType(
 
 _READERS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {"language": ("tapestry.workloads.language.text_records", "TextReader")}
+)
+
+
+_FINDERS: Mapping[str, str] = MappingProxyType(
+    {"language": "tapestry.workloads.language.base_models"}
 )
 
 
@@ -63,9 +69,28 @@ def open_workload(
         ResourceError: The base cannot be read.
     """
     if name not in workloads:
-        known = ", ".join(sorted(workloads))
-        raise ConfigError(
-            f"no workload {name!r} is installed; known are {known}",
-            code="workload-unknown",
-        )
+        raise _unknown(name, workloads)
     return workloads[name](base, cache)
+
+
+def defer_workload(
+    name: str, base: str, *, prepare: Callable[[], None] = lambda: None
+) -> DeferredWorkload:
+    """Read a base; its model is built when something needs it, after ``prepare``.
+
+    Raises:
+        ConfigError: There is no such workload or base, or its folder is at fault.
+        ResourceError: The base cannot be read.
+    """
+    reader = open_reader(name)
+    if reader is None or name not in _FINDERS:
+        raise _unknown(name, _FINDERS)
+    found = import_module(_FINDERS[name]).find_base(base)
+    return DeferredWorkload(found, reader=reader, prepare=prepare)
+
+
+def _unknown(name: str, known: Iterable[str]) -> ConfigError:
+    return ConfigError(
+        f"no workload {name!r} is installed; known are {', '.join(sorted(known))}",
+        code="workload-unknown",
+    )

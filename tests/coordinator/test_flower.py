@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,7 +33,13 @@ from tapestry.protocol.messages import Kind, Message
 from tapestry.software_digest import software_manifest
 from tapestry_coordinator import flower as flower_side
 from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
-from tapestry_coordinator.flower import FlowerGrid, limit_hellos, server_app
+from tapestry_coordinator.flower import (
+    FlowerGrid,
+    limit_hellos,
+    pull_parts,
+    server_app,
+)
+from tapestry_coordinator.flower import Reply as Came
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.superlink.config_files import write_bundle
 from tapestry_coordinator.superlink.outcome import (
@@ -54,7 +60,7 @@ Reply: TypeAlias = Any  # a message, raw records, an error to send, one to raise
 def _identity(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_task_id", "_run_id", "_node_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
-    monkeypatch.setattr(http_grid, "pull_objects", http_grid.pull_objects)
+    monkeypatch.setattr(flower_side.THREAD, "limited", False, raising=False)
 
 
 @dataclass(frozen=True)
@@ -88,12 +94,14 @@ class FakeNode:
 
 
 class FakeFlower:
-    """Flower's grid, reduced to the three calls we make."""
+    """A line to a SuperLink, without one."""
 
     def __init__(self, *nodes: FakeNode) -> None:
         self.nodes = dict(enumerate(nodes, start=11))
         self.replies: dict[str, tuple[FlowerMessage, Reply]] = {}
         self.pushed = 0
+        self.small: list[bool] = []
+        self.forgotten: list[str] = []
 
     def get_nodes(self) -> list[Info]:
         return [
@@ -102,8 +110,11 @@ class FakeFlower:
             if node.online
         ]
 
-    def push_messages(self, messages: Iterable[FlowerMessage]) -> list[str]:
+    def push_messages(
+        self, messages: list[FlowerMessage], *, small: list[bool]
+    ) -> list[str]:
         ids = []
+        self.small += small
         for message in messages:
             self.pushed += 1
             ids.append(f"m{self.pushed}")
@@ -113,17 +124,37 @@ class FakeFlower:
             self.replies[ids[-1]] = message, reply
         return ids
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterator[FlowerMessage]:
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Came]:
+        replies = []
         for key in list(message_ids):
             message, reply = self.replies.get(key, (None, None))
-            if isinstance(reply, Exception):
+            if isinstance(reply, httpx.HTTPError):
                 raise reply
-            if isinstance(reply, Message):
-                records = pack(reply).items()
-                reply = RecordDict({k: ConfigRecord(dict(v)) for k, v in records})
             if message is not None and reply is not None:
                 del self.replies[key]
-                yield FlowerMessage(reply, reply_to=message)
+                whole = not isinstance(reply, Message) or not reply.attachments
+                read = self.reader(message, reply)
+                replies.append(Came(answers=key, is_whole=whole, read=read))
+        return replies
+
+    @staticmethod
+    def reader(
+        message: FlowerMessage, reply: Reply
+    ) -> Callable[[Callable[[], bool]], FlowerMessage]:
+        def read(_: Callable[[], bool]) -> FlowerMessage:
+            if isinstance(reply, Exception):
+                raise reply
+            content = reply
+            if isinstance(reply, Message):
+                records = pack(reply).items()
+                content = RecordDict({k: ConfigRecord(dict(v)) for k, v in records})
+            return FlowerMessage(content, reply_to=message)
+
+        return read
+
+    def forget(self, message_ids: Iterable[str], *, after: float) -> None:
+        assert after >= 1
+        self.forgotten += message_ids
 
 
 def grid_of(*nodes: FakeNode) -> tuple[AuthenticatedGrid, FakeFlower]:
@@ -243,15 +274,15 @@ class TestExchange:
         release = threading.Event()
         grid, flower = grid_of(FakeNode("it"), FakeNode("be"))
         grid.nodes()
-        pull = flower.pull_messages
+        flower.nodes[11].answer = lambda m: replace(m, attachments=(b"part",))
+        reader = flower.reader
 
-        def stuck(message_ids: Iterable[str]) -> Iterator[FlowerMessage]:
-            for key in message_ids:
-                if flower.replies[key][0].metadata.dst_node_id == 11:
-                    release.wait(600)
-            yield from pull(message_ids)
+        def stuck(message: FlowerMessage, reply: Reply) -> Any:
+            if message.metadata.dst_node_id == 11:
+                return lambda _: release.wait(600)
+            return reader(message, reply)
 
-        flower.pull_messages = stuck  # type: ignore[method-assign]
+        flower.reader = stuck  # type: ignore[method-assign]
         names = dict.fromkeys(("it", "be"), offer())
         assert [name for name, _ in grid.exchange(names, deadline=0.6)] == ["be"]
         release.set()
@@ -295,9 +326,9 @@ class TestExchange:
         grid, flower = grid_of(FakeNode("it"))
         push, sent = flower.push_messages, list[FlowerMessage]()
 
-        def keep(messages: Iterable[FlowerMessage]) -> list[str]:
-            sent.extend(each := list(messages))
-            return push(each)
+        def keep(messages: list[FlowerMessage], *, small: list[bool]) -> list[str]:
+            sent.extend(messages)
+            return push(messages, small=small)
 
         flower.push_messages = keep  # type: ignore[method-assign]
         assert len(list(grid.exchange({"it": offer()}, deadline=TWO_DAYS))) == 1
@@ -305,6 +336,22 @@ class TestExchange:
         assert TWO_DAYS - 5 < message.metadata.ttl <= TWO_DAYS
         message.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE_ID
         assert validate_message(message, is_reply_message=False) == []
+
+    def test_what_answers_no_request_is_not_looked_at(self) -> None:
+        """Flower hands over messages that are addressed to the SuperLink as well."""
+        grid, flower = grid_of(FakeNode("it"), FakeNode("be"))
+        grid.nodes()
+        pull = flower.pull_messages
+
+        def with_a_stray(message_ids: Iterable[str]) -> list[Came]:
+            def read(_: Callable[[], bool]) -> FlowerMessage:
+                raise AssertionError
+
+            return [Came(answers="", is_whole=True, read=read), *pull(message_ids)]
+
+        flower.pull_messages = with_a_stray  # type: ignore[method-assign]
+        names = dict.fromkeys(("it", "be"), offer())
+        assert len(list(grid.exchange(names, deadline=5))) == 2
 
     def test_an_error_of_the_superlink_means_waiting_for_the_node(self) -> None:
         gone = Error(code=5, reason="node unavailable")
@@ -326,6 +373,20 @@ class TestExchange:
         with pytest.raises(httpx.ReadError):
             list(grid.exchange({"it": offer()}, deadline=2))
 
+    def test_answered_requests_are_cleared_away_and_others_later(self) -> None:
+        grid, flower = grid_of(FakeNode("it"), FakeNode("be", answer=never))
+        grid.nodes()
+        names = dict.fromkeys(("it", "be"), offer())
+        assert [n for n, _ in grid.exchange(names, deadline=0.3)] == ["it"]
+        assert sorted(flower.forgotten) == ["m1", "m2", "m3", "m4"]
+
+    def test_a_message_that_fits_travels_in_one_piece(self) -> None:
+        grid, flower = grid_of(FakeNode("it"))
+        large = replace(offer(), attachments=(bytes(1 << 16), b"1"))
+        for request in (offer(), large):
+            list(grid.exchange({"it": request}, deadline=5))
+        assert flower.small == [True, True, False]
+
     @pytest.mark.slow
     def test_a_caller_that_stops_listening_leaves_no_poll_behind(self) -> None:
         grid, _ = grid_of(FakeNode("it"), FakeNode("be", answer=never))
@@ -341,7 +402,6 @@ class TestPulling:
     def test_parts_that_are_late_are_looked_for_soon(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        flower_side.pull_promptly()
         misses = iter(range(4))
         pauses: list[float] = []
         wait = threading.Event.wait
@@ -357,39 +417,31 @@ class TestPulling:
             return b"part"
 
         monkeypatch.setattr(threading.Event, "wait", noted)
-        parts = http_grid.pull_objects(object_ids=["a"], pull_object_fn=late)
-        assert parts == {"a": b"part"}
+        assert pull_parts(["a"], late, is_lost=lambda: False) == {"a": b"part"}
         assert sum(pauses) < 0.5  # Flower's own would come to 15
 
-    def test_parts_of_a_node_that_is_gone_are_not_waited_for(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        flower_side.pull_promptly()
+    def test_parts_of_a_node_that_is_gone_are_not_waited_for(self) -> None:
         asked: list[str] = []
-        monkeypatch.setattr(
-            flower_side.THREAD, "lost", lambda: len(asked) == 3, raising=False
-        )
 
         def never_comes(object_id: str) -> bytes:
             asked.append(object_id)
             raise ObjectUnavailableError(object_id)
 
         with pytest.raises(ObjectPullError, match="its request is over"):
-            http_grid.pull_objects(object_ids=["a"], pull_object_fn=never_comes)
+            pull_parts(["a"], never_comes, is_lost=lambda: len(asked) == 3)
 
 
 @pytest.mark.parametrize("parts", [9, 1000])
 def test_more_parts_than_an_identity_has_are_not_pulled(
     monkeypatch: pytest.MonkeyPatch, parts: int
 ) -> None:
-    flower_side.pull_promptly()
     monkeypatch.setattr(flower_side.THREAD, "limited", True, raising=False)
 
     def never_asked(_: str) -> bytes:
         raise AssertionError
 
     with pytest.raises(ObjectPullError, match=f"{parts} parts of an identity"):
-        http_grid.pull_objects(object_ids=["a"] * parts, pull_object_fn=never_asked)
+        pull_parts(["a"] * parts, never_asked, is_lost=lambda: False)
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -445,7 +497,9 @@ class TestServerApp:
             run_config={"directory": directory},
             series_id=1,
         )
-        server_app(main)(grid=FakeFlower(FakeNode("it")), context=context)
+        flower = FakeFlower(FakeNode("it"))
+        app = server_app(main, connect=lambda _: flower)
+        app(grid=flower, context=context)
 
     def test_main_gets_the_directory_and_a_grid_and_holds_the_lock(
         self, tmp_path: Path

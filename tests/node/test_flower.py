@@ -48,7 +48,10 @@ class FakeLink:
         content = RecordDict({k: ConfigRecord(dict(v)) for k, v in records.items()})
         return content.object_id, instruction(content)
 
-    def push(self, reply: FlowerMessage, _pace: flower.Pace | None) -> None:
+    def push(
+        self, reply: FlowerMessage, _pace: flower.Pace | None, *, small: bool
+    ) -> None:
+        assert small
         if self.broken:
             response = httpx.Response(self.broken.pop(0))
             raise httpx.HTTPStatusError(
@@ -220,8 +223,11 @@ class TestPace:
             pace.wait(200_000)
         assert 0.19 < time.monotonic() - start < 5
 
-    def test_each_piece_of_a_reply_waits_for_its_turn_and_nothing_else(self) -> None:
-        """What goes over the wire in pieces is counted; the reply's head is not."""
+    @pytest.mark.parametrize("small", [False, True])
+    def test_each_piece_of_a_reply_waits_for_its_turn_and_nothing_else(
+        self, small: bool
+    ) -> None:
+        """What goes over the wire in pieces is counted; a large reply's head is not."""
         sent, waited = list[int](), list[int]()
 
         class Counted(flower.Pace):
@@ -230,9 +236,11 @@ class TestPace:
 
         def push_object(piece: Any) -> Any:
             sent.append(len(piece.object_content))
-            return SimpleNamespace(stored=True)
+            return SimpleNamespace(stored=not small)
 
         def push_messages(request: Any) -> Any:
+            if small:  # whole in the first request, and what follows may be refused
+                sent.append(request.ByteSize())
             tree = request.message_object_trees[0]
             found = [part.object_id for part in iterate_object_tree(tree)]
             return SimpleNamespace(objects_to_push=found, session_id="s")
@@ -253,9 +261,10 @@ class TestPace:
             if pace is not None:
                 sent.clear()
             reply = FlowerMessage(RecordDict(records), reply_to=request)
-            link.push(reply, pace)
+            link.push(reply, pace, small=small)
         assert sorted(waited) == sorted(sent)
-        assert sum(sent) > 3000
+        assert 3000 < sum(sent) < 4500
+        assert len(sent) == (2 if small else 3)
 
 
 def test_a_node_that_cannot_write_receipts_is_silent(

@@ -18,6 +18,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -44,7 +45,9 @@ from tapestry.workloads.data_manifest import Record
 from tapestry_governance.events.privacy_events import PrivacyLoss
 from tapestry_governance.registry import CheckedAdapter, check_folder
 from tapestry_node.settings import AdapterSettings
-from tapestry_node.training import dp_sgd
+
+if TYPE_CHECKING:
+    from tapestry_node.training import dp_sgd  # loads torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +144,7 @@ def train(
     units: Sequence[Example],
     *,
     plan: AdapterPlan,
-    runtime: dp_sgd.Runtime,
+    runtime: "dp_sgd.Runtime",
 ) -> FloatVector:
     """Train B on the institution's records; the model is left as it was.
 
@@ -151,6 +154,8 @@ def train(
         ConfigError: A setting is out of range, or ``dp_sgd.fit`` refuses the model.
         ResourceError: The weights did not change, or the training diverged.
     """
+    from tapestry_node.training import dp_sgd
+
     done = dp_sgd.update(
         workload,
         units,

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -67,7 +67,9 @@ from tapestry_node.refusal import Refused
 from tapestry_node.round.session import NodeContext
 from tapestry_node.settings import NodeSettings
 from tapestry_node.state_entries import Sign
-from tapestry_node.training.dp_sgd import Runtime, StepProgress
+
+if TYPE_CHECKING:
+    from tapestry_node.training.dp_sgd import StepProgress  # loads torch
 
 _ACCOUNTED, _PUBLISHED = "accounted.entry", "published.entry"
 
@@ -235,6 +237,8 @@ class Publisher:
 
     @hides_records
     def _train(self, job: AdapterJob, *, now: datetime) -> None:
+        from tapestry_node.training.dp_sgd import Runtime
+
         trainer = self.context.trainer
         try:
             update = adapter_trainer.train(
@@ -363,7 +367,7 @@ class Publisher:
         workload.load(self.replica.rounded())
         return workload
 
-    def _tell(self, seen: StepProgress) -> None:
+    def _tell(self, seen: "StepProgress") -> None:
         event = {"stage": "adapter", "node": self.context.name}
         self.context.notify({**event, "done": seen.step, "total": seen.steps})
 

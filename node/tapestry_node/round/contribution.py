@@ -22,17 +22,20 @@ Edge cases:
 import logging
 from fractions import Fraction
 from math import floor
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tapestry.privacy.clipping import bound_sum, clip
-from tapestry.privacy.gaussian import NoiseSource
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.privacy.skellam import add_noise
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.secagg.masks import Random
 from tapestry.secagg.quantization import Encoding, quantize
 from tapestry.vectors import FloatVector, IntegerVector, Quantized
+
+if TYPE_CHECKING:
+    from tapestry.privacy.gaussian import NoiseSource  # loads torch
 
 _logger = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ def prepare(
     *,
     manifest: RoundManifest,
     random: Random,
-    noise: NoiseSource,
+    noise: "NoiseSource",
 ) -> Quantized:
     """Bound an update, shape (d,), round it, and add this node's share of noise.
 

@@ -19,7 +19,6 @@ from tapestry.inputs.private_data import hides_records
 from tapestry.keys import SigningKey
 from tapestry.model.low_rank import round_seed
 from tapestry.model.replica import Replica
-from tapestry.privacy.gaussian import NoiseSource
 from tapestry.protocol.messages import Bulk, Kind, Message, Reason, encode_message
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import (
@@ -326,6 +325,8 @@ class Session:
             trains again. One that dies between the mark and the masked vector's file
             has spent the budget, and is left out.
         """
+        from tapestry.privacy.gaussian import NoiseSource
+
         ready = client.receive_shares(shared, ciphertexts)
         marks = _UploadMarks(
             context=self._context,

@@ -13,9 +13,8 @@ Guarantees:
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
-
-from torch import nn
 
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ProtocolError, ResourceError
@@ -28,13 +27,16 @@ from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Workload
 from tapestry.workloads.hardware import memory_bytes
 from tapestry_node.refusal import Refused
-from tapestry_node.training import dp_sgd
 from tapestry_node.training.microbatches import BatchLimits
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _BYTES = 20  # a coordinate: sum 8, gradient 4, value before 4, change 4
 _SEEDLESS = {"factor_seed": "0" * 64}
 # What was tried is code, not values: what held for a loaded model holds on.
-_TRIED: WeakKeyDictionary[nn.Module, set[tuple[str, BatchLimits]]] = WeakKeyDictionary()
+_Tried = WeakKeyDictionary["nn.Module", set[tuple[str, BatchLimits]]]
+_TRIED: _Tried = WeakKeyDictionary()
 
 
 @contextmanager
@@ -106,6 +108,8 @@ class Trainable:
         known.add(key)
 
     def _probe(self, plan: TrainingPlan) -> None:
+        from tapestry_node.training import dp_sgd
+
         try:
             dp_sgd.probe(self.workload, plan, limits=self.limits)
         except ConfigError as error:

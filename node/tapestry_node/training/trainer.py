@@ -13,7 +13,6 @@ from tapestry.encoding import canonical_json, decode_decimal, digest
 from tapestry.errors import ConfigError
 from tapestry.inputs.private_data import hides_records
 from tapestry.model.replica import Replica
-from tapestry.privacy.gaussian import NoiseSource
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.round_manifest import Options, RoundManifest
 from tapestry.vectors import FloatVector, IntegerVector, Layout
@@ -24,7 +23,6 @@ from tapestry_governance.events.privacy_events import DataDeclared
 from tapestry_node.budget.ledger import Charge, PrivacyPromise
 from tapestry_node.data import records
 from tapestry_node.settings import NodeSettings
-from tapestry_node.training import dp_sgd
 from tapestry_node.training.machine_checks import Trainable
 from tapestry_node.training.microbatches import BatchLimits
 
@@ -153,6 +151,9 @@ class Trainer:
 
         With shared noise it is in steps of the round's grid, int64, otherwise float32.
         """
+        from tapestry.privacy.gaussian import NoiseSource
+        from tapestry_node.training import dp_sgd
+
         self.workload.load(replica.parameters)
         runtime = dp_sgd.Runtime(
             source=NoiseSource.fresh(),

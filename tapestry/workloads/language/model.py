@@ -34,7 +34,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tapestry.artifacts import model_folder
 from tapestry.artifacts.adapter_folder import AdapterFolder
+from tapestry.artifacts.model_folder import ModelFolder
 from tapestry.artifacts.model_identity import ModelContent
 from tapestry.artifacts.model_writer import write_model
 from tapestry.errors import ConfigError
@@ -97,7 +99,17 @@ class LanguageModel(TorchModel):
             ForeignFileError: A file lies in the folder that is no part of a model.
             ResourceError: A file cannot be read, memory or a package is missing.
         """
-        found = open_pretrained(directory)
+        return cls.of_folder(model_folder.read(directory))
+
+    @classmethod
+    def of_folder(cls, read: ModelFolder) -> Self:
+        """Load a folder that was read already, as ``open`` does.
+
+        Raises:
+            ConfigError: The folder is not a sound model (``open_pretrained``).
+            ResourceError: Memory or a package is missing.
+        """
+        found = open_pretrained(read)
         return cls(found.module, found.tokenizer, given=found.given)
 
     @property

@@ -67,24 +67,21 @@ class Pretrained:
     given: ModelContent
 
 
-def open_pretrained(directory: Path) -> Pretrained:
-    """Load module and tokenizer of a local folder, without network or code from it.
+def open_pretrained(found: ModelFolder) -> Pretrained:
+    """Load module and tokenizer of a folder that was read, without code from it.
 
     Raises:
         ConfigError: The folder is not a sound model: a file breaks a rule, a tensor is
             missing, unknown, of another shape or not finite, settings, tokenizer and
             tensors disagree, or transformers warns of anything.
-        ForeignFileError: A file lies in the folder that is no part of a model.
-        ResourceError: A file cannot be read, memory or a package is missing.
-        VerificationError: A file is not as the folder's own manifest lists it.
+        ResourceError: Memory or a package is missing.
     """
-    found = model_folder.read(directory)
     try:
         with private_copy(found.settings) as place:
             return _open(found, place)
     except (ConfigError, VerificationError) as error:
         raise ConfigError(
-            f"{directory} is not a sound model: {error}", code=error.code
+            f"{found.folder} is not a sound model: {error}", code=error.code
         ) from error
 
 

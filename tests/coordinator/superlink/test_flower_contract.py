@@ -20,6 +20,7 @@ from flwr.common.constant import (
     TIMESTAMP_HEADER,
     TIMESTAMP_TOLERANCE,
 )
+from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto import (
     control_pb2,
     fab_pb2,
@@ -27,7 +28,10 @@ from flwr.proto import (
     heartbeat_pb2,
     message_pb2,
     node_pb2,
+    runtime_pb2,
 )
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
+from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 
 from tapestry_coordinator.superlink import config_files, supervisor
@@ -45,18 +49,20 @@ PUBLIC = {
     "flwr.app.Context",
     "flwr.app.Message",
     "flwr.app.RecordDict",
-    "flwr.serverapp.Grid",
     "flwr.serverapp.ServerApp",
 }
 INTERNAL_NODE: dict[str, list[str]] = {  # and the parameters that we pass
     "flwr.app.message.remove_content_from_message": ["message"],
+    "flwr.common.serde.message_from_proto": ["message_proto"],
     "flwr.common.serde.message_to_proto": ["message"],
     "flwr.proto.fleet_pb2.ActivateNodeRequest": [],
     "flwr.proto.fleet_pb2.DeactivateNodeRequest": [],
     "flwr.proto.fleet_pb2.PullMessagesRequest": [],
     "flwr.proto.fleet_pb2.PushMessagesRequest": [],
+    "flwr.proto.fleet_pb2.PushMessagesResponse": [],
     "flwr.proto.heartbeat_pb2.SendNodeHeartbeatRequest": [],
     "flwr.proto.message_pb2.ConfirmMessageReceivedRequest": [],
+    "flwr.proto.message_pb2.ObjectTree": [],
     "flwr.proto.message_pb2.PushObjectRequest": [],
     "flwr.proto.node_pb2.Node": [],
     "flwr.supercore.inflatable.inflatable_object.get_all_nested_objects": ["obj"],
@@ -107,9 +113,11 @@ INTERNAL_COORDINATOR: dict[str, list[str]] = {
         "object_id",
         "reason",
     ],
+    "flwr.proto.runtime_pb2.PullAppMessagesRequest": [],
+    "flwr.proto.runtime_pb2.PushAppMessagesRequest": [],
     "flwr.supercore.run.RunNotRunningException": [],
     "flwr.superlink.cli.flwr_serverapp.flwr_serverapp": [],
-    "flwr.superlink.grid.http_grid": [],
+    "flwr.superlink.grid.http_grid.HttpGrid": [],
 }
 INTERNAL_CONTROL: dict[str, list[str]] = {
     "flwr.cli.build.build_fab_from_disk": ["app"],
@@ -145,8 +153,22 @@ FIELDS = {
     heartbeat_pb2.SendNodeHeartbeatRequest: {"node", "heartbeat_interval"},
     message_pb2.ConfirmMessageReceivedRequest: {"node", "run_id", "message_object_id"},
     message_pb2.ObjectTree: {"object_id", "children"},
-    message_pb2.PushObjectRequest: {"node", "object_content"},
+    message_pb2.PushObjectRequest: {
+        "node",
+        "run_id",
+        "object_id",
+        "object_content",
+        "session_id",
+    },
     node_pb2.NodeInfo: {"node_id", "last_activated_at"},
+    runtime_pb2.PullAppMessagesRequest: {"message_ids"},
+    runtime_pb2.PullAppMessagesResponse: {"messages_list", "message_object_trees"},
+    runtime_pb2.PushAppMessagesRequest: {"messages_list", "message_object_trees"},
+    runtime_pb2.PushAppMessagesResponse: {
+        "message_ids",
+        "objects_to_push",
+        "session_id",
+    },
 }
 
 
@@ -211,6 +233,24 @@ def test_the_plain_client_has_the_calls(call: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "PullMessages",
+        "PushMessages",
+        "PullObject",
+        "PushObject",
+        "ConfirmMessageReceived",
+    ],
+)
+def test_the_client_of_a_grid_has_the_calls(call: str) -> None:
+    client = find("flwr.supercore.runtime.RuntimeHttpClient")
+    assert list(inspect.signature(getattr(client, call)).parameters) == [
+        "self",
+        "request",
+    ]
+
+
 @pytest.mark.parametrize("call", ["RegisterNode", "StartRun", "ListRuns", "StopRun"])
 def test_the_control_client_has_the_calls(call: str) -> None:
     client = find("flwr.supercore.control.ControlHttpClient")
@@ -255,18 +295,42 @@ def test_the_clocks_may_be_apart_as_far_as_we_say() -> None:
     assert superlink_faults.MOST_BEHIND == TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE
 
 
-def test_pull_messages_takes_pull_objects_from_its_module() -> None:
-    text = inspect.getsource(HttpGrid.pull_messages)
-    (call,) = re.findall(r"pull_objects\(\s+object_ids=\[.*?\],\s+(\w+)=", text, re.S)
-    assert call == "pull_object_fn"
-    assert "except ObjectPullError" in text
-    assert "pull_objects" in HttpGrid.pull_messages.__globals__
+@pytest.fixture
+def identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
 
 
-def test_push_messages_sends_equal_parts_once_and_returns_the_ids_in_order() -> None:
-    text = inspect.getsource(HttpGrid._try_push_messages)
-    assert "all_objects.update(" in text
-    assert "res.message_ids" in text
+@pytest.mark.usefixtures("identity")
+def test_a_superlink_keeps_the_content_of_a_message_that_it_is_sent() -> None:
+    """So a small message is whole in the requests that announce and look for it."""
+    records = {"message": ConfigRecord({"kind": "hello", "body": b"\x00\xff"})}
+    message = Message(RecordDict(dict(records)), 17, "query")
+    message.metadata.__dict__["_message_id"] = message.object_id
+    again = message_from_proto(message_to_proto(message))
+    assert again.metadata.message_id == message.object_id
+    assert again.content.object_id == message.content.object_id
+    assert dict(again.content["message"]) == dict(records["message"])
+    fleet = find("flwr.superlink.servicer.fleet.fleet_handlers.pull_messages")
+    runtime = find("flwr.superlink.servicer.runtime.runtime_handlers.pull_messages")
+    for handler in (fleet, runtime):
+        assert "message_to_proto(msg)" in inspect.getsource(handler)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("identity")
+def test_a_superlink_takes_a_message_of_one_object() -> None:
+    """It checks the object by its digest, and asks for no part that is not named."""
+    message = Message(
+        RecordDict({"message": ConfigRecord({"body": b"{}"})}), 17, "query"
+    )
+    store = InMemoryObjectStore()
+    tree = message_pb2.ObjectTree(object_id=message.object_id)
+    assert store.preregister(1, tree) == [message.object_id]
+    store.put(message.object_id, message.deflate())
+    assert store.get_object_tree(message.object_id) == tree
+    store.delete(message.object_id)
+    store.delete(message.object_id)  # a second time it is nothing
+    assert len(store) == 0
 
 
 def test_the_grid_has_its_client_before_our_code_runs() -> None:
@@ -326,10 +390,6 @@ def test_the_programs_take_our_flags() -> None:
         ("FLWR_TELEMETRY_ENABLED", "flwr.supercore.telemetry"),
         ("FLWR_DISABLE_UPDATE_CHECK", "flwr.supercore.constant"),
         ("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "flwr.common.constant"),
-        (
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL",
-            "flwr.supercore.superexec.run_superexec",
-        ),
     ],
 )
 def test_flower_still_reads_the_variables_we_set(variable: str, module: str) -> None:
