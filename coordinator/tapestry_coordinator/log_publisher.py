@@ -290,7 +290,7 @@ class LogPublisher:
 
     @property
     def _trust(self) -> Trust:
-        """What a checkpoint of the log as it is must meet, after the published one."""
+        """The quorum that a checkpoint needs now, after the published one."""
         size = self.log.size
         return self._turns.to_accept(self.logged, size, since=self.published)
 

@@ -184,6 +184,7 @@ def read_status(directory: Path) -> CoordinatorStatus:
         ConfigError: A file is missing or invalid.
         ResourceError: A file cannot be read.
     """
+    CoordinatorSettings.read(directory / "coordinator.toml")  # or it is another folder
     logged, entries = read_log(directory)
     state = settle(logged, seen=len(entries))
     events = [open_entry(entry).event for entry in entries]

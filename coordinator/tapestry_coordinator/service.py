@@ -186,7 +186,7 @@ def cosign_once(directory: Path, grid: Grid) -> None:
 
     Raises:
         InconsistentLog: A member holds a cosigned log that this one does not lead to.
-        ResourceError: The machine fails.
+        ResourceError: The disk is full or failing.
     """
     with closing(open_led_log(directory, grid, deadline=_COSIGN_SECONDS)) as log:
         _serve(log, None, log.members.nodes(), came=set())

@@ -22,7 +22,8 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from types import MappingProxyType
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -50,6 +51,8 @@ from tapestry_governance.rules.replay import apply
 from tapestry_governance.rules.vote_rules import eligible, votes_needed
 
 MAX_BYTES = 1 << 20
+VOTES: Mapping[str, Vote] = MappingProxyType({v: v for v in get_args(Vote)})
+"""The votes by their words."""
 _SALT = 32  # bytes
 
 
@@ -61,8 +64,8 @@ class BallotPaper(Strict):
     genesis: Digest
     index: Index
     entry: Annotated[str, Field(max_length=88_000)]  # base64
-    proof: Annotated[str, Field(max_length=300_000)]  # a tlog-proof
-    trust: Annotated[str, Field(max_length=300_000)]  # the policy in force
+    proof: Annotated[str, Field(max_length=262_144)]  # a tlog-proof
+    trust: Annotated[str, Field(max_length=262_144)]  # the policy in force
     policy: Policy  # in force
     voters: Annotated[dict[Name, SignatureKey], Field(max_length=MAX_MEMBERS)]
     votes: Annotated[dict[Name, Vote], Field(max_length=MAX_MEMBERS)]
@@ -106,7 +109,7 @@ def find_ballot(view: MemberView, index: int) -> Ballot:
         raise ConfigError(
             f"entry {index} is neither a proposal nor a release; tapestry governance"
             " list shows which entries are",
-            code="vote-without-subject",
+            code="ballot-missing",
         )
     return ballot
 
@@ -115,7 +118,7 @@ def index_of(view: MemberView, subject: str) -> int:
     """Return the index of what may be voted on: given as such, or a release's name.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: The log has no release of this name, and it is no number.
     """
     if (release := view.state.releases.get(subject)) is not None:
         return view.state.release_named(release.name).index

@@ -49,7 +49,7 @@ from tapestry_governance.founding_files import (
     read_document,
     sign_request,
 )
-from tapestry_governance.wording import policy_changes
+from tapestry_governance.plain_words import policy_changes
 
 _OWN = ("node", "witness", "community")  # what a node signs with by itself
 _ROOT = "root.key"

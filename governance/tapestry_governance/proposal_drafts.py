@@ -93,9 +93,7 @@ def _resume() -> Proposal:
 def _withdraw(state: FederationState, name: str, reason: str) -> Proposal:
     subject = published_digest(state, name)
     if subject is None:
-        raise ConfigError(
-            f"the log has no release or adapter {name!r}", code="name-not-published"
-        )
+        raise ConfigError(f"the log has no release or adapter {name!r}", code="usage")
     return Withdrawal(kind="withdraw", subject=subject, name=name, reason=reason)
 
 

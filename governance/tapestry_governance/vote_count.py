@@ -1,4 +1,4 @@
-"""How the members stand to a release: candidate, approved or withdrawn."""
+"""The standing of a release with the members: candidate, approved or withdrawn."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -268,8 +268,12 @@ class Node:
     def _cosign(self, request: CosignRequest, entries: Bulk) -> Message:
         """Mirror the log's new entries, check append-only and the rules, and cosign."""
         note = request.checkpoint.encode()
-        self.mirror.extend(request.start, [bytes(entry) for entry in entries], note)
-        self.mirror.step([each.encode() for each in request.cosigned])
+        self.mirror.extend(
+            request.start,
+            [bytes(entry) for entry in entries],
+            note,
+            cosigned=[each.encode() for each in request.cosigned],
+        )
         self._leave_ended()
         require_settled(self._store)
         self._base.check_ends()

@@ -85,9 +85,11 @@ coordinator saw masked sums only. Every step is in the federation's log.
 
 Changed from the given base; {terms}. Its notices, if it has any, lie beside this card.
 
-Check this folder with `tapestry release verify DIR`: its files, its parameters, and
-that the log has them. Name the trust policy that you hold with `--trust`, and the audit
-bundle with `--bundle` where it does not lie beside `releases/`.
+It is a candidate until the institutions have approved it by their votes, which are in
+the log. Check this folder with `tapestry release verify DIR`: its files, parameters
+and votes, and that the log has them. Name the trust policy that you hold with
+`--trust`, and the audit bundle with `--bundle` where it does not lie beside
+`releases/`.
 """
 
     def _facts(self) -> list[tuple[str, object]]:

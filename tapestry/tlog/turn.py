@@ -54,7 +54,9 @@ class Turn:
         """Open a checkpoint that both quorums cosigned.
 
         Raises:
-            ProtocolError, VerificationError, QuorumError: As ``TrustPolicy.open``.
+            ProtocolError: The bytes are not a checkpoint.
+            VerificationError: The log has not signed, or a known key's line is bad.
+            QuorumError: Too few of the old or of the new witnesses have cosigned.
         """
         self._former.open(data)
         return self.now.open(data)
@@ -63,8 +65,10 @@ class Turn:
         """Open a checkpoint as ``Log.publish`` writes it: with lines of both sets.
 
         Raises:
-            ProtocolError, VerificationError, QuorumError: As
-                ``TrustPolicy.open_published``.
+            ProtocolError: The bytes are not a checkpoint.
+            VerificationError: The log has not signed, a known key's line is bad, or a
+                line is of none of these or not in its place.
+            QuorumError: Too few of the old or of the new witnesses have cosigned.
         """
         opened = self.open(data)
         keys = [witness.key for witness in self.witnesses]
@@ -75,7 +79,8 @@ class Turn:
         """Open a checkpoint that the new log signed, cosigned or not.
 
         Raises:
-            ProtocolError, VerificationError: As ``TrustPolicy.open_pending``.
+            ProtocolError: The bytes are not a checkpoint.
+            VerificationError: The log has not signed, or a known key's line is bad.
         """
         return self.now.open_pending(data)
 
@@ -83,7 +88,8 @@ class Turn:
         """Check one cosignature line, by a witness of either set.
 
         Raises:
-            ProtocolError, VerificationError: As ``TrustPolicy.open_cosignature``.
+            ProtocolError: The bytes are not a signature line.
+            VerificationError: It is of no witness of either set, or is bad.
         """
         try:
             return self.now.open_cosignature(checkpoint, line)

@@ -3,9 +3,8 @@
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -49,6 +48,7 @@ from tapestry_coordinator.superlink.outcome import (
 )
 from tests.support.echo_members import GENESIS, identity, node_keys
 from tests.support.installed_folders import install
+from tests.support.long_answers import Answers
 from tests.support.refusals import refused
 
 TWO_DAYS = 2 * 24 * 3600
@@ -442,23 +442,6 @@ def test_more_parts_than_an_identity_has_are_not_pulled(
 
     with pytest.raises(ObjectPullError, match=f"{parts} parts of an identity"):
         pull_parts(["a"] * parts, never_asked, is_lost=lambda: False)
-
-
-class Answers(BaseHTTPRequestHandler):
-    """Answers so many bytes as its server says, with or without the length."""
-
-    def do_POST(self) -> None:
-        size, told = self.server.answer  # type: ignore[attr-defined]
-        self.rfile.read(int(self.headers["content-length"]))
-        self.send_response(200)
-        if told:
-            self.send_header("content-length", str(size))
-        self.end_headers()
-        with suppress(OSError):  # the client reads no further
-            self.wfile.write(bytes(size))
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.mark.parametrize("told", [True, False])

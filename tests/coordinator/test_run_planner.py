@@ -79,12 +79,15 @@ def test_a_member_that_could_not_afford_it_is_named_and_nothing_is_queued(
     assert waiting(federation.coordinator) == []
 
 
-def test_a_run_goes_on_from_the_newest_release_and_from_none_before_the_first(
+def test_a_run_goes_on_from_the_newest_approved_release_and_from_no_other(
     federation: Federation,
 ) -> None:
     with refused(ConfigError, "release-missing", match="--base smollm2"):
         newest_release(federation.coordinator)
     federation.run()
+    with refused(ConfigError, "release-missing", match="base-1 waits for the members"):
+        newest_release(federation.coordinator)
+    federation.approve()
     base = newest_release(federation.coordinator)
     assert Path(base) == federation.coordinator / "releases" / "base-1"
     found = plan_run(federation.coordinator, wish(federation, base=base))

@@ -81,7 +81,7 @@ def test_a_release_is_named_by_its_name(world: World) -> None:
     for wrong in ("base-9", "-1", "1e3", "9" * 16):
         with refused(ConfigError, "usage"):
             index_of(here, wrong)
-    with refused(ConfigError, "vote-without-subject"):
+    with refused(ConfigError, "ballot-missing"):
         make_paper(here, 3)
 
 

@@ -93,7 +93,7 @@ def test_what_is_withdrawn_is_published_and_the_reason_is_named(world: World) ->
     digest = world.folded.releases["base-1"].manifest_digest
     wanted = Withdrawal(kind="withdraw", subject=digest, name="base-1", reason="unsafe")
     assert found == wanted
-    with refused(ConfigError, "name-not-published"):
+    with refused(ConfigError, "usage"):
         made(world, "withdraw", "base-9", reason="unsafe")
 
 

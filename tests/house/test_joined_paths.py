@@ -83,7 +83,7 @@ JOINED = {
         NUMBER
     ),
     ("coordinator/tapestry_coordinator/release_publisher.py", "name"): "Base",
-    ("coordinator/tapestry_coordinator/run_planner.py", "last.name"): "Base",
+    ("coordinator/tapestry_coordinator/run_planner.py", "state.standing[-1]"): "Base",
     ("coordinator/tapestry_coordinator/audit_bundle.py", "path.name"): LISTED,
     ("coordinator/tapestry_coordinator/spot_check_responder.py", "str(closed.index)"): (
         NUMBER

@@ -37,6 +37,9 @@ OWN = "tapestry_demo.report"
 # Text that is no name: compared, verified, printed, or the operator's own. By field,
 # in whichever model, or by model and field.
 TEXT = {
+    "BallotPaper.entry": "decoded",
+    "BallotPaper.proof": "read as a proof",
+    "BallotPaper.trust": "read as a trust policy",
     "CharterAdopted.address": "told to people, who dial it",
     "CharterFile.entry": "decoded",
     "CoordinatorReplacement.address": "told to people, who dial it",
@@ -63,6 +66,7 @@ TEXT = {
     "base_model_name_or_path": "compared with the name in the weights",
     "contributions": "hex",
     "checkpoint": "read by the trust policy",
+    "cosigned": "read by the trust policy",
     "country": "printed",
     "data": "the operator's own path",
     "evaluation": "labels of metrics, printed",

@@ -37,7 +37,7 @@ def test_the_exit_reaches_the_log_and_rounds_go_on_without_the_member(
 
 
 def test_a_member_may_leave_between_two_rounds(found: Found) -> None:
-    """Its account and its upload of the first round stay; it goes on cosigning."""
+    """Its account and its upload of the first round stay; then it is no witness."""
     federation = found(coordinator={"rounds": 2})
     federation.run_until_killed(lambda _, message: message.kind is Kind.APPLY_RESULT)
     federation.nodes[LEFT].store.post(exit_of(federation, LEFT))
@@ -45,5 +45,8 @@ def test_a_member_may_leave_between_two_rounds(found: Found) -> None:
     first, second = federation.closed()
     assert LEFT in first.included
     assert LEFT not in second.included
-    size = federation.nodes[LEFT].mirror.size
-    assert size == federation.nodes[NAMES[1]].mirror.size
+    (left,) = [e for e in federation.logged() if isinstance(e.body, MemberLeft)]
+    after = federation.nodes[LEFT].mirror
+    assert federation.logged().index(left) < after.size
+    assert after.size < federation.nodes[NAMES[1]].mirror.size
+    assert LEFT not in federation.view(NAMES[1]).logged.members

@@ -307,6 +307,7 @@ def test_a_run_goes_on_from_the_release_of_the_last_one_by_itself(
     federation = of_rounds(found, 2, settings)
     federation.run()
     given = federation.base.replica.digest
+    federation.approve()
     release = federation.coordinator / "releases" / "base-1"
     federation.begin_another_run("second", base=str(release))
     if away in {"before it", "both"}:

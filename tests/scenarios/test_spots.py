@@ -307,6 +307,7 @@ def test_a_node_that_found_a_false_sum_trains_on_nothing_that_comes_of_it(
         lies(patched)
         federation.run()
     assert federation.nodes["fr"].store.disputed("run") == [1]
+    federation.approve()
     release = federation.coordinator / "releases" / "base-1"
     federation.begin_another_run("second", base=str(release))
     federation.run()

@@ -15,6 +15,7 @@ from tapestry_governance.events.round_events import RoundDisputed
 from tests.support.audit_bundles import attach_proof, bundle_of
 from tests.support.commands import Result
 from tests.support.log_world import World, changed
+from tests.support.proposals import withdrawal
 
 BASE = {
     "model.layers.0.self_attn.q_proj.weight": np.full((6, 8), 0.5, dtype=np.float32),
@@ -75,10 +76,17 @@ def make_base(folder: Path, *, scale: float = 1.0) -> Path:
     return folder
 
 
-def make_demo(folder: Path, *, disputes: Sequence[RoundDisputed] = ()) -> Path:
+def make_demo(
+    folder: Path,
+    *,
+    disputes: Sequence[RoundDisputed] = (),
+    approved: bool = True,
+    withdrawn: str | None = None,
+) -> Path:
     """Lay out releases/, adapters/ and bundle/ as the demo leaves them.
 
-    ``disputes`` are logged by ``fr`` after the rounds.
+    ``disputes`` are logged by ``fr`` after the rounds. Members approve the release, and
+    withdraw what is named.
     """
     world = World()
     world.models = {2: ModelContent(tensors=BASE).manifest}
@@ -100,6 +108,10 @@ def make_demo(folder: Path, *, disputes: Sequence[RoundDisputed] = ()) -> Path:
     own = world.add(published, "fr", "community")
     for name, at in (("accounted", accounted), ("published", own)):
         (adapter / "tapestry" / f"{name}.entry").write_bytes(world.entries[at])
+    if approved:
+        world.approve("base-2")
+    if withdrawn is not None:
+        world.decide(withdrawal(world, withdrawn))
     attach_proof(base, world, index)
     bundle = bundle_of(world, folder, artifacts={}).folder
     if bundle != folder / "bundle":

@@ -33,6 +33,7 @@ def released(folder: Path) -> tuple[World, Path]:
     index = world.add(world.release(2, manifest_digest=listed.digest))
     world.add(world.adapter_account(), "fr", "node")
     world.add(world.adapter(2), "fr", "community")
+    world.approve("base-2")
     attach_proof(base, world, index)
     return world, base
 

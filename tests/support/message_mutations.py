@@ -114,7 +114,7 @@ def _json(draw: Draw, message: Message, said: str, _: Sequence[Message]) -> Muta
     else:
         holder[last] = draw.one(VALUES)
     where = ".".join(map(str, path))
-    only = path == ("checkpoint",)
+    only = path[0] in {"checkpoint", "cosigned"}  # these only say how far others are
     return Mutated(_with(message, body), f"{said}, {how} at {where}", only)
 
 

@@ -130,7 +130,7 @@ class Audit:
 
     @property
     def has_turned(self) -> bool:
-        """Whether the witnesses changed, or should have by what is given."""
+        """True if the log changed its witnesses, or the bundle has turns."""
         return bool(self.bundle.turns) or len(self.state.trusted) > 1
 
     @property

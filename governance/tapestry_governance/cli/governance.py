@@ -17,7 +17,7 @@ from tapestry.cli.passphrases import (
     unlock,
 )
 from tapestry.errors import ConfigError, IncompleteError
-from tapestry_governance.cli.voting import export, list_command, propose, vote
+from tapestry_governance.cli.votes import export, list_command, propose, vote
 
 if TYPE_CHECKING:
     from tapestry_governance.founding_files import OpenedCharter, RequestFile
@@ -360,7 +360,7 @@ def _before_accepting(
 
 
 def _in_words(found: "OpenedCharter") -> Iterator[str]:
-    from tapestry_governance.wording import policy_rows
+    from tapestry_governance.plain_words import policy_rows
 
     body = found.body
     yield f"federation   {found.federation}, log {body.origin}"

@@ -185,13 +185,25 @@ class LogMirror:
         """Close the database."""
         self._database.close()
 
-    def extend(self, start: int, entries: Sequence[bytes], note: bytes) -> None:
+    def extend(
+        self,
+        start: int,
+        entries: Sequence[bytes],
+        note: bytes,
+        *,
+        cosigned: Sequence[bytes] = (),
+    ) -> None:
         """Store new entries under a checkpoint that the log has signed.
 
         Args:
             start: The index of the first of ``entries``; at most the mirror's size.
             entries: Entries up to the checkpoint's size; some may be known already.
             note: The checkpoint.
+            cosigned: Checkpoints to step over, as :meth:`step` takes them; they may
+                cover the new entries.
+
+        Guarantees:
+            All of it is stored, or nothing but evidence.
 
         Raises:
             ProtocolError: The entries leave a gap, or their number is wrong.
@@ -200,11 +212,13 @@ class LogMirror:
                 costs; kept as evidence.
             VerificationError: A signature does not hold, or entry 0 is not the
                 genesis or not the charter of the log that signed.
+            QuorumError: Too few witnesses cosigned a checkpoint to step over.
         """
         checkpoint, is_signed = self._open_signed(note, entries)
         try:
             fresh = self._check_append(start, entries, checkpoint)
             following = self._follow(fresh, checkpoint, note)
+            steps = self._steps(following, cosigned)
         except (InconsistentLog, RuleError) as error:
             if is_signed:
                 self._keep_evidence(error, note, start=start, entries=entries)
@@ -220,7 +234,10 @@ class LogMirror:
             self._database.execute(
                 "INSERT OR IGNORE INTO signed VALUES (?, ?)", (checkpoint.size, note)
             )
+            for opened in steps:
+                self._keep_accepted(opened)
         self._state = following
+        self._accepted = steps[-1] if steps else self._accepted
 
     def cosign(self, key: SigningKey, now: datetime) -> bytes:
         """Cosign all that is stored; returns a signature line.
@@ -274,16 +291,40 @@ class LogMirror:
         Raises:
             ProtocolError: One covers entries that are not stored; extend first.
             QuorumError: Too few of the old or of the new witnesses have cosigned.
-            InconsistentLog: One shows a fork; kept as evidence.
+            InconsistentLog: One shows a fork.
             VerificationError: A signature does not hold.
         """
+        steps = self._steps(self._state, notes)
+        with self._database.transaction():
+            for opened in steps:
+                self._keep_accepted(opened)
+        self._accepted = steps[-1] if steps else self._accepted
+
+    def _steps(
+        self, state: FederationState | None, notes: Sequence[bytes]
+    ) -> list[CosignedCheckpoint]:
+        """Open the checkpoints beyond the accepted one, each after the one before."""
+        found, since = list[CosignedCheckpoint](), self._since
         for note in notes:
-            if read_claim(note).size <= self._since:
+            size = read_claim(note).size
+            if size <= since:
                 continue
-            opened = self._open_known(note, oldest=0)
-            statement = "INSERT OR REPLACE INTO accepted VALUES (?, ?)"
-            self._database.query(statement, opened.checkpoint.size, note)
-            self._accepted = opened
+            opened = self._turns.to_accept(state, size, since=since).open(note)
+            if state is None or size > state.size:
+                raise _beyond(size, 0 if state is None else state.size)
+            if opened.checkpoint.root != state.past.root(size):
+                raise InconsistentLog(
+                    f"fork: two logs of {size} entries", code="log-forked"
+                )
+            found.append(opened)
+            since = size
+        return found
+
+    def _keep_accepted(self, opened: CosignedCheckpoint) -> None:
+        self._database.execute(
+            "INSERT OR REPLACE INTO accepted VALUES (?, ?)",
+            (opened.checkpoint.size, opened.note),
+        )
 
     def turns(self) -> list[bytes]:
         """Return the accepted checkpoints by which other witnesses came into force."""
@@ -474,11 +515,7 @@ class LogMirror:
         since = min(self._since, size)
         opened = self._turns.to_accept(self._state, size, since=since).open(note)
         if size > self.size:
-            raise ProtocolError(
-                f"the checkpoint covers {size} entries, {self.size} are stored; send"
-                " the others first",
-                code="checkpoint-beyond-mirror",
-            )
+            raise _beyond(size, self.size)
         try:
             self._check_same(opened.checkpoint, oldest=oldest)
         except InconsistentLog as error:
@@ -520,6 +557,14 @@ def _check_length(size: int, *, seen: int) -> None:
         raise InconsistentLog(
             f"rollback: a log of {size} entries, {seen} were seen", code="log-shrunk"
         )
+
+
+def _beyond(size: int, stored: int) -> ProtocolError:
+    return ProtocolError(
+        f"the checkpoint covers {size} entries, {stored} are stored; send the others"
+        " first",
+        code="checkpoint-beyond-mirror",
+    )
 
 
 def _stored(value: object) -> bytes:

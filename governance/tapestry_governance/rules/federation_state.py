@@ -369,7 +369,7 @@ class FederationState:
                 return each
         raise IncompleteError(
             f"the first {size} entries do not found the federation",
-            code="founding-incomplete",
+            code="log-not-founded",
         )
 
     def closed_round(self, number: int, *, within: int) -> ClosedRound | None:

@@ -44,7 +44,7 @@ _CHECKPOINT = re.compile("/([0-9a-f]{64})/checkpoint")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class HttpAnswer:
     """A status and a body for a client."""
 
     status: HTTPStatus
@@ -52,19 +52,19 @@ class Reply:
     content: str = TEXT_TYPE
 
 
-def answer(witness: WitnessFolder, body: bytes) -> Reply:
+def answer(witness: WitnessFolder, body: bytes) -> HttpAnswer:
     """Answer the body of an ``add-checkpoint``; never raises."""
     try:
         line = witness.cosign(CheckpointRequest.parse(body))
     except StaleSizeError as error:
         size = encode_size(error.size)
-        return Reply(status=HTTPStatus.CONFLICT, body=size, content=SIZE_TYPE)
+        return HttpAnswer(status=HTTPStatus.CONFLICT, body=size, content=SIZE_TYPE)
     except Exception as error:  # noqa: BLE001 - one request ends no service
         return _refused(error)
-    return Reply(status=HTTPStatus.OK, body=line)
+    return HttpAnswer(status=HTTPStatus.OK, body=line)
 
 
-def _refused(error: Exception) -> Reply:
+def _refused(error: Exception) -> HttpAnswer:
     """Tell a client no more than the rule that it broke."""
     code = error.code if isinstance(error, TapestryError) else type(error).__name__
     match error:
@@ -81,7 +81,7 @@ def _refused(error: Exception) -> Reply:
         case _:
             status = HTTPStatus.INTERNAL_SERVER_ERROR
     _logger.warning("refused a checkpoint: %d %s", status, code)
-    return Reply(status=status, body=f"{code}\n".encode("ascii"))
+    return HttpAnswer(status=status, body=f"{code}\n".encode("ascii"))
 
 
 @contextmanager
@@ -127,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         asked = _CHECKPOINT.fullmatch(self.path)
         note = asked and self.server.witness.note_of(asked[1])
         if note:
-            self._send(Reply(status=HTTPStatus.OK, body=note))
+            self._send(HttpAnswer(status=HTTPStatus.OK, body=note))
         else:
             self._refuse(HTTPStatus.NOT_FOUND)
 
@@ -147,9 +147,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, status: HTTPStatus) -> None:
         """Refuse a request whose body, if it has one, is not read."""
         self.close_connection = True
-        self._send(Reply(status=status, body=f"{status.phrase}\n".encode("ascii")))
+        self._send(HttpAnswer(status=status, body=f"{status.phrase}\n".encode("ascii")))
 
-    def _send(self, reply: Reply) -> None:
+    def _send(self, reply: HttpAnswer) -> None:
         self.send_response(reply.status)
         self.send_header("Content-Type", reply.content)
         self.send_header("Content-Length", str(len(reply.body)))

@@ -30,9 +30,38 @@ def release(demo: Path) -> Path:
 
 def test_a_release_of_the_demo_holds_without_further_options(release: Path) -> None:
     result = _run("verify", release)
-    assert words(result) == {"folder": "holds", "log": "holds"}
+    assert words(result) == {"folder": "holds", "log": "holds", "members": "holds"}
     assert result.exit_code == 0
     assert "give the one you hold" in result.stderr
+    assert "approved; 3 yes, 3 are needed" in result.stdout
+
+
+def test_a_candidate_holds_with_a_status_of_its_own(tmp_path: Path) -> None:
+    demo = make_demo(tmp_path, approved=False)
+    result = _run("verify", demo / "releases" / "base-2")
+    assert words(result)["members"] == "PROVISIONAL"
+    assert "candidate; 0 yes, 3 are needed (no vote)" in result.stdout
+    assert result.exit_code == 5
+    told = json.loads(_run("verify", demo / "releases" / "base-2", "--json").stdout)
+    assert (told["standing"], told["exit"]) == ("candidate", 5)
+    assert tapestry("audit", "verify", demo / "bundle").exit_code == 0
+
+
+def test_what_members_withdrew_is_told_with_their_reason(tmp_path: Path) -> None:
+    demo = make_demo(tmp_path / "release", withdrawn="base-2")
+    result = _run("verify", demo / "releases" / "base-2")
+    assert result.exit_code == 5
+    assert "withdrawn: harmful" in result.stdout
+    adapter = tapestry("adapter", "verify", demo / "adapters" / "fr-culture")
+    assert adapter.exit_code == 5
+    assert "base-2 is withdrawn: harmful" in adapter.stdout
+    demo = make_demo(tmp_path / "adapter", withdrawn="fr-culture")
+    assert _run("verify", demo / "releases" / "base-2").exit_code == 0
+    adapter = tapestry("adapter", "verify", demo / "adapters" / "fr-culture")
+    assert adapter.exit_code == 5
+    listed = tapestry("adapter", "list", demo / "bundle")
+    assert "fr-culture is withdrawn: harmful" in listed.stdout
+    assert listed.exit_code == 0
 
 
 def test_what_members_dispute_of_its_rounds_is_shown(tmp_path: Path) -> None:

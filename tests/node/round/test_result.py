@@ -563,6 +563,7 @@ def test_a_run_goes_back_to_the_first_base_only_through_what_was_followed_here(
     world = World().found()
     world.run_round(1)
     world.add(world.release(1))
+    world.approve("base-1")
     goes_on = renamed(world.manifest(), run_id="another", model_digest=world.base(1))
     world.add(RoundOpened(manifest=goes_on))
     base = applier(world)
@@ -591,9 +592,7 @@ def test_a_round_is_taken_where_no_snapshot_can_be_written(
     assert "[file-unwritable]" in caplog.text
 
 
-def test_the_snapshot_of_a_round_waits_for_the_gate(
-    applier: Applier, finished: Finished
-) -> None:
+def test_a_snapshot_waits_for_the_gate(applier: Applier, finished: Finished) -> None:
     base = applier(slope=-1000.0)
     with refused(VerificationError, "gate-outcome-differs"):
         base.take(finished.ended(), finished.result, finished.total.chunks(), done=None)

@@ -58,7 +58,7 @@ def test_an_auditors_install_audits(tmp_path: Path) -> None:
 def test_an_auditors_install_says_what_it_lacks(tmp_path: Path) -> None:
     done = _auditors("node", "run", str(tmp_path))
     assert done.returncode == 3
-    assert "torch is not installed; tapestry node needs the extra 'node'" in done.stderr
+    assert "flwr is not installed; tapestry node needs the extra 'node'" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 

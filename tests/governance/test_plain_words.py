@@ -2,7 +2,7 @@
 
 import pytest
 
-from tapestry_governance.wording import policy_changes, policy_rows, proposal_lines
+from tapestry_governance.plain_words import policy_changes, policy_rows, proposal_lines
 from tests.support.log_world import World
 from tests.support.proposals import KINDS, new_policy, proposal
 

@@ -1,4 +1,4 @@
-"""What a member signs, in words: a policy as a table, a proposal in a few lines."""
+"""The text of what a member signs: a policy as a table, a proposal in a few lines."""
 
 from collections.abc import Iterator
 

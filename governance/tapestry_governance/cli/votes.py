@@ -53,7 +53,7 @@ class _ProposeOptions(TypedDict):
     "kind",
     cls=Argument,
     metavar="KIND",
-    help="policy, admit, remove, root, coordinator, pause, resume or withdraw.",
+    help="One of policy, admit, remove, root, coordinator, pause, resume, withdraw.",
 )
 @click.argument(
     "what",
@@ -61,8 +61,8 @@ class _ProposeOptions(TypedDict):
     metavar="[WHAT]...",
     nargs=-1,
     default=(),
-    help="policy: FILE.toml. admit: REQUEST. remove: NAME. root: NAME and KEY.pub."
-    " coordinator: INVITATION. withdraw: NAME. pause, resume: nothing.",
+    help="For policy FILE.toml, for admit REQUEST, for remove NAME, for root NAME and"
+    " KEY.pub, for coordinator INVITATION, for withdraw NAME.",
 )
 @click.option("--reason", metavar="CODE", help="With withdraw: a word, such as unsafe.")
 @node_option
@@ -170,7 +170,7 @@ class _VoteOptions(TypedDict):
     metavar="BALLOT",
     help="The ballot's file; or index or release, with --node or --bundle.",
 )
-@click.argument("choice", cls=Argument, metavar="VOTE", help="yes, no or abstain.")
+@click.argument("choice", cls=Argument, metavar="VOTE", help="One of yes, no, abstain.")
 @node_option
 @bundle_option
 @trust_file
@@ -193,7 +193,7 @@ def vote(subject: str, choice: str, **given: Unpack[_VoteOptions]) -> None:
     from tapestry.storage.durable_files import replace_file
     from tapestry_governance import ballot_paper
 
-    if choice not in {"yes", "no", "abstain"}:
+    if choice not in ballot_paper.VOTES:
         message = f"{choice!r} is no vote; say yes, no or abstain"
         raise ConfigError(message, code="usage")
     opened = _paper(subject, given)
@@ -206,7 +206,8 @@ def vote(subject: str, choice: str, **given: Unpack[_VoteOptions]) -> None:
         digest, salt = _salted(given["reasons"])
     root = unlock(_root_path(given["key"], given["node"]), given["passphrase_file"])
     now = datetime.now(UTC)
-    entry = ballot_paper.cast(opened, choice, root=root, reasons=digest, now=now)  # type: ignore[arg-type]
+    meant = ballot_paper.VOTES[choice]
+    entry = ballot_paper.cast(opened, meant, root=root, reasons=digest, now=now)
     name = ballot_paper.voter(opened.paper.voters, root.verify_key)
     place = given["output"] or Path(f"{name}-{opened.paper.index}.vote")
     replace_file(place, entry)
@@ -244,7 +245,7 @@ def _root_path(key: Path | None, node: Path | None) -> Path:
         ConfigError: It is not named, and no node's folder either.
     """
     if key is None and node is None:
-        raise ConfigError("the root key signs; name it with --key", code="key-missing")
+        raise ConfigError("the root key signs; name it with --key", code="usage")
     return key or Path(node or "") / "keys" / "root.key"
 
 
@@ -256,7 +257,7 @@ def _salted(path: Path) -> tuple[str, bytes]:
 
 
 def _in_words(proposal: "Proposal", view: "MemberView") -> Iterator[str]:
-    from tapestry_governance.wording import proposal_lines
+    from tapestry_governance.plain_words import proposal_lines
 
     yield f"log       {view.state.federation}, {len(view.entries)} entries"
     for line in proposal_lines(proposal, view.state.policy):
@@ -264,7 +265,7 @@ def _in_words(proposal: "Proposal", view: "MemberView") -> Iterator[str]:
 
 
 def _paper_in_words(opened: "OpenedPaper") -> Iterator[str]:
-    from tapestry_governance.wording import proposal_lines
+    from tapestry_governance.plain_words import proposal_lines
 
     paper, event = opened.paper, opened.signed.event
     yield f"log       {paper.federation}, {opened.checkpoint.size} entries, genesis"
