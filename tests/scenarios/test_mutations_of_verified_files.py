@@ -53,6 +53,7 @@ def federation(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Federati
     made = Federation(directory, base, coordinator=settings)
     write_model(directory / "given", base.workload.given, card=None)
     made.run()
+    made.approve()
     made.bundle()
     made.close()
     return made

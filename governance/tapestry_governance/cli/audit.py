@@ -128,6 +128,43 @@ def statement_command(
     return ExitStatus.HOLDS
 
 
+@app.command("trace")
+@bundle_folder
+@click.argument(
+    "release", cls=Argument, metavar="RELEASE", help="A release, such as base-1."
+)
+@trust_file
+@as_json
+def trace_command(
+    bundle: Path, release: str, trust: bytes | None, as_json: bool
+) -> ExitStatus:
+    """Walk from a release to its rounds, rules, software, accounts and votes.
+
+    The bundle is verified first. Status 5 says that members have not approved it, or
+    that they withdrew it.
+    """
+    from tapestry.errors import IncompleteError
+    from tapestry_governance.audit.release_trace import trace
+
+    audit = _audit(bundle, trust=trust)
+    if not log_holds(audit):
+        return _say_failure(audit, as_json=as_json)
+    note_faults(audit)
+    if release not in audit.state.releases:
+        raise IncompleteError(
+            f"the log has no release {release}; name a newer bundle",
+            code="name-not-published",
+        )
+    found = trace(audit, release)
+    if as_json:
+        console.say_json(found.to_json())
+    else:
+        for line in found.lines():
+            console.say(line)
+    is_approved = found.count.standing == "approved"
+    return ExitStatus.HOLDS if is_approved else ExitStatus.PROVISIONAL
+
+
 @app.command("software")
 @click.option(
     "--files",

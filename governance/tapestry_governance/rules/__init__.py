@@ -60,7 +60,8 @@ are those of ``governance/EVENTS.md``, by its numbers:
     proposals-too-many, votes-cannot-suffice, policy-version-not-next, member-known,
     member-unknown, removal-leaves-too-few, members-too-many, key-taken,
     possession-not-proven, coordinator-is-member, log-origin-differs, pause-unchanged,
-    withdrawal-subject-unknown, withdrawn-already.
+    withdrawal-subject-unknown, withdrawn-already, witness-name-taken (also at the
+    founding).
 
 13. Vote (``vote_rules``): vote-without-subject, vote-subject-differs, vote-closed,
     vote-not-allowed, vote-unchanged, votes-too-many, entry-superseded (``replay``).
@@ -70,6 +71,8 @@ are those of ``governance/EVENTS.md``, by its numbers:
 
 15. New key (``member_rules``): possession-not-proven, key-taken, rotations-too-many,
     entry-superseded (``replay``).
+
+A reader that asks for the witnesses of a log that is not founded: log-not-founded.
 
 An audit composes the accounts again and finds a report that is too low
 (``audit.privacy_accounts``): epsilon-understated.

@@ -82,9 +82,9 @@ def test_an_untouched_bundle_holds_with_counts(world: World, bundle: Path) -> No
         "seen_at": now,
         "clocks_tolerated": 1,
     }
-    assert counts["log"] == {"entries": 30, "tiles": 2}
+    assert counts["log"] == {"entries": 33, "tiles": 2}
     assert counts["since"] == {"new": 0}
-    assert counts["events"]["author_signatures"] == 30
+    assert counts["events"]["author_signatures"] == 33
     assert counts["events"]["round.closed"] == 2
     assert counts["privacy"] == {"accounts": 4, "without_promise": 0}
     assert counts["artifacts"] == {"logged": 2, "whole": 1, "manifests": 0}
@@ -187,7 +187,7 @@ def test_a_file_more_or_less_is_noticed(bundle: Path) -> None:
         "foreign-file",
     )  # [29]
     (bundle / "artifacts" / "base-2" / "extra.bin").unlink()
-    (bundle / "tile" / "0" / "000.p" / "30").unlink()
+    (bundle / "tile" / "0" / "000.p" / "33").unlink()
     assert failed(verify(bundle)) == ("files", AuditVerdict.INCOMPLETE, "file-missing")
     shutil.rmtree(bundle / "tile" / "0")
     write_manifest(bundle)

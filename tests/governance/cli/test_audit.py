@@ -135,7 +135,7 @@ def test_the_json_report_has_the_same_verdict(bundle: Path) -> None:
     assert {step["code"] for step in report["steps"]} == {None}
     names = [step["name"] for step in report["steps"]]
     assert names == [
-        "files", "trust", "signatures", "log", "since", "charter", "events", "privacy",
+        "files", "trust", "signatures", "log", "charter", "events", "since", "privacy",
         "blobs", "sums", "artifacts",
     ]  # fmt: skip
     assert all(step["holds"] and step["code"] is None for step in report["steps"])
