@@ -31,7 +31,7 @@ from tapestry.inputs.setting_values import to_toml
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.settings import Settings
 from tapestry.storage import durable_files
-from tapestry_coordinator.log_reader import read_log
+from tapestry_coordinator.log_reader import read_settled
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.superlink.tls import (
     AUTHORITY,
@@ -76,7 +76,6 @@ from tapestry_governance.founding_files import (
 from tapestry_governance.log.writer import Log
 from tapestry_governance.policy_file import PolicySettings, read_policy
 from tapestry_governance.rules.replay import apply_all
-from tapestry_governance.rules.settlement import settle
 
 POLICY = "policy.toml"
 
@@ -315,12 +314,12 @@ def enroll(folder: Path, request: Path) -> str:
 
     Raises:
         ConfigError: A file is missing, or the federation is not founded.
-        RuleError: The log names no member with these keys.
+        RuleError: The log names no member with these keys, or another member connects
+            with this transport key.
         VerificationError: A key did not sign the request.
         ResourceError: The key cannot be written.
     """
-    logged, entries = read_log(folder)
-    state = settle(logged, seen=len(entries))
+    state, _ = read_settled(folder)
     asked = read_document(request, RequestFile)
     check_request(asked, federation=state.federation)
     name = asked.request.name
@@ -331,6 +330,13 @@ def enroll(folder: Path, request: Path) -> str:
             code="member-unknown",
         )
     public = f"{asked.transport_key}\n".encode("ascii")
+    for path in (folder / "enrolled").glob("*.pub"):
+        if path.stem != name and path.read_bytes() == public:
+            raise RuleError(
+                f"{name!r} has the transport key of {path.stem!r}: one key, one owner;"
+                " ask for a request with a key of its own",
+                code="key-taken",
+            )
     durable_files.replace_file(folder / "enrolled" / f"{name}.pub", public)
     return name
 

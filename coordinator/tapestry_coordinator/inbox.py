@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tapestry.encoding import digest
-from tapestry.errors import ResourceError, TapestryError
+from tapestry.errors import ProtocolError, RuleError, VerificationError
 from tapestry.inputs.plain_file import read_plain
 from tapestry.storage import durable_files
 from tapestry.tlog.tiles import MAX_ENTRY_BYTES
@@ -36,7 +36,7 @@ class Inbox:
 
     def waiting(self) -> list[Path]:
         """Return the files of the entries that wait, in order of name."""
-        return sorted(self._folder.glob("*.entry"))
+        return sorted(path for path in self._folder.glob("*.entry") if path.is_file())
 
     def empty(self, add: Callable[[bytes], object]) -> None:
         """Hand each entry to ``add``, and drop it.
@@ -46,14 +46,13 @@ class Inbox:
             whoever signed it can look at the log and sign another.
 
         Raises:
-            ResourceError: The disk fails; what is left waits.
+            TapestryError: The log or the disk fails; what is left waits.
+        OSError: A file cannot be read; what is left waits.
         """
         for path in self.waiting():
             try:
                 add(read_plain(path, limit=MAX_ENTRY_BYTES))
-            except ResourceError:
-                raise
-            except (TapestryError, OSError) as error:
+            except (RuleError, VerificationError, ProtocolError) as error:
                 _logger.warning("dropping %s: %s", path.name, error)
             path.unlink(missing_ok=True)
 

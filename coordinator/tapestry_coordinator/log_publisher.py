@@ -304,9 +304,10 @@ class LogPublisher:
     def _steps_of(self, name: str) -> tuple[str, ...]:
         """Return the turns that a node has not passed, and the published checkpoint."""
         since = self._accepted.get(name, 0)
-        missing = [size for size in self._turned() if size > since][:MAX_NOTES]
+        missing = [size for size in self._turned() if size > since]
         if self.published > since and self.published not in missing:
             missing.append(self.published)
+        del missing[MAX_NOTES:]  # the rest comes with the next request
         notes = (self.log.store.publication(size) or b"" for size in missing)
         return tuple(each.decode() for each in notes)
 

@@ -62,9 +62,10 @@ class OutsideWitnesses:
 
     def __init__(self, log: Log, trust: Trust) -> None:
         self._log, self.trust = log, trust
-        self._listed = {w.name: w for w in trust.witnesses if w.url is not None}
-        others = {w.name for w in trust.witnesses} - self._listed.keys()
-        self.are_needed = not trust.is_quorum(others)
+        # By key: at a turn one witness may be there with its old key and its new one.
+        self._listed = {w.key.keyid: w for w in trust.witnesses if w.url is not None}
+        others = {w.key.keyid for w in trust.witnesses} - self._listed.keys()
+        self.are_needed = not trust.is_quorum_of(others)
         self._busy: dict[str, Thread] = {}  # one that does not end is not asked again
 
     def ask(self) -> None:
@@ -78,8 +79,8 @@ class OutsideWitnesses:
         """
         note, size = self._log.sign_checkpoint(), self._log.size
         keys = self._log.store.cosigners(size)
-        held = {w.name for w in self.trust.witnesses if str(w.key) in keys}
-        if not self.trust.is_quorum(held | self._listed.keys()):
+        held = {w.key.keyid for w in self.trust.witnesses if str(w.key) in keys}
+        if not self.trust.is_quorum_of(held | self._listed.keys()):
             return  # nothing will be published
         sizes = {
             name: self._log.store.cosigned_size(str(each.key))

@@ -32,7 +32,7 @@ from tapestry.storage import durable_files
 from tapestry.workloads.base import Workload
 from tapestry.workloads.workload_registry import open_workload
 from tapestry_coordinator.log_publisher import event_of
-from tapestry_coordinator.log_reader import read_log
+from tapestry_coordinator.log_reader import read_settled
 from tapestry_coordinator.round_plan import StartingPoint, check_run
 from tapestry_coordinator.run_folders import (
     HELD_OUT,
@@ -46,7 +46,6 @@ from tapestry_coordinator.settings import DEADLINES, RunSettings
 from tapestry_governance.audit.privacy_accounts import steps_of
 from tapestry_governance.events.member_events import Admission, CharterAccepted
 from tapestry_governance.rules.federation_state import FederationState
-from tapestry_governance.rules.settlement import settle
 
 WORKLOAD = "language"
 _UPDATE_NORM = 128.0  # of a node's update, L2
@@ -113,8 +112,7 @@ def newest_release(directory: Path) -> str:
     Raises:
         ConfigError: No release was published, or none is approved yet.
     """
-    logged, entries = read_log(directory)
-    state = settle(logged, seen=len(entries))
+    state, _ = read_settled(directory)
     if not state.standing:
         last = state.released.last
         said = (
@@ -145,8 +143,7 @@ def plan_run(directory: Path, wish: Wish) -> PlannedRun:
             f"{directory} has a run {wish.name!r} already; choose another name",
             code="run-exists",
         )
-    logged, entries = read_log(directory)
-    state = settle(logged, seen=len(entries))
+    state, entries = read_settled(directory)
     records = _records(state, entries)
     noise = _noise(wish, records, state)
     settings = _settings(wish, state, noise)

@@ -15,7 +15,7 @@ from tapestry.software_digest import software_digest
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 from tapestry_coordinator.journal import Journal, JournaledRound
-from tapestry_coordinator.log_reader import read_log
+from tapestry_coordinator.log_reader import read_settled
 from tapestry_coordinator.members_seen import SeenMember, read_members
 from tapestry_coordinator.refusals import by_round, latest
 from tapestry_coordinator.run_folders import (
@@ -36,7 +36,6 @@ from tapestry_governance.log.tile_writer import CHECKPOINT
 from tapestry_governance.log.turns import Turns
 from tapestry_governance.log.writer import Log
 from tapestry_governance.rules.federation_state import FederationState
-from tapestry_governance.rules.settlement import settle
 from tapestry_governance.rules.vote_rules import votes_for, votes_needed
 
 _TAIL = 1 << 16  # bytes of the progress file that are looked at
@@ -185,8 +184,7 @@ def read_status(directory: Path) -> CoordinatorStatus:
         ResourceError: A file cannot be read.
     """
     CoordinatorSettings.read(directory / "coordinator.toml")  # or it is another folder
-    logged, entries = read_log(directory)
-    state = settle(logged, seen=len(entries))
+    state, entries = read_settled(directory)
     events = [open_entry(entry).event for entry in entries]
     seen = read_members(directory)
     cosigned, outsiders = _cosigned(directory, state)

@@ -10,12 +10,13 @@ nothing else but the root key::
 Guarantees:
     A vote names its subject by index and digest, so a ballot that shows something else
     than the log has makes a vote that the log refuses. The text that is shown is that
-    of the entry itself, which its proposer signed.
+    of the entry itself.
 
 Not protected:
-    The trust policy, the voters and the values of the policy in force are as the file
-    says: give the trust policy that you hold, and compare. A machine that shows one
-    thing and signs another.
+    The trust policy, the voters, the genesis and the values of the policy in force are
+    as the file says: give the trust policy that you hold, and compare. Whether its
+    proposer signed the entry is checked by those who cosigned the log, not here. A
+    machine that shows one thing and signs another.
 """
 
 import secrets
@@ -161,7 +162,7 @@ def open_paper(paper: BallotPaper, *, trust: TrustPolicy | None = None) -> Opene
     Raises:
         ProtocolError: A part is malformed.
         RuleError: It is no proposal and no release, or of another federation.
-        VerificationError: The entry is not in the log, or its proposer did not sign it.
+        VerificationError: The entry is not in the log that the trust policy names.
         QuorumError: Too few witnesses cosigned that log.
     """
     entry = decode_base64(paper.entry)

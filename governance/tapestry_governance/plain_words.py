@@ -80,7 +80,7 @@ def request_lines(request: MembershipRequest) -> Iterator[str]:
 
 
 def _item(value: object) -> str:
-    """Spell one item of a list: a base by its identity, a witness by its key."""
+    """Spell one item of a list; a field that is left out could hide a change."""
     if not isinstance(value, dict):
         return str(value)
-    return str(value.get("model") or f"{value['key']} at {value['url']}")
+    return " ".join(f"{name} {part}" for name, part in value.items())

@@ -103,7 +103,7 @@ def exit_obstacle(
     """Say that a member left, by the log or by what waits to be handed in."""
     if state is not None and name in state.left:
         said = f"{name!r} left the federation by entry {state.left[name]} of the log"
-    elif find_exit(outbox) is not None:
+    elif find_exit(outbox, name) is not None:
         said = f"{name!r} leaves: its member.left waits to be handed in to the log"
     else:
         return None
@@ -119,9 +119,13 @@ def is_refused(require: Callable[[], object]) -> bool:
     return False
 
 
-def find_exit(outbox: Iterable[bytes]) -> bytes | None:
-    """Return the ``member.left`` among entries, or None."""
+def find_exit(outbox: Iterable[bytes], name: str) -> bytes | None:
+    """Return the ``member.left`` of a member among entries, or None.
+
+    Entries of others may wait as well, as any node hands them in.
+    """
     for entry in outbox:
-        if isinstance(open_entry(entry).event.body, MemberLeft):
+        event = open_entry(entry).event
+        if isinstance(event.body, MemberLeft) and event.actor == name:
             return entry
     return None

@@ -116,7 +116,7 @@ class Exit:
             return None
         store = NodeState(self.folder / DATABASE, readonly=True)
         try:
-            return find_exit(store.outbox())
+            return find_exit(store.outbox(), self.settings.name)
         finally:
             store.close()
 
@@ -146,7 +146,7 @@ class Exit:
         self._check(entry)
         store = NodeState(self.folder / DATABASE)
         try:
-            if find_exit(store.outbox()) is None:
+            if find_exit(store.outbox(), self.settings.name) is None:
                 store.post(entry)
         finally:
             store.close()

@@ -291,11 +291,12 @@ class Node:
         for entry in self._store.outbox():
             if self.mirror.holds(entry):
                 self._store.clear(entry)
-        posted = (open_entry(entry).event.body for entry in self._store.outbox())
+        posted = (open_entry(entry).event for entry in self._store.outbox())
+        own = (event.body for event in posted if event.actor == self.name)
         known = self.mirror.state
         is_declared = self.name in known.data or self.name in known.left
         told = (DataDeclared, MemberLeft)
-        if not is_declared and not any(isinstance(body, told) for body in posted):
+        if not is_declared and not any(isinstance(body, told) for body in own):
             salt = self._store.secret("dataset-salt", secrets.token_bytes(32))
             declared = self.trainer.declaration(salt)
             self._store.post(self.context.sign_event(declared, now=self.clock()))

@@ -17,7 +17,7 @@ has one, must not be listed.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -333,6 +333,10 @@ class TrustPolicy:
             else:
                 reached.discard(group.name)
         return self.quorum in reached
+
+    def is_quorum_of(self, keyids: Collection[str]) -> bool:
+        """Return whether the witnesses with these keys, by their ids, are a quorum."""
+        return self.is_quorum({w.name for w in self.witnesses if w.key.keyid in keyids})
 
 
 def check_spelling(

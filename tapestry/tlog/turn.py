@@ -12,6 +12,7 @@ Framework, 5.3), on cosigned checkpoints.
 """
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from tapestry.errors import VerificationError
@@ -98,9 +99,9 @@ class Turn:
                 raise
         return self.before.open_cosignature(checkpoint, line)
 
-    def is_quorum(self, cosigned: set[str]) -> bool:
-        """Return whether these witnesses are a quorum of both, by their names."""
-        return self.now.is_quorum(cosigned) and self.before.is_quorum(cosigned)
+    def is_quorum_of(self, keyids: Collection[str]) -> bool:
+        """Return whether the witnesses with these keys are a quorum of both sets."""
+        return self.now.is_quorum_of(keyids) and self.before.is_quorum_of(keyids)
 
     @property
     def _former(self) -> TrustPolicy:

@@ -2,8 +2,9 @@
 
 import pytest
 
+from tapestry_governance.events.federation_events import OutsideWitness
 from tapestry_governance.plain_words import policy_changes, policy_rows, proposal_lines
-from tests.support.log_world import World
+from tests.support.log_world import World, given_base
 from tests.support.proposals import KINDS, new_policy, proposal
 
 
@@ -20,7 +21,7 @@ def test_a_policy_is_a_table_of_all_its_terms(world: World) -> None:
     assert rows["min_cohort"] == "3"
     assert rows["voting.release"] == "2/3"
     assert rows["witnesses"] == "none"
-    assert rows["bases"].startswith("sha256:")
+    assert rows["bases"].startswith("model sha256:")
     flat = {term.partition(".")[0] for term in rows}
     assert flat == set(type(world.folded.policy).model_fields)
 
@@ -38,6 +39,19 @@ def test_a_change_of_policy_is_shown_term_by_term_old_and_new(world: World) -> N
         ["epsilon_cap", "8", "->", "4"],
         ["max_attempt", "3", "->", "7"],
     ]
+
+
+def test_no_two_policies_read_alike(world: World) -> None:
+    """What only differs in what a table leaves out would be signed unseen."""
+    before, base = world.folded.policy, given_base("given", parameters="others")
+    key = str(world.keys["fr", "witness"].verify_key)
+    outside = [
+        OutsideWitness(name=name, key=key, url=f"https://{host}/w")
+        for name, host in (("a", "a"), ("b", "a"), ("a", "b"))
+    ]
+    changed = [before, before.model_copy(update={"bases": (base,)})]
+    changed += [before.model_copy(update={"witnesses": (each,)}) for each in outside]
+    assert len({str(policy_rows(each)) for each in changed}) == len(changed)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -297,10 +297,10 @@ class World:
     def decide(self, proposal: Proposal, *names: str) -> int:
         """Propose and vote yes, by all members or by some."""
         index = self.propose(proposal)
-        self._carry(index, names or tuple(sorted(self.folded.active)))
+        self.carry(index, names or tuple(sorted(self.folded.active)))
         return index
 
-    def _carry(self, index: int, names: Sequence[str]) -> None:
+    def carry(self, index: int, names: Sequence[str]) -> None:
         """Let members vote yes until that is enough."""
         for name in names:
             if self.folded.ballots[index].decided is None:
@@ -309,7 +309,7 @@ class World:
     def approve(self, release: str) -> None:
         """Let members approve a release; a run may start from it then."""
         index = self.folded.release_named(release).index
-        self._carry(index, tuple(self.folded.active))
+        self.carry(index, tuple(self.folded.active))
 
     def change_policy(self, **changes: object) -> Policy:
         """Give the federation its next policy; it is in force with the next entry."""

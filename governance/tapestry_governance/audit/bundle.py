@@ -331,8 +331,8 @@ def _write_log(folder: Path, public: Path) -> None:
     size = read_claim(note).size
     (folder / CHECKPOINT).write_bytes(note)
     tiles.write(folder, list(tiles.read_entries(public, size)))
-    for turn in (public / TURNS).glob("[0-9]*"):
-        if int(turn.name) <= size:
+    for turn in (public / TURNS).glob("*"):
+        if _SIZE.fullmatch(turn.name) and int(turn.name) <= size:
             (folder / TURNS).mkdir(exist_ok=True)
             (folder / TURNS / turn.name).write_bytes(read_small(turn))
 

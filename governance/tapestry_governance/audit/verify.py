@@ -12,6 +12,7 @@ is broken::
     events       canonical, signed by their authors, within the rules
     turns        old and new witnesses signed each change      (when there is one)
     since        an older checkpoint is a prefix               (when one is given)
+    age          the trust is at most a year older than the newest checkpoint
     privacy      no node reports less than its parameters cost
     blobs        further content has the digest it is named by
     sums         chunks of masked uploads add up to the sums that the log names
@@ -25,16 +26,13 @@ Guarantees:
 Not protected:
     Trust in the bundle's own ``trust-policy.txt``: give the one you hold, which may
     also be that of a later turn. The age of the bundle: compare its checkpoint with one
-    you kept (``since``). Keys of founders that left can sign another history from the
-    founding policy: where that is over a year old, ``since`` or a later policy is
-    required.
+    you kept (``since``). The genesis: compare it; its author says when the log began.
 """
 
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,13 +52,19 @@ from tapestry.errors import (
 )
 from tapestry.tlog import tiles
 from tapestry.tlog.checkpoint import Checkpoint, read_claim
-from tapestry.tlog.freshness import Times, tolerated
 from tapestry.tlog.tiles import StoredEntries
 from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 from tapestry_governance.audit.bundle import SUMS, Bundle, open_bundle
 from tapestry_governance.audit.published_folders import check_artifacts
 from tapestry_governance.audit.step_faults import within_step
 from tapestry_governance.audit.sum_evidence import check_sums
+from tapestry_governance.audit.turn_audit import (
+    FollowedLog,
+    Found,
+    check_age,
+    dated,
+    step_over_turns,
+)
 from tapestry_governance.events.envelope import DecodedEvents, open_entry
 from tapestry_governance.log.turns import Turns
 from tapestry_governance.rules.federation_state import FederationState
@@ -76,8 +80,6 @@ _CONTENT = re.compile(  # fields whose content is in no other part of a bundle
     r':"(sha256:[0-9a-f]{64})"'
 )
 _SHOWN = 10
-_DAY = 24 * 3600  # seconds
-_LONGEST = 365  # days that an audit may bridge by old keys alone
 
 
 class AuditVerdict(IntEnum):
@@ -137,9 +139,6 @@ class Audit:
     def verdict(self) -> AuditVerdict:
         """The verdict of the last step, which is the audit's."""
         return self.steps[-1].verdict
-
-
-Found = tuple[str, dict[str, int]]
 
 
 def verify(
@@ -243,38 +242,12 @@ def _signatures(audit: Audit) -> Found:
         count = len(audit.bundle.turns)
         return f"checked below, over {count} turns of the witnesses", {"turns": count}
     audit.opened = audit.trust.open_published(audit.bundle.checkpoint)
-    return _dated(audit, audit.trust)
+    return dated(audit.opened, audit.trust)
 
 
 def _unopened(note: bytes) -> CosignedCheckpoint:
     """Read a checkpoint whose signatures are checked once its witnesses are known."""
     return CosignedCheckpoint(checkpoint=read_claim(note), note=note, cosignatures=())
-
-
-def _dated(audit: Audit, trust: TrustPolicy) -> Found:
-    checkpoint = audit.opened.checkpoint
-    count = len(audit.opened.cosignatures)
-    detail = (
-        f"{checkpoint.origin}, {checkpoint.size} entries: signed by the log, cosigned"
-        f" by {count} witnesses, a quorum"
-    )
-    if not count:
-        return f"{detail}; without a cosignature it has no date", {"cosignatures": 0}
-    times, wrong = Times.of(audit.opened, trust), tolerated(trust)
-    detail += f"; known by {_utc(times.known_by)}, seen at {_utc(times.seen_at)},"
-    detail += (
-        f" whatever {wrong} of the clocks say" if wrong else " and one clock can say so"
-    )
-    return detail, {
-        "cosignatures": count,
-        "known_by": times.known_by,
-        "seen_at": times.seen_at,
-        "clocks_tolerated": wrong,
-    }
-
-
-def _utc(time: int) -> str:
-    return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _log(audit: Audit) -> Found:
@@ -361,59 +334,25 @@ def _events(audit: Audit) -> Found:
 
 
 def _turns(audit: Audit) -> Found:
-    """Step from the policy that is trusted to the newest checkpoint."""
-    notes = [*audit.bundle.turns.values(), audit.bundle.checkpoint]
-    turns, pinned = Turns(audit.trust), _pinned(audit)
-    since, steps, oldest = 0, 0, 0
-    for note in notes:
-        size = read_claim(note).size
-        if size >= pinned:
-            trust = turns.to_accept(audit.state, size, since=since)
-            now = turns.in_force(audit.state, size)
-            audit.opened = trust.open_published(note)
-            _check_prefix(audit, audit.opened.checkpoint)
-            if trust != now and since >= pinned:
-                oldest = oldest or Times.of(audit.opened, now).known_by
-                steps += 1
-        since = size
-    detail, counts = _dated(audit, turns.in_force(audit.state, since))
-    if steps:
-        age = max(0, counts["seen_at"] - oldest) // _DAY
-        detail = (
-            f"{detail}; over {steps} turns, the oldest trust used is {age} days old"
-        )
-        counts |= {"turns": steps, "oldest_trust_days": age}
-        if age > _LONGEST and audit.since_file is None:
-            raise IncompleteError(
-                f"the trust policy that this audit starts from is {age} days older than"
-                " the log's newest checkpoint, and keys of members that left could sign"
-                " another history; give --since a checkpoint that you kept, or --trust"
-                " the policy of a later turn",
-                code="trust-too-old",
-            )
-    return detail, counts
-
-
-def _pinned(audit: Audit) -> int:
-    """Return the size from which on the policy given is the one in force."""
-    if audit.given == audit.trust:
-        return 0
-    for each in audit.state.trusted[1:]:
-        if each.policy == audit.given:
-            return each.size
-    raise VerificationError(
-        "the trust policy given is none that the log had at any time; compare it with"
-        " the one that its members name",
-        code="trust-policy-differs",
+    bundle = audit.bundle
+    audit.opened, found = step_over_turns(
+        _followed(audit), bundle.turns, bundle.checkpoint
     )
+    return found
 
 
-def _check_prefix(audit: Audit, checkpoint: Checkpoint) -> None:
-    """Require that a checkpoint is one of this log."""
-    size = checkpoint.size
-    if size > len(audit.entries) or audit.entries.root(size) != checkpoint.root:
-        message = f"fork: turns/{size} is of another log"
-        raise InconsistentLog(message, code="log-forked")
+def _age(audit: Audit) -> Found:
+    return check_age(_followed(audit), audit.opened)
+
+
+def _followed(audit: Audit) -> FollowedLog:
+    return FollowedLog(
+        state=audit.state,
+        entries=audit.entries,
+        trust=audit.trust,
+        given=audit.given,
+        since=audit.since_file,
+    )
 
 
 def _privacy(audit: Audit) -> Found:
@@ -539,6 +478,7 @@ _STEPS: dict[str, Callable[[Audit], Found]] = {
     "events": _events,
     "turns": _turns,
     "since": _since,
+    "age": _age,
     "privacy": _privacy,
     "blobs": _blobs,
     "sums": _sums,

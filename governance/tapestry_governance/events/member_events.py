@@ -1,8 +1,7 @@
 """Events by which members decide: acceptance, proposals, votes, keys and exit.
 
-Their bodies are fixed here, so that each log and each verifier spells them alike. Of
-these types ``charter.accepted`` and ``member.left`` have a rule in this release
-(``member_rules``); the replay refuses the others.
+Their bodies are fixed here, so that each log and each verifier spells them alike;
+``member_rules``, ``vote_rules`` and ``proposal_rules`` say which are valid.
 """
 
 from typing import Annotated, Literal, Self

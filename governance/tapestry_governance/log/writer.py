@@ -17,7 +17,7 @@ The order of writing makes a crash harmless::
 The next ``Log.open`` finishes an interrupted step.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -269,15 +269,13 @@ class Log:
                 "no checkpoint was signed yet; sign one and have it cosigned",
                 code="checkpoint-missing",
             )
-        lines, names = dict[str, bytes](), dict[str, str]()
+        lines: dict[str, bytes] = {}
         for line in self.store.cosignatures(size):
             with suppress(VerificationError):  # its witness has left the policy
                 held = trust.open_cosignature(self._checkpoint(size), line)
                 lines[held.key.keyid] = line
-                names[held.key.keyid] = held.witness
         order = [w.key.keyid for w in trust.witnesses if w.key.keyid in lines]
-        kept = _as_fit(order, names, trust)
-        note = signed + b"".join(lines[each] for each in kept)
+        note = signed + b"".join(lines[each] for each in _as_fit(order, trust))
         trust.open_published(note)
         with self.store.transaction():
             self.store.insert_publication(size, note)
@@ -429,14 +427,14 @@ class Log:
         return claimed
 
 
-def _as_fit(keys: Sequence[str], names: Mapping[str, str], trust: Trust) -> list[str]:
+def _as_fit(keys: Sequence[str], trust: Trust) -> list[str]:
     """Leave out, from the end, lines beyond what a note may have and a quorum needs."""
     kept = list(keys)
     for key in reversed(keys):
         if len(kept) < notes.MAX_SIGNATURES:  # one is the log's
             break
         rest = [each for each in kept if each != key]
-        if trust.is_quorum({names[each] for each in rest}):
+        if trust.is_quorum_of(rest):
             kept = rest
     return kept
 

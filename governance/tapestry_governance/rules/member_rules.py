@@ -6,6 +6,7 @@ from typing import cast
 
 from tapestry.errors import RuleError
 from tapestry.keys import VerifyKey
+from tapestry.tlog.trust_policy import witness_quorum
 from tapestry_governance.events import round_events
 from tapestry_governance.events.envelope import Event
 from tapestry_governance.events.event_body import Body
@@ -135,10 +136,17 @@ def key_rotated(
 
     Raises:
         VerificationError: The new key did not sign for itself.
-        RuleError: The key is in use, or the member has had too many since a round was
+        RuleError: The key is in use, no witness can be spared for the turn, or the
+            member has had too many since a round was
             opened: each may be another quorum, which every mirror keeps.
     """
-    key = body.key
+    key, members = body.key, len(state.members)
+    if body.purpose == "witness" and witness_quorum(members) == members:
+        raise RuleError(
+            f"with {members} members each must cosign, by the key that it has, before a"
+            " new one counts; admit another member first",
+            code="witness-not-spared",
+        )
     if body.purpose == "transport":  # of another kind: the node's key vouches for it
         key = state.members[actor].node
     else:

@@ -6,6 +6,9 @@ entries: until then a vote may be changed, and every party could learn of it. A
 decision on members or policy, an exit, and a new key that replaces none that was
 compromised also wait until no round is open.
 
+Of changes of members and witness keys no more take effect at a time than the quorum of
+the newest checkpoint can do without, as the next one needs it.
+
 A change of the coordinator takes effect with the deciding vote, also within a round:
 the checkpoint that would show it can be signed by the new log key alone, and the new
 coordinator ends the round.
@@ -45,10 +48,31 @@ def settle(state: FederationState, *, seen: int) -> FederationState:
         Nothing is left that the same checkpoint would put in force: to settle twice,
         or first by a shorter checkpoint, gives the same state.
     """
-    while (due := _due(state, seen)) is not None:
+    blocked: set[Waiting] = set()
+    while (due := _due(state, seen, blocked)) is not None:
         waiting = tuple(each for each in state.waiting if each != due)
-        state = take_effect(dataclasses.replace(state, waiting=waiting), due)
+        following = take_effect(dataclasses.replace(state, waiting=waiting), due)
+        if _can_turn(state, following, seen=seen):
+            state = following
+        else:
+            blocked.add(due)
     return state
+
+
+def _can_turn(before: FederationState, after: FederationState, *, seen: int) -> bool:
+    """Return whether enough witnesses of the newest checkpoint still sign.
+
+    The next one needs a quorum of them: so many at most change at a time as it can do
+    without. The rest waits until a checkpoint shows the first.
+    """
+    if before.roster is after.roster or not before.trusted:
+        return True
+    size = max(seen, before.shown, before.trusted[0].size)
+    members = before.trusted_at(size).policy.groups[0]
+    keys = {VerifyKey.parse(each.witness) for each in after.members.values()}
+    named = before.trusted_at(size).policy.witnesses
+    kept = [w for w in named if w.name in members.members and w.key in keys]
+    return len(kept) >= members.threshold
 
 
 def lapse(state: FederationState) -> FederationState:
@@ -68,9 +92,11 @@ def lapse(state: FederationState) -> FederationState:
     return state
 
 
-def _due(state: FederationState, seen: int) -> Waiting | None:
-    due = (each for each in state.waiting if each.since < seen and _may(state, each))
-    return next(due, None)
+def _due(state: FederationState, seen: int, blocked: set[Waiting]) -> Waiting | None:
+    for each in state.waiting:
+        if each.since < seen and each not in blocked and _may(state, each):
+            return each
+    return None
 
 
 def _may(state: FederationState, waiting: Waiting) -> bool:

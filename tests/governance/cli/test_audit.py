@@ -17,7 +17,7 @@ _AUDIT = "tapestry_governance.audit"
 _STEPS = {  # a function that each step calls, and the calls of steps before
     "files": ("verify.open_bundle", 0),
     "trust": ("verify.TrustPolicy.parse", 0),
-    "signatures": ("verify.Times.of", 0),
+    "signatures": ("turn_audit.Times.of", 0),
     "log": ("verify.tiles.verify", 0),
     "since": ("verify.TrustPolicy.open_pending", 1),
     "charter": ("verify.apply_signed", 0),
@@ -62,7 +62,7 @@ def test_a_bundle_that_holds_exits_with_zero_and_says_why(bundle: Path) -> None:
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["holds", "files", "7", "files,", "each", "as", "listed"]
-    assert lines[-1].startswith("HOLDS: 10 steps, every one holds; 3 parts were not")
+    assert lines[-1].startswith("HOLDS: 11 steps, every one holds; 3 parts were not")
     assert [line.split()[:3] for line in lines if "not checked  " in line] == [
         ["not", "checked", number] for number in ("3", "2", "2")
     ]
@@ -135,8 +135,8 @@ def test_the_json_report_has_the_same_verdict(bundle: Path) -> None:
     assert {step["code"] for step in report["steps"]} == {None}
     names = [step["name"] for step in report["steps"]]
     assert names == [
-        "files", "trust", "signatures", "log", "charter", "events", "since", "privacy",
-        "blobs", "sums", "artifacts",
+        "files", "trust", "signatures", "log", "charter", "events", "since", "age",
+        "privacy", "blobs", "sums", "artifacts",
     ]  # fmt: skip
     assert all(step["holds"] and step["code"] is None for step in report["steps"])
 
@@ -213,7 +213,7 @@ def test_an_audit_needs_no_machine_learning(bundle: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "HOLDS: 10 steps" in done.stdout
+    assert "HOLDS: 11 steps" in done.stdout
     assert "recomputed" in done.stdout
 
 

@@ -215,7 +215,7 @@ def test_a_faulty_artifact_in_a_bundle_is_no_fault_of_another(
     bundle = _with_artifacts(demo, faulty, file)
     told = json.loads(tapestry("audit", "verify", bundle, "--json").stdout)
     assert (told["exit"], list(told["faulty_artifacts"])) == (status, [faulty])
-    assert [step["holds"] for step in told["steps"]] == [True] * 9 + [False]
+    assert [step["holds"] for step in told["steps"]] == [True] * 10 + [False]
     adapter = demo / "adapters" / "fr-culture"
     for command, name in (
         (("release", "verify", demo / "releases" / "base-2"), "base-2"),

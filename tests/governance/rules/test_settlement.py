@@ -317,8 +317,37 @@ def test_two_members_stay_in_the_quorum_and_one_goes_when_another_comes() -> Non
     world.add(world.declaration("de"), "de", "node")
     assert set(world.folded.members) == {"de", "es"}
     world.vote(world.propose(world.invent("zz"), by="de"), "de")
+    assert set(world.settled.members) == {"de", "es", "zz"}  # whose quorum is needed
+    world.add(world.declaration("de"), "de", "node")
     assert set(world.settled.members) == {"de", "zz"}
     assert not world.settled.waiting
+
+
+def test_no_more_witnesses_change_at_a_time_than_a_turn_can_do_without() -> None:
+    world = World().found()
+    before = world.seen()
+    for name in ("de", "es", "fr"):
+        body = world.rotation(name, "witness")
+        world.append(world.entry(body, name, "root", seen=before))
+
+    def renewed() -> set[str]:
+        members = world.settled.members
+        old = {name: str(world.keys[name, "witness"].verify_key) for name in NAMES}
+        return {name for name in NAMES if members[name].witness != old[name]}
+
+    for number in range(1, 4):
+        assert len(renewed()) == number  # three of the last quorum still sign
+        world.add(world.declaration("id"), "id", "node")
+    assert renewed() == {"de", "es", "fr"}
+    sizes = [each.size for each in world.folded.trusted]
+    assert len(sizes) == 4
+
+
+def test_of_two_members_none_gives_its_witness_another_key() -> None:
+    world = World(names=NAMES[:2]).adopt()
+    with refused(RuleError, "witness-not-spared"):
+        world.rotate("de", "witness")
+    world.rotate("de", "node")
 
 
 def test_who_is_removed_while_its_exit_waits_may_come_back() -> None:

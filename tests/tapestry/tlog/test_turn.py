@@ -105,8 +105,8 @@ def test_without_a_change_there_is_no_turn() -> None:
 
 def test_a_quorum_of_a_turn_is_one_of_both() -> None:
     def named(*names: str) -> set[str]:
-        return {f"{name}.example/w" for name in names}
+        return {KEYS[name].verify_key.keyid for name in names}
 
-    assert TURN.is_quorum(named("fr", "id", "pl", "de"))
-    assert not TURN.is_quorum(named("fr", "id", "pl", "ro"))
-    assert not TURN.is_quorum(named("fr", "id", "de", "es"))
+    assert TURN.is_quorum_of(named("fr", "id", "pl", "de"))
+    assert not TURN.is_quorum_of(named("fr", "id", "pl", "ro"))
+    assert not TURN.is_quorum_of(named("fr", "id", "de", "es"))

@@ -6,10 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from tapestry.tlog.checkpoint import read_claim
+from tapestry_governance.audit.bundle import write_manifest
 from tapestry_governance.audit.verify import Audit, AuditVerdict, verify
-from tapestry_governance.events.member_events import KeyRotated, Removal
+from tapestry_governance.events.member_events import (
+    Admission,
+    KeyRotated,
+    Proposal,
+    Removal,
+    RootReplacement,
+)
 from tests.support.audit_bundles import bundle_of
 from tests.support.log_world import NAMES, World
+from tests.support.proposals import new_key
 
 NEW = "pl"
 LATER = timedelta(days=400)
@@ -30,8 +39,6 @@ class Turned:
         newest = given.pop("newest", self.newest)
         bundle = bundle_of(self.world, folder, note=newest, turns=turns)
         (bundle.folder / "trust-policy.txt").write_bytes(self.founding)
-        from tapestry_governance.audit.bundle import write_manifest
-
         write_manifest(bundle.folder)
         return verify(bundle.folder, **given)
 
@@ -74,7 +81,7 @@ def test_a_log_whose_members_changed_holds_by_the_policy_of_the_founding(
     audit = log.audit(tmp_path, log.first, log.second, trust=log.founding)
     assert audit.verdict is AuditVerdict.HOLDS, audit.steps[-1]
     counts = turns_of(audit)
-    assert (counts["turns"], counts["oldest_trust_days"]) == (2, 0)
+    assert counts["turns"] == 2
     assert counts["cosignatures"] == 3
 
 
@@ -138,13 +145,98 @@ def test_keys_older_than_a_year_prove_nothing_alone(tmp_path: Path) -> None:
     log = turned(later=LATER)
     notes = (log.first, log.second)
     audit = log.audit(tmp_path / "old", *notes, trust=log.founding)
-    assert last(audit) == ("turns", AuditVerdict.INCOMPLETE, "trust-too-old")
+    assert last(audit) == ("age", AuditVerdict.INCOMPLETE, "trust-too-old")
     assert "--since" in audit.steps[-1].detail
     kept = log.audit(tmp_path / "kept", *notes, since=log.second)
     assert kept.verdict is AuditVerdict.HOLDS, kept.steps[-1]
-    assert turns_of(kept)["oldest_trust_days"] == 400
+    old = log.world.note(log.world.entries[:9], witnesses=NAMES[:3])
+    bare = log.world.checkpoint(log.world.entries[:-1]).sign(log.world.log_key)
+    for number, since in enumerate((log.first, old, bare)):
+        audit = log.audit(tmp_path / f"since-{number}", *notes, since=since)
+        if since == bare:  # new, and nobody vouches for it
+            assert last(audit)[2] == "trust-too-old"
     pinned = log.audit(tmp_path / "pinned", *notes, trust=log.policies[1])
     assert pinned.verdict is AuditVerdict.HOLDS, pinned.steps[-1]
+
+
+def test_a_log_over_a_year_old_needs_a_newer_view_also_without_a_turn(
+    tmp_path: Path,
+) -> None:
+    world = World().found()
+    first = world.note()
+    world.now += LATER
+    world.add(world.declaration("fr"), "fr", "node")
+    bundle = bundle_of(world, tmp_path).folder
+    assert last(verify(bundle)) == ("age", AuditVerdict.INCOMPLETE, "trust-too-old")
+    assert last(verify(bundle, since=first))[2] == "trust-too-old"
+    assert verify(bundle, since=world.note()).verdict is AuditVerdict.HOLDS
+
+
+def forged(real: World) -> World:
+    """Let real members in by their public requests, and act for them by other keys."""
+    world = World(names=("aa", "bb", "cc", "dd")).adopt()
+    voters = list(world.names)
+
+    def decide(proposal: Proposal) -> None:
+        world.carry(world.propose(proposal, by=voters[-1]), voters)
+
+    for name in NAMES:
+        theirs = real.acceptance(name)
+        decide(
+            Admission(
+                kind="admit", request=theirs.request, possession=theirs.possession
+            )
+        )
+        root = world.keys[name, "root"] = new_key(f"{name}.example/again")
+        decide(RootReplacement(kind="root", member=name, key=str(root.verify_key)))
+        voters.append(name)
+    for name in world.names:
+        voters.remove(name)
+        decide(Removal(kind="remove", member=name))
+    return world
+
+
+def test_a_pinned_policy_must_have_cosigned_what_follows(tmp_path: Path) -> None:
+    """A forger that holds none of the real keys makes the policy that is trusted."""
+    real = World().found()
+    world = forged(real)
+    evil, held = world.trust.encode(), real.trust.encode()
+    world.rotate("de", "node")
+    assert held in {each.policy.encode() for each in world.folded.trusted}
+    for name in NAMES:
+        world.rotate(name, "witness", seed="evil")
+        world.keys[name, "witness"] = world.keys[name, "witness'"]
+    world.rotate("de", "community")
+    turn = world.note(witnesses=(*NAMES, *world.names))
+    note = world.note(witnesses=NAMES)
+    bundle = bundle_of(world, tmp_path, note=note, turns=[turn]).folder
+    (bundle / "trust-policy.txt").write_bytes(evil)
+    write_manifest(bundle)
+    assert last(verify(bundle, trust=held)) == (
+        "turns",
+        AuditVerdict.FAILS,
+        "quorum-not-reached",
+    )
+
+
+@pytest.mark.parametrize("change", ["renamed", "no turn", "junk"])
+def test_each_file_of_a_turn_is_one(tmp_path: Path, change: str) -> None:
+    log = turned()
+    notes = [log.first, log.second]
+    if change == "no turn":
+        size = read_claim(log.first).size - 1
+        notes.append(log.world.note(log.world.entries[:size], witnesses=NAMES[:3]))
+    bundle = bundle_of(log.world, tmp_path, note=log.newest, turns=notes).folder
+    (bundle / "trust-policy.txt").write_bytes(log.founding)
+    place = bundle / "turns" / str(read_claim(log.second).size)
+    if change == "renamed":
+        place.rename(place.with_name("999999999"))
+    if change == "junk":
+        place.write_bytes(place.read_bytes().replace(b"tapestry", b"tapestri", 1))
+    write_manifest(bundle)
+    for trust in (None, log.policies[1]):
+        found = last(verify(bundle, trust=trust))
+        assert (found[0], found[1]) == ("turns", AuditVerdict.FAILS)
 
 
 def test_a_witness_key_that_was_rotated_counts_no_more(tmp_path: Path) -> None:
