@@ -67,7 +67,7 @@ def open_led_log(
     members = AuthenticatedGrid(
         ValidatingGrid(grid),
         genesis=genesis,
-        keys=lambda: publisher.state.roster.node_keys,
+        keys=lambda: publisher.node_keys,
         notice=MembersFile(directory).write,
     )
     publisher = LogPublisher(

@@ -7,7 +7,7 @@ that would break the log is refused here.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -19,7 +19,7 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
-from tapestry.keys import SigningKey
+from tapestry.keys import SigningKey, VerifyKey
 from tapestry.protocol.messages import (
     CosignReply,
     CosignRequest,
@@ -116,6 +116,19 @@ class LogPublisher:
     def state(self) -> FederationState:
         """The federation as the coordinator's next entry will find it."""
         return settle(self.logged, seen=max(self.published, self.logged.shown))
+
+    @property
+    def node_keys(self) -> Mapping[str, VerifyKey]:
+        """The node keys of members, and of those whose lines the next turn may need.
+
+        Who was removed or left is asked until the turn is published: it is a witness of
+        the old set.
+        """
+        keys = {**self.logged.roster.node_keys, **self.state.roster.node_keys}
+        for (name, purpose), former in self.logged.former_keys.items():
+            if purpose == "node" and former[-1].until >= self.published:
+                keys.setdefault(name, former[-1].key)
+        return keys
 
     @property
     def published(self) -> int:
@@ -291,8 +304,9 @@ class LogPublisher:
     @property
     def _trust(self) -> Trust:
         """The quorum that a checkpoint needs now, after the published one."""
-        size = self.log.size
-        return self._turns.to_accept(self.logged, size, since=self.published)
+        size = self.log.size  # at which it may be published already
+        since = self.log.store.published_before(size)
+        return self._turns.to_accept(self.logged, size, since=since)
 
     def _in_force(self, note: bytes) -> TrustPolicy:
         return self._turns.in_force(self.logged, read_claim(note).size)

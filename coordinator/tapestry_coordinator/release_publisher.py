@@ -10,6 +10,7 @@ more folder ``tapestry/`` inside::
     tapestry/trust-policy.txt   the log and witnesses that this proof trusts
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from tapestry.artifacts import manifest as manifests
@@ -18,7 +19,9 @@ from tapestry.errors import InconsistentLog
 from tapestry.model.release_draft import ReleaseDraft
 from tapestry.model.replica import Replica
 from tapestry.storage import durable_files
+from tapestry.tlog.proof import Proof
 from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry.tlog.turn import spelled_for
 from tapestry.workloads.base import Workload
 from tapestry_coordinator.log_publisher import event_of
 from tapestry_coordinator.run_context import RunContext
@@ -116,5 +119,7 @@ def attach_proof(folder: Path, *, log: Log, index: int, trust: TrustPolicy) -> N
     """
     place = folder / manifests.FOLDER
     (place / ENTRY).write_bytes(log.entries(index, index + 1)[0])
-    (place / PROOF).write_bytes(log.proof(index))
+    proof = Proof.parse(log.proof(index))
+    checkpoint = spelled_for(trust, proof.checkpoint)
+    (place / PROOF).write_bytes(replace(proof, checkpoint=checkpoint).encode())
     (place / POLICY).write_bytes(trust.encode())

@@ -10,6 +10,7 @@ from tapestry.inputs.text_reader import read_toml
 from tapestry.tlog.merkle import Tree, leaf_hash
 from tapestry.tlog.proof import Proof
 from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry.tlog.turn import spelled_for
 from tapestry_governance.audit.bundle import read_small
 from tapestry_governance.cli.folder_checks import audited
 from tapestry_governance.events.envelope import Seen
@@ -59,7 +60,8 @@ class MemberView:
             )
         tree = Tree(map(leaf_hash, self.entries))
         hashes = tuple(tree.inclusion_proof(index))
-        return Proof(index=index, hashes=hashes, checkpoint=self.note).encode()
+        note = spelled_for(self.trust, self.note)
+        return Proof(index=index, hashes=hashes, checkpoint=note).encode()
 
 
 def open_view(

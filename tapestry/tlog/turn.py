@@ -16,6 +16,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from tapestry.errors import VerificationError
+from tapestry.tlog import note
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.trust_policy import (
     Cosignature,
@@ -109,6 +110,22 @@ class Turn:
 
 
 Trust = TrustPolicy | Turn
+
+
+def spelled_for(trust: TrustPolicy, data: bytes) -> bytes:
+    """Leave out the lines of a note that are of no log and no witness of a policy.
+
+    At a turn a checkpoint has lines of two sets; a proof under one of them has its own.
+
+    Raises:
+        ProtocolError: The bytes are no note.
+    """
+    found = note.parse(data)
+    keys = [*(log.key for log in trust.logs), *(w.key for w in trust.witnesses)]
+    order = {(key.name, key.id): place for place, key in enumerate(keys)}
+    kept = [s for s in found.signatures if (s.name, s.key_id) in order]
+    kept.sort(key=lambda s: order[s.name, s.key_id])
+    return note.Note(text=found.text, signatures=tuple(kept)).encode()
 
 
 def turn_to(now: TrustPolicy, *, before: TrustPolicy) -> Trust:

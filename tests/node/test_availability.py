@@ -11,11 +11,21 @@ import pytest
 from pydantic import ValidationError
 
 from tapestry.errors import ConfigError, QuorumError, VerificationError
+from tapestry_governance.events.member_events import MemberLeft
 from tapestry_governance.events.round_events import ContributionRefused, RoundOpened
-from tapestry_node.availability import GIB, obstacles, pause, paused_since, resume
+from tapestry_node.availability import (
+    GIB,
+    exit_obstacle,
+    find_exit,
+    obstacles,
+    pause,
+    paused_since,
+    resume,
+)
 from tapestry_node.settings import Hours, NodeSettings
 from tests.support.federation import NAMES
 from tests.support.federation_fixtures import Found
+from tests.support.log_world import World
 from tests.support.node_folders import change
 from tests.support.refusals import refused
 
@@ -273,3 +283,12 @@ def test_a_paused_node_trains_no_adapter(found: Found) -> None:
     federation.run()
     published = {e.actor for e in federation.logged() if e.type == "adapter.published"}
     assert published == {*NAMES} - {PAUSED}
+
+
+def test_the_exit_of_another_member_in_the_outbox_is_no_exit_of_this_one() -> None:
+    world = World().found()
+    entry = world.entry(MemberLeft(), "fr", "root")
+    assert find_exit([entry], "fr") == entry
+    assert find_exit([entry], "es") is None
+    assert exit_obstacle("es", world.folded, [entry]) is None
+    assert exit_obstacle("fr", world.folded, [entry]) is not None

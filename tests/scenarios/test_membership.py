@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from tapestry.artifacts.model_folder import POLICY
 from tapestry.errors import RuleError, TapestryError
 from tapestry.tlog.trust_policy import TrustPolicy
-from tapestry_coordinator import coordinator_folder
+from tapestry_coordinator import coordinator_folder, log_publisher
 from tapestry_demo import local_federation
 from tapestry_governance import member_folder
 from tapestry_governance.audit.verify import AuditVerdict
@@ -121,6 +122,10 @@ def test_one_member_goes_and_the_rest_train_under_a_new_policy(found: Found) -> 
     federation.bundle()
     audit = federation.audit()
     assert audit.verdict is AuditVerdict.HOLDS, audit.steps[-1]
+    folders = sorted((federation.coordinator / "releases").iterdir())
+    assert [path.name for path in folders] == ["base-1", "base-2"]
+    policies = {(path / "tapestry" / POLICY).read_bytes() for path in folders}
+    assert policies == {each.policy.encode() for each in audit.state.trusted}
 
 
 def test_a_paused_federation_opens_no_round_until_members_resume(found: Found) -> None:
@@ -146,3 +151,32 @@ def test_a_candidate_starts_no_run(found: Found) -> None:
     federation.approve()
     federation.run()
     assert len(federation.closed()) == 2
+
+
+def test_a_node_that_was_away_steps_over_turns_a_few_at_a_time(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = found()
+    federation.cosign()
+    asked = ask(federation, NEW)
+    federation.kill("sw")
+    admission = Admission(
+        kind="admit", request=asked.request, possession=asked.possession
+    )
+    federation.decide(admission, "fi", "fr", "id")
+    federation.start(NEW)
+    for _ in range(2):
+        federation.cosign()
+    federation.decide(Removal(kind="remove", member="fi"), "fr", "id", NEW)
+    policy = federation.view("fr").state.policy.model_copy(update={"version": 2})
+    federation.decide(PolicyChange(kind="policy", policy=policy), "fr", "id", NEW)
+    federation.cosign()
+    assert len(turns(federation)) == 2
+    monkeypatch.setattr(log_publisher, "MAX_NOTES", 1)
+    federation.start("sw")
+    for _ in range(4):
+        federation.cosign()
+    accepted = federation.nodes["sw"].mirror.accepted
+    assert accepted is not None
+    assert accepted.checkpoint.size == len(federation.entries())
+    assert len(federation.nodes["sw"].mirror.turns()) >= 1

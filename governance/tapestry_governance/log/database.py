@@ -238,6 +238,11 @@ class LogDatabase:
         query = "SELECT size FROM publication ORDER BY size"
         return [size for (size,) in self.database.query(query)]
 
+    def published_before(self, size: int) -> int:
+        """Return the largest size below this one that was published, or 0."""
+        found = self._value("SELECT max(size) FROM publication WHERE size < ?", size)
+        return 0 if found is None else int(found)
+
     def _bytes(self, query: str, size: int) -> bytes | None:
         found = self._value(query, size)
         return None if found is None else bytes(found)

@@ -8,7 +8,7 @@ from tapestry.errors import ProtocolError, QuorumError, TapestryError, Verificat
 from tapestry.keys import Algorithm, SigningKey
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.trust_policy import TrustPolicy
-from tapestry.tlog.turn import Turn, turn_to
+from tapestry.tlog.turn import Turn, spelled_for, turn_to
 from tests.support.cosigning import signing_key
 from tests.support.refusals import refused
 
@@ -110,3 +110,11 @@ def test_a_quorum_of_a_turn_is_one_of_both() -> None:
     assert TURN.is_quorum_of(named("fr", "id", "pl", "de"))
     assert not TURN.is_quorum_of(named("fr", "id", "pl", "ro"))
     assert not TURN.is_quorum_of(named("fr", "id", "de", "es"))
+
+
+def test_a_proof_under_one_set_has_the_lines_of_that_set_alone() -> None:
+    both = note(("fr", "id", "pl", "de"))
+    for trust, count in ((NEW, 3), (OLD, 3)):
+        opened = trust.open_published(spelled_for(trust, both))
+        assert len(opened.cosignatures) == count
+    assert spelled_for(NEW, note(("fr", "id", "pl"))) == note(("fr", "id", "pl"))
