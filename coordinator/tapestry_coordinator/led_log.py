@@ -67,7 +67,7 @@ def open_led_log(
     members = AuthenticatedGrid(
         ValidatingGrid(grid),
         genesis=genesis,
-        keys=lambda: publisher.node_keys,
+        keys=lambda: publisher.all_node_keys if restored else publisher.node_keys,
         notice=MembersFile(directory).write,
     )
     publisher = LogPublisher(

@@ -124,9 +124,17 @@ class LogPublisher:
         Who was removed or left is asked until the turn is published: it is a witness of
         the old set.
         """
+        return self._keys_since(self.published)
+
+    @property
+    def all_node_keys(self) -> Mapping[str, VerifyKey]:
+        """The newest node key of each that is or was a member."""
+        return self._keys_since(0)
+
+    def _keys_since(self, size: int) -> Mapping[str, VerifyKey]:
         keys = {**self.logged.roster.node_keys, **self.state.roster.node_keys}
         for (name, purpose), former in self.logged.former_keys.items():
-            if purpose == "node" and former[-1].until >= self.published:
+            if purpose == "node" and former[-1].until >= size:
                 keys.setdefault(name, former[-1].key)
         return keys
 

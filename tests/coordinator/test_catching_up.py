@@ -73,6 +73,7 @@ def test_a_member_away_at_the_end_of_a_run_takes_part_in_the_next(
     assert [exchange.node for exchange in sent] == ["fi"]  # who has it gets it not
     federation.restart("fi")  # it has a snapshot of what it was sent
     assert federation.nodes["fi"].replica.release_digest == release.model_digest
+    federation.approve()
     base = str(federation.coordinator / "releases" / "base-1")
     federation.begin_another_run("second", base=base, rounds=1)
     federation.run()
@@ -83,6 +84,7 @@ def test_a_member_away_at_the_end_of_a_run_takes_part_in_the_next(
 def test_one_that_missed_a_whole_run_gets_all_its_rounds(found: Found) -> None:
     federation = found(coordinator={"rounds": 2, **SHORT})
     end(federation)  # after which a node counts two rounds of the first run
+    federation.approve()
     base = str(federation.coordinator / "releases" / "base-1")
     federation.kill("fi")
     federation.begin_another_run("second", base=base, rounds=2)

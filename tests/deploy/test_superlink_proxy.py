@@ -106,7 +106,10 @@ def test_a_round_of_real_nodes_closes_through_the_proxy(found: Found) -> None:
             engine.start_node(place.name, command)
         engine.run(federation.coordinator)
         engine.stop()
-        assert {line.split()[1] for line in proxy.passed} == set(PATHS)
+        passed = {line.split()[1] for line in proxy.passed}
+        # Large objects alone take a request of their own, and here are none.
+        assert set(PATHS) - passed <= {"/v1/fleet/pull-object", "/v1/fleet/push-object"}
+        assert passed <= set(PATHS)
         for path in (p for p in public.rglob("*") if p.is_file()):
             name = path.relative_to(public)
             assert proxy.ask("GET", f"/public/{name}") == (200, path.read_bytes())

@@ -212,7 +212,7 @@ def test_an_exit_by_the_command_ends_in_the_log(found: Found) -> None:
     assert (NAME in first.included, NAME in second.included) == (True, False)
     done = run("leave", folder)
     assert done.stdout.startswith("left    by entry ")
-    assert federation.nodes[NAMES[1]].mirror.size == federation.nodes[NAME].mirror.size
+    assert NAME not in federation.view(NAMES[1]).logged.members
 
 
 def test_watch_tells_a_line_for_each_change_and_ends_as_interrupted(
@@ -262,6 +262,8 @@ def test_a_process_tells_how_it_is_from_its_start_to_its_end(
     change(idle, {"genesis": "sha256:" + "0" * 64})
     (idle / "data" / "text.jsonl").write_text('{"text": "another text"}\n')
     with process("node", "run", idle) as node:
+        until(lambda: state(idle) == "refusing")  # and says so for ten minutes
+        node.send_signal(signal.SIGTERM)
         _, log = node.communicate(timeout=SECONDS)
         assert node.returncode != 0
     found = json.loads(run("status", idle, "--json").stdout)

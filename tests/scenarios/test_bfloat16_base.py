@@ -109,6 +109,7 @@ def trained(
     )
     with closing(federation):
         federation.run()
+        federation.approve()
         federation.bundle()
         nodes = federation.nodes
         replicas = {name: node.replica for name, node in nodes.items()}

@@ -118,7 +118,7 @@ def test_a_founding_with_a_witness_goes_from_its_key_to_the_trust_policies_of_al
     ok(place.write_charter())
     for name in NAMES:
         shown = ok(place.accept(name)).stdout
-        assert f"policy       witnesses name {NAME}, key {NAME}/witness+" in shown
+        assert f"policy       witnesses name {NAME} key {NAME}/witness+" in shown
     ok(place.open())
     trust = place.coordinator / "trust-policy.txt"
     assert TrustPolicy.parse(trust.read_bytes()).quorum == "all"

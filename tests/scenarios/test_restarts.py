@@ -338,6 +338,7 @@ def test_a_node_that_did_not_follow_a_release_needs_its_folder_to_go_on_from_it(
 ) -> None:
     federation = of_rounds(found, 2)
     federation.run()
+    federation.approve()
     release = federation.coordinator / "releases" / "base-1"
     federation.begin_another_run("second", base=str(release))
     folder = federation.directory / "nodes" / "fr"

@@ -113,6 +113,20 @@ class Site:
             assert time.monotonic() < end, (self.place / "rivers.log").read_text()
             time.sleep(1.0)
 
+    def approve(self, release: str) -> None:
+        """Let members vote, each by its own key, while the service runs."""
+        bundle, votes = self.place / "bundle", [self.place / f"{n}.vote" for n in NAMES]
+        run("coordinator", "bundle", self.coordinator, "-o", bundle)
+        phrase = self.place / "secrets" / "passphrase"
+        for name, vote in zip(NAMES, votes, strict=True):
+            key = self.place / name / "keys" / "root.key"
+            run(
+                *("governance", "vote", release, "yes", "--bundle", bundle),
+                *("--key", key, "--passphrase-file", phrase, "-o", vote),
+            )
+        run("coordinator", "submit", self.coordinator, *votes)
+        self.wait(lambda: not self.status()["votes"])
+
     def plan(self, run_id: str, *more: str) -> None:
         words = ("--held-out", str(self.place / "public"), "--epsilon", "1")
         options = ("--option", "sequence_length=32")
@@ -206,6 +220,7 @@ def test_two_runs_follow_one_another_on_one_log(site: Site) -> None:
     for name in NAMES:
         site.start(name, "node", "run")
     site.wait(lambda: site.ended("run-1"))
+    site.approve("base-1")
     site.plan("run-2")
     site.wait(lambda: site.ended("run-2"))
     assert [site.closed(run_id) for run_id in ("run-1", "run-2")] == [2, 2]
