@@ -266,7 +266,11 @@ def test_a_process_tells_how_it_is_from_its_start_to_its_end(
         node.send_signal(signal.SIGTERM)
         _, log = node.communicate(timeout=SECONDS)
         assert node.returncode != 0
-    found = json.loads(run("status", idle, "--json").stdout)
+    _require_failed(idle, log)
+
+
+def _require_failed(folder: Path, log: str) -> None:
+    found = json.loads(run("status", folder, "--json").stdout)
     assert found["state"] == "failed"
     assert f"{found['words']} [{found['code']}]" in " ".join(log.split())
 

@@ -120,6 +120,7 @@ def trained(
         federation.close()
         first = _begin_second_run(federation, release="base-2")
         federation.run()
+        federation.approve()
         federation.bundle("second-bundle")
         return Trained(
             kind=kind,
