@@ -28,7 +28,7 @@ from tests.support.commands import tapestry
         (["horse"], "no command 'horse'; choose from demo, node, coordinator, "),
         (
             ["audit", "x"],
-            "choose from verify, account, statement, software; see tapestry audit -",
+            "choose from verify, account, statement, trace, software; see tapestry",
         ),
         (["node", "x"], "choose from init, join, backup, "),
         (["audit", "verify"], "BUNDLE is missing: the bundle's folder; see tapestry a"),
