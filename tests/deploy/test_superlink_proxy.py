@@ -15,6 +15,7 @@ from tests.deploy.reverse_proxy import PATHS, Proxy, ask, needs_nginx, proxied
 from tests.support.echo_members import NAMES
 from tests.support.enrolled import enroll
 from tests.support.federation_fixtures import Found, base, found
+from tests.support.process_families import wait_until
 from tests.support.settings_files import run_settings
 
 __all__ = ["Found", "base", "found"]
@@ -59,6 +60,8 @@ def test_of_all_paths_of_the_superlink_eight_are_there(
     for path in PATHS:  # as if there were no proxy: no signature, no answer
         assert ask(engine.address, authority, "POST", path, b"")[0] == 401
         assert proxy.ask("POST", path, b"")[0] == 401
+    # nginx writes its log after it has answered.
+    wait_until(lambda: len(proxy.passed) >= len(PATHS))
     assert proxy.passed == [f"POST {path} HTTP/1.1" for path in PATHS]
 
 
@@ -106,6 +109,7 @@ def test_a_round_of_real_nodes_closes_through_the_proxy(found: Found) -> None:
             engine.start_node(place.name, command)
         engine.run(federation.coordinator)
         engine.stop()
+        wait_until(lambda: any("/deactivate-node" in line for line in proxy.passed))
         passed = {line.split()[1] for line in proxy.passed}
         # Large objects alone take a request of their own, and here are none.
         assert set(PATHS) - passed <= {"/v1/fleet/pull-object", "/v1/fleet/push-object"}
