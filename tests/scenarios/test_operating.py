@@ -98,7 +98,7 @@ def test_a_member_leaves_while_the_coordinator_is_away(site: Site) -> None:
     done = tapestry(
         *("coordinator", "plan", site.coordinator, "run-2", *PLAN),
         *("--held-out", site.place / "public", "--epsilon", "1"),
-        *("--option", "sequence_length=32"),
+        *("--base", "tiny", "--option", "sequence_length=32"),
     )
     assert done.exit_code == 64
     assert "the federation has 2 members" in done.stderr

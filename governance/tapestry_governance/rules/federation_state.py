@@ -382,6 +382,13 @@ class FederationState:
         found: PersistentList[ClosedRound] = self.closed_by_number.get(key[1], _NONE)
         return any(each.key == key for each in found)
 
+    def end_of(self, release: ReleaseRecord) -> int | None:
+        """Return the log index at which the round of a release was closed."""
+        number = release.round_number
+        found: PersistentList[ClosedRound] = self.closed_by_number.get(number, _NONE)
+        ends = (c.index for c in found.newest_first() if c.run_id == release.run_id)
+        return next(ends, None)
+
     def aborted_round(self, key: RoundKey) -> ClosedRound | None:
         """Return an attempt that was aborted and names survivors, or None."""
         found = (each for each in self.aborted.newest_first() if each.key == key)

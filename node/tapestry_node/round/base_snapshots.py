@@ -13,6 +13,7 @@ the log, and where it differs an older one or the given base takes its place.
 
 import logging
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def check_base(replica: Replica, closed: RoundClosed) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseSnapshots:
-    """The last two bases of a node, on its disk, beside the given one in memory."""
+    """Bases of a node on its disk: the last two, and those that runs may begin with."""
 
     directory: Path  # the node's
     given: Replica
@@ -86,14 +87,21 @@ class BaseSnapshots:
                     found.append(int(name[1]))
         return sorted(found, reverse=True)
 
-    def keep(self, index: int, replica: Replica) -> None:
+    def keep(
+        self, index: int, replica: Replica, *, releases: Collection[int] = ()
+    ) -> None:
         """Write the base after the round that ended at an index of the log.
+
+        Args:
+            index: Where the round ended.
+            replica: The base after it.
+            releases: Where rounds ended whose snapshots stay, if they are there.
 
         Guarantees:
             The tensors are written from where they lie, without a copy. A snapshot is
             whole or absent, on the disk on return, and readable by the node's user
-            alone. At most two are there, of which the last stays until the new one is
-            whole.
+            alone. But for those of releases at most two are there, of which the last
+            stays until the new one is whole.
 
         Edge cases:
             ==============================  ==========================================
@@ -114,7 +122,7 @@ class BaseSnapshots:
             for name, tensor in each.items()
         }
         try:
-            self._remove_others(index)
+            self._remove_others(index, releases)
             pieces = encode_tensors(tensors, {"step": str(optimizer.step)})
             durable_files.replace_file(self.path(index), *pieces, mode=0o600)
         except ResourceError as error:
@@ -124,12 +132,12 @@ class BaseSnapshots:
                 *(error, error.code),
             )
 
-    def _remove_others(self, index: int) -> None:
-        """Remove all snapshots but the last one before an index."""
+    def _remove_others(self, index: int, releases: Collection[int]) -> None:
+        """Remove all snapshots but the last one before an index, and of releases."""
         held = self.held()
         last = next((each for each in held if each < index), None)
         for each in held:
-            if each != last:
+            if each != last and each not in releases:
                 durable_files.remove_file(self.path(each))
 
     def read(self, index: int, closed: RoundClosed) -> Replica:

@@ -51,6 +51,7 @@ from tapestry_node.refusal import Refused
 from tapestry_node.round.admission import first_round
 from tapestry_node.round.base_snapshots import BaseSnapshots, check_base
 from tapestry_node.round.gate_check import GateCheck, Step
+from tapestry_node.round.release_bases import ends_of_releases, read_release
 from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
 from tapestry_node.round.survivor_marks import ConsentMark
 
@@ -101,7 +102,7 @@ class ResultApplier:
         """
         self.snapshots = snapshots
         self.replica, self.applied = snapshots.given, 0
-        self._ended_run: Replica | None = None  # of the run before
+        self._ended_run: Replica | None = None  # of the run before, or of a release
         self.run_id: str | None = None  # of the round that was applied last
         self.taken = -1  # log index of the end of that round
         self.mirror, self._store, self._workload = mirror, store, workload
@@ -177,19 +178,26 @@ class ResultApplier:
     def enter(self, run_id: str) -> None:
         """Go to the base that another run begins with, where one begins.
 
-        It is the release to which this node followed the run before, if the log says
-        so, and else the given base. The outer optimizer starts anew, also where the
-        last run ended with an equal base.
+        It is a release to which this node followed a run, if the log says so, and else
+        the given base. The outer optimizer starts anew, also where the last run ended
+        with an equal base.
         """
         if run_id == self.run_id:
             return
         if self.run_id is not None:
             self._ended_run = self.replica
         self.replica, self.applied, self.run_id = self.snapshots.given, 0, None
-        if self._ended_run is not None:
-            base = first_round(self.mirror, run_id).model_digest
-            if base == self._ended_run.release_digest != self.replica.digest:
-                self.replica = self._ended_run.of_release()
+        if not self.mirror.size or run_id not in self.mirror.state.runs:
+            return
+        base, ended = first_round(self.mirror, run_id).model_digest, self._ended_run
+        if base == self.replica.digest:
+            return
+        if ended is None or base != ended.release_digest:
+            ended = read_release(
+                base, mirror=self.mirror, store=self._store, snapshots=self.snapshots
+            )
+        if ended is not None:
+            self._ended_run, self.replica = ended, ended.of_release()
 
     def origin(self, run_id: str, *, named: Collection[str]) -> str:
         """Return the base that a run goes back to, through what was followed here.
@@ -273,7 +281,8 @@ class ResultApplier:
         self._gate.check(manifest, closed, step)
         self.replica, self.applied = after, closed.round_number
         self.run_id, self.taken = closed.run_id, ended.index
-        self.snapshots.keep(ended.index, after)
+        releases = ends_of_releases(self.mirror.state) if self.mirror.size else ()
+        self.snapshots.keep(ended.index, after, releases=releases)
         self._rebuild()
 
     @property

@@ -1,0 +1,62 @@
+"""The bases of releases, with which a later run may begin.
+
+A run begins with a release that members approved, which need not be what the last run
+gave: its release may be a candidate still. So a node keeps the snapshots of the newest
+approved release and of later runs' candidates, beside those of its last rounds.
+"""
+
+import logging
+
+from tapestry.errors import IncompleteError, ResourceError, VerificationError
+from tapestry.model.replica import Replica
+from tapestry_governance.events.round_events import RoundClosed
+from tapestry_governance.log.mirror import LogMirror
+from tapestry_governance.rules.federation_state import FederationState
+from tapestry_node.node_state import NodeState
+from tapestry_node.round.base_snapshots import BaseSnapshots
+
+_logger = logging.getLogger(__name__)
+
+
+def ends_of_releases(state: FederationState) -> list[int]:
+    """List the log indexes at which rounds ended whose base a run may begin with.
+
+    They are those of the newest approved release and, of each run after it, of the last
+    candidate. No run begins with a release that was withdrawn.
+    """
+    found: dict[str, int | None] = {}
+    for release in state.released.newest_first():
+        standing, end = state.standing_of(release.name), state.end_of(release)
+        if standing == "approved":
+            return [index for index in (*found.values(), end) if index is not None]
+        if standing == "candidate":
+            found.setdefault(release.run_id, end)
+    return [index for index in found.values() if index is not None]
+
+
+def read_release(
+    base: str, *, mirror: LogMirror, store: NodeState, snapshots: BaseSnapshots
+) -> Replica | None:
+    """Read the base of a release by its digest, if this node followed the run to it.
+
+    Guarantees:
+        It is what this node's own steps gave, by its state, and bit for bit what the
+        log names as the end of the round.
+
+    Edge cases:
+        None where the node has no snapshot of it, or one that is damaged.
+    """
+    state = mirror.state
+    for release in state.released.newest_first():
+        made = store.base(release.run_id, release.round_number)
+        end = state.end_of(release)
+        if made != base or end is None:
+            continue
+        try:
+            return snapshots.read(end, mirror.body(end, RoundClosed))
+        except (IncompleteError, ResourceError, VerificationError) as error:
+            _logger.warning(
+                "the base of %s is not here: %s [%s]",
+                *(release.name, error, error.code),
+            )
+    return None
