@@ -37,8 +37,8 @@ def pids(script: Path, number: int) -> list[int]:
     return [int(path.name) for path in folder.iterdir()]
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+def wait_until(holds: Callable[[], bool], *, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.01)
