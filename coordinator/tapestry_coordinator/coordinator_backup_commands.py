@@ -86,7 +86,7 @@ class _RecoverOptions(TypedDict):
     type=PATH,
     metavar="FILE",
     multiple=True,
-    help="A checkpoint that somebody kept; copies that are behind it are refused.",
+    help="A checkpoint that was kept; copies that are behind it are refused.",
 )
 @as_json
 def recover(folder: Path, **given: Unpack[_RecoverOptions]) -> None:

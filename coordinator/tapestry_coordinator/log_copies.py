@@ -94,7 +94,7 @@ def newest_of(copies: Sequence[LogCopy]) -> LogCopy:
 
 
 def check_reaches(copy: LogCopy, note: bytes, *, trust: TrustPolicy) -> None:
-    """Require that a copy leads to a checkpoint that somebody kept.
+    """Require that a copy leads to a checkpoint that was kept elsewhere.
 
     Raises:
         IncompleteError: The copy is shorter.

@@ -7,7 +7,7 @@
     coordinator submit   the proposal to name the new keys, then the votes on it
     coordinator run      once the log names the keys of this folder
 
-Nobody can sign a checkpoint before the vote: the old log key is gone, and members take
+No key can sign a checkpoint before the vote: the old log key is gone, and members take
 none by the new one until the log names it. So the proposal and the votes are appended
 here, unsigned, and the first checkpoint after them is the turn: signed by the new key,
 and cosigned by a quorum of the old witnesses.
@@ -73,7 +73,7 @@ class Recovered:
         }
 
     def lines(self, folder: Path) -> Iterator[str]:
-        """Say what was recovered, what is missing and what that means, what is next."""
+        """Say which log it is, name what is missing and what that means."""
         said = "was there already" if self.was_there else f"from {self.copy.place}"
         yield f"log       {folder / 'log'}: {len(self.copy.entries)} entries, {said};"
         yield f"          {self.copy.cosigned} of them cosigned by a quorum"
@@ -94,8 +94,8 @@ class Recovered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
-    """What a log that does not name its keys has of votes on who leads it."""
+class LeadVotes:
+    """The votes on who leads a log that does not name its folder's keys."""
 
     ballots: Mapping[Path, tuple[int, int]]  # yes votes, and how many it takes
     is_named: bool
@@ -109,7 +109,7 @@ class Taken:
         return {"is_named": self.is_named, "ballots": ballots}
 
     def lines(self, folder: Path) -> Iterator[str]:
-        """Say how the votes stand, and what is next."""
+        """Tell the votes so far, and the next step."""
         for path, (yes, needed) in self.ballots.items():
             yield f"ballot    {path}: {yes} of {needed} yes; each member votes by"
             yield f"          tapestry governance vote {path.name} yes --key FILE"
@@ -129,7 +129,7 @@ def recover(
         folder: The new coordinator's, with keys and settings.
         copies: Mirrors and bundles of members.
         trust: The trust policy of the founding, from outside the copies.
-        seen: Cosigned checkpoints that somebody kept.
+        seen: Cosigned checkpoints that were kept elsewhere.
 
     Guarantees:
         Nothing that is there is overwritten, and the log is whole or absent. Nothing is
@@ -179,7 +179,7 @@ def recover(
     )
 
 
-def take(folder: Path, entries: Sequence[bytes]) -> Taken | None:
+def take(folder: Path, entries: Sequence[bytes]) -> LeadVotes | None:
     """Append members' entries to a log that does not name its folder's keys.
 
     None where it names them: then entries wait for the service.
@@ -213,7 +213,7 @@ def take(folder: Path, entries: Sequence[bytes]) -> Taken | None:
         log.append(fresh)
         is_named = state.lead.log == str(key.verify_key)
         ballots = {} if is_named else _write_ballots(folder, log, state)
-        return Taken(ballots=ballots, is_named=is_named)
+        return LeadVotes(ballots=ballots, is_named=is_named)
 
 
 def _was_recovered(place: Path) -> bool:

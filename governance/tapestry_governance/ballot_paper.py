@@ -100,7 +100,7 @@ class OpenedPaper:
 
     @property
     def is_proven(self) -> bool:
-        """Whether the checkpoint covers the entry."""
+        """True if the checkpoint covers the entry."""
         return self.paper.index < self.checkpoint.size
 
     @property

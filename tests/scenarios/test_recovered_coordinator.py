@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from tapestry.errors import ConfigError, IncompleteError, VerificationError
+from tapestry.errors import IncompleteError, VerificationError
 from tapestry.keys import SigningKey
 from tapestry.protocol.messages import Kind
 from tapestry.storage.sqlite_database import copy_database
 from tapestry.tlog.checkpoint import Checkpoint, read_claim
 from tapestry.tlog.merkle import Tree, leaf_hash
 from tapestry_coordinator import coordinator_folder, service
+from tapestry_coordinator.coordinator_backup import back_up, restore
 from tapestry_coordinator.log_reader import read_log
-from tapestry_coordinator.recovered_folder import recover as recover_folder
 from tapestry_coordinator.restored_log import hear_members
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_governance.audit.verify import AuditVerdict
-from tapestry_governance.events.member_events import Removal
+from tapestry_governance.events.member_events import PauseProposal, Removal
 from tapestry_governance.log.writer import Log
 from tests.scenarios.conftest import Found
 from tests.support.commands import tapestry
@@ -38,7 +38,7 @@ def ok(*words: object) -> str:
 
 
 def lose(federation: Federation) -> Path:
-    """Lose the coordinator's folder, and make one with new keys; returns the old one."""
+    """Lose the coordinator's folder, make one with new keys; returns the old one."""
     folder = federation.coordinator
     old = folder.rename(folder.with_name("old"))
     renew(federation, old, folder)
@@ -128,19 +128,15 @@ def test_a_lost_coordinator_is_replaced_from_a_members_mirror(found: Found) -> N
     old = lose(federation)
     said = recover(federation, "fi")
     assert "releases/base-1: no run begins with it" in said
-    assert "enroll" in said
     size = len(federation.entries())
     assert recover(federation, "fi", "sw").count("was there already") == 1
     assert len(federation.entries()) == size
     ballot = propose(federation)
-    said = vote(federation, ballot, "fi", "fr")
-    assert "2 of 3 yes" in said
+    assert "2 of 3 yes" in vote(federation, ballot, "fi", "fr")
     with refused(IncompleteError, "coordinator-not-named"):
         federation.cosign()
     assert "the log names the keys of this folder" in vote(federation, ballot, "id")
     federation.cosign()
-    log = Log.read(federation.coordinator / "log", key=federation.log_key())
-    assert len(log) == size + 4
     turns = federation.coordinator / "log" / "public" / "turns"
     assert [path.name for path in turns.iterdir()] == [str(size + 4)]
     begin_again(federation, old, "second")
@@ -148,15 +144,32 @@ def test_a_lost_coordinator_is_replaced_from_a_members_mirror(found: Found) -> N
     federation.run()
     assert [each.run_id for each in federation.closed()] == ["run", "second"]
     assert len(set(federation.digests().values())) == 1
-    federation.restart("sw")
-    federation.cosign()
     federation.bundle()
     audit = federation.audit()  # by the founding trust policy
     assert audit.verdict is AuditVerdict.HOLDS, audit.steps[-1]
-    # From now on all goes on as before: also decisions, and another recovery.
+
+
+def test_after_it_all_goes_on_as_before(found: Found) -> None:
+    federation = found()
+    federation.cosign()
+    federation.kill("sw")
+    lose(federation)
+    recover(federation, "fi")
+    vote(federation, propose(federation), "fi", "fr", "id")
+    federation.cosign()
+    federation.start("sw")  # it was away, and steps over the turn
+    federation.cosign()
+    federation.cosign()
+    assert federation.view("sw").seen == federation.view("fi").seen
     federation.decide(Removal(kind="remove", member="sw"), "fi", "fr", "id")
     federation.cosign()
     assert "sw" not in federation.view("fr").state.members
+    folder, place = federation.coordinator, federation.directory / "backup"
+    back_up(folder, place)
+    restored = federation.directory / "restored"
+    restore(place, restored)
+    shutil.copytree(folder / "keys", restored / "keys")
+    assert read_log(restored)[1] == federation.entries()
 
 
 def test_with_its_own_keys_a_coordinator_needs_no_vote(found: Found) -> None:
@@ -234,7 +247,7 @@ def test_without_a_quorum_of_the_old_witnesses_nothing_is_published(
     public = federation.coordinator / "log" / "public"
     before = (public / "checkpoint").read_bytes()
     for name in ("fi", "fr"):
-        federation.wire.on(name, Kind.COSIGN, lost, times=2)
+        federation.wire.on(name, Kind.COSIGN, lost)
     service.cosign_once(federation.coordinator, federation.wire)
     assert (public / "checkpoint").read_bytes() == before
     assert not (public / "turns").exists()
@@ -266,15 +279,16 @@ def test_a_coordinator_that_was_replaced_is_refused_when_it_comes_back(
         log.check(accepted)
 
 
-def test_a_mirror_behind_or_changed_is_refused(found: Found, tmp_path: Path) -> None:
+def test_a_mirror_behind_a_checkpoint_that_was_kept_is_refused(
+    found: Found, tmp_path: Path
+) -> None:
     federation = found()
     federation.cosign()
     federation.cosign()
-    behind = tmp_path / "behind.db"
+    behind, kept = tmp_path / "behind.db", tmp_path / "kept"
     copy_database(node(federation, "fi") / "view.db", behind)
     federation.run()
     federation.cosign()
-    kept = tmp_path / "kept"
     kept.write_bytes(federation.view("fr").note)
     lose(federation)
     folder, trust = federation.coordinator, node(federation, "fr") / "trust-policy.txt"
@@ -283,23 +297,46 @@ def test_a_mirror_behind_or_changed_is_refused(found: Found, tmp_path: Path) -> 
     assert done.exit_code == 3
     assert done.stderr.endswith("[mirror-behind]\n")
     assert not (folder / "log").exists()
+    ok(*words, "--from", node(federation, "sw") / "view.db", "--checkpoint", kept)
+    assert len(federation.entries()) == read_claim(kept.read_bytes()).size
+
+
+def test_a_member_that_saw_more_cannot_propose_to_an_older_log(
+    found: Found, tmp_path: Path
+) -> None:
+    """No checkpoint was given; the proposal itself tells of one."""
+    federation = found()
+    federation.cosign()
+    federation.cosign()
+    behind = tmp_path / "behind.db"
+    copy_database(node(federation, "fi") / "view.db", behind)
+    federation.decide(PauseProposal(kind="pause"), "fi", "fr")
+    federation.cosign()
+    lose(federation)
+    folder, trust = federation.coordinator, node(federation, "fr") / "trust-policy.txt"
+    ok("coordinator", "recover", folder, "--from", behind, "--trust", trust)
+    made = federation.directory / "coordinator.proposal"
+    words = ("--node", node(federation, "fr"), "-o", made)
+    ok("governance", "propose", "coordinator", folder / "simulated.invite", *words)
+    done = tapestry("coordinator", "submit", folder, made)
+    assert done.exit_code == 2
+    assert done.stderr.endswith("[seen-size-invalid]\n")
+
+
+def test_a_mirror_that_was_changed_is_refused(found: Found, tmp_path: Path) -> None:
+    federation = found()
+    federation.cosign()
+    federation.cosign()
+    lose(federation)
+    folder, trust = federation.coordinator, node(federation, "fr") / "trust-policy.txt"
     changed = tmp_path / "changed.db"
     copy_database(node(federation, "fi") / "view.db", changed)
     with closing(sqlite3.connect(changed)) as database, database:
-        entry = bytearray(
-            database.execute("SELECT bytes FROM entry WHERE idx = 9").fetchone()[0]
-        )
+        query = "SELECT bytes FROM entry WHERE idx = 7"
+        entry = bytearray(database.execute(query).fetchone()[0])
         entry[-9] ^= 1
-        database.execute("UPDATE entry SET bytes = ? WHERE idx = 9", (bytes(entry),))
-    done = tapestry(*words, "--from", changed)
-    assert done.exit_code in {1, 2}
+        database.execute("UPDATE entry SET bytes = ? WHERE idx = 7", (bytes(entry),))
+    words = ("coordinator", "recover", folder, "--trust", trust, "--from", changed)
+    done = tapestry(*words, "--from", node(federation, "sw") / "view.db")
+    assert done.exit_code in {1, 2}, done.stderr
     assert not (folder / "log").exists()
-    assert "log" in ok(*words, "--from", node(federation, "sw") / "view.db")
-    assert len(federation.entries()) == read_claim(kept.read_bytes()).size
-    # Too late: a member holds a log that this one does not lead to.
-    shutil.rmtree(folder / "log")
-    ok(*words)
-    with refused(ConfigError, "log-exists"):
-        recover_folder(
-            folder, [node(federation, "sw") / "view.db"], trust=trust.read_bytes()
-        )
