@@ -1,12 +1,17 @@
 """A folder whose log comes from a member's mirror, and the votes on who leads it."""
 
+import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+import tapestry_governance
+from tapestry import storage
 from tapestry.encoding import digest
 from tapestry.errors import ConfigError, ResourceError, RuleError
 from tapestry.keys import SigningKey
+from tapestry_coordinator import recovered_folder
 from tapestry_coordinator.led_log import MARKER
 from tapestry_coordinator.log_reader import read_log
 from tapestry_coordinator.recovered_folder import Recovered, recover, take
@@ -15,10 +20,16 @@ from tapestry_governance.events.member_events import VoteCast
 from tapestry_governance.founding_files import read_document
 from tapestry_governance.log.writer import Log
 from tests.coordinator.test_log_copies import mirror_of
+from tests.support.kills import dies
 from tests.support.log_world import World
 from tests.support.proposals import new_coordinator, new_key
 from tests.support.refusals import refused
 
+_CODE = (
+    str(Path(tapestry_governance.__file__).parent / "log"),
+    str(Path(storage.__file__).parent),
+    str(Path(recovered_folder.__file__)),
+)
 _BESIDE = (".db-shm", ".db-wal")
 AUTHOR = new_key("coordinator/author")
 
@@ -195,3 +206,32 @@ def test_entries_are_taken_all_or_none(
         refused(ResourceError, "folder-in-use"),
     ):
         take(folder, [good])
+
+
+@pytest.mark.slow
+def test_wherever_it_dies_a_second_call_finishes_it(
+    world: World, tmp_path: Path
+) -> None:
+    mirror = mirror_of(world, tmp_path / "view.db")
+    trust, before = world.trust.encode(), len(world.entries)
+    proposal = proposal_of(world)
+
+    def both(folder: Path) -> None:
+        recover(folder, [mirror], trust=trust)
+        assert take(folder, [proposal]) is not None
+
+    line, sizes = 1, set[int]()
+    while True:
+        folder = folder_of(world, tmp_path / f"at-{line}")
+        died = dies(partial(both, folder), line, _CODE)
+        if (folder / "log").exists():
+            sizes.add(len(read_log(folder)[1]))
+        both(folder)
+        assert read_log(folder)[1] == world.entries
+        assert len(list(folder.glob("*.ballot"))) == 1
+        shutil.rmtree(folder)
+        if not died:
+            break
+        line += 17
+    assert sizes == {before, before + 1}
+    assert line > 100
