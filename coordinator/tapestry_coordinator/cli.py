@@ -6,7 +6,11 @@ import click
 
 from tapestry.cli import console, live_status
 from tapestry.cli.commands import CommandGroup, as_json
-from tapestry_coordinator.coordinator_backup_commands import backup, restore
+from tapestry_coordinator.coordinator_backup_commands import (
+    backup,
+    recover,
+    restore,
+)
 from tapestry_coordinator.founding_commands import (
     charter,
     enroll,
@@ -36,6 +40,7 @@ app.add_command(renew)
 app.add_command(enroll)
 app.add_command(backup)
 app.add_command(restore)
+app.add_command(recover)
 
 
 @app.command()

@@ -13,12 +13,10 @@ from tapestry.errors import ConfigError, VerificationError
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.storage import durable_files
 from tapestry.storage.file_lock import is_locked
-from tapestry_coordinator.log_publisher import event_of
 from tapestry_coordinator.restored_log import MARKER
 from tapestry_coordinator.run_folders import RUNS, begun
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.superlink.service_process import HOME
-from tapestry_governance.events.federation_events import CharterAdopted
 from tapestry_governance.folder_backup import (
     KEYS,
     BackupContent,
@@ -28,6 +26,8 @@ from tapestry_governance.folder_backup import (
     write_backup,
 )
 from tapestry_governance.log.database import LogDatabase
+from tapestry_governance.rules.federation_state import Leadership
+from tapestry_governance.rules.replay import apply_all
 
 _LOG = "log/log.db"
 _JOURNAL = "journal.db"
@@ -91,30 +91,32 @@ def restore(place: Path, folder: Path) -> FolderBackup:
             code="backup-without-log",
         )
     with restoring(backup, folder) as draft:
-        charter = _charter(draft)
-        backup.require_signature(VerifyKey.parse(charter.coordinator.key))
+        lead = _lead(draft)
+        backup.require_signature(VerifyKey.parse(lead.coordinator.key))
         marked = f"{backup.time}\n".encode("ascii")
         durable_files.replace_file(draft / MARKER, marked, mode=0o600)
     return backup
 
 
-def _charter(folder: Path) -> CharterAdopted:
-    """Read entry 0 of the log, and compare the log's key with it.
+def _lead(folder: Path) -> Leadership:
+    """Read who leads the log, and compare the log's key with it.
 
     Raises:
-        VerificationError: The log begins with no charter.
+        VerificationError: The log is empty.
+        RuleError: The log breaks a rule, as one without a charter does.
         ConfigError, InconsistentLog: The database is damaged, or of another key.
     """
     store = LogDatabase(folder / "log")
     try:
-        entries = [event_of(data) for _, _, data in store.rows(0, 1)]
-        if not entries or not isinstance(entries[0], CharterAdopted):
+        rows = store.rows(0, store.size())
+        state = apply_all(None, (data for _, _, data in rows))
+        if state is None:
             raise VerificationError(
-                f"the log of {folder} begins with no charter; take another backup",
+                f"the log of {folder} is empty; take another backup",
                 code="backup-without-log",
             )
-        store.check_key(entries[0].log)
-        return entries[0]
+        store.check_key(state.lead.log)
+        return state.lead
     finally:
         store.close()
 

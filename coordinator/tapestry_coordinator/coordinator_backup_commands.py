@@ -1,12 +1,14 @@
-"""``tapestry coordinator backup`` and ``restore``: copies of a coordinator's folder."""
+"""``tapestry coordinator backup``, ``restore`` and ``recover``: a folder comes back."""
 
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import click
 
 from tapestry.cli import console
 from tapestry.cli.commands import PATH, Argument, Command, as_json
 from tapestry_coordinator.founding_commands import folder_argument
+from tapestry_governance.cli.audit import read_trust
 
 
 @click.command(cls=Command)
@@ -50,3 +52,56 @@ def restore(backup: Path, folder: Path, as_json: bool) -> None:
     console.say(f"next      put keys/ back into {folder}, then")
     console.say(f"          tapestry coordinator renew {folder}: a certificate's key")
     console.say(f"          tapestry coordinator run {folder}")
+
+
+class _RecoverOptions(TypedDict):
+    copies: tuple[Path, ...]
+    trust: bytes
+    checkpoints: tuple[Path, ...]
+    as_json: bool
+
+
+@click.command(cls=Command)
+@folder_argument
+@click.option(
+    "--from",
+    "copies",
+    type=PATH,
+    metavar="COPY",
+    multiple=True,
+    required=True,
+    help="A member's view.db, or a bundle. Give several: the longest counts.",
+)
+@click.option(
+    "--trust",
+    type=PATH,
+    callback=read_trust,
+    metavar="FILE",
+    required=True,
+    help="The trust policy of the founding, which any member holds.",
+)
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    type=PATH,
+    metavar="FILE",
+    multiple=True,
+    help="A checkpoint that was kept; copies that are behind it are refused.",
+)
+@as_json
+def recover(folder: Path, **given: Unpack[_RecoverOptions]) -> None:
+    """Give a new coordinator's folder the log, from members' mirrors.
+
+    The folder is made by tapestry coordinator init. Members then vote on its keys:
+    tapestry coordinator submit takes the proposal, writes the ballot, and takes votes.
+    """
+    from tapestry_coordinator.recovered_folder import recover as recover_folder
+    from tapestry_governance.audit.bundle import read_small
+
+    seen = [read_small(path) for path in given["checkpoints"]]
+    found = recover_folder(folder, given["copies"], trust=given["trust"], seen=seen)
+    if given["as_json"]:
+        console.say_json(found.to_json())
+        return
+    for line in found.lines(folder):
+        console.say(line)

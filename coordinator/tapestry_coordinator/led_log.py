@@ -47,7 +47,8 @@ def open_led_log(
 
     Raises:
         IncompleteError: The log was restored from a backup, and not every member has
-            told how much of it it mirrors (``restored_log``).
+            told how much of it it mirrors (``restored_log``); or it was recovered, and
+            does not name the key of this folder (``recovered_folder``).
         ConfigError: A file is missing, or the key signs for another log than
             coordinator.toml names.
         ResourceError: Another process has the log open.
@@ -78,6 +79,14 @@ def open_led_log(
         deadline=deadline,
         inbox=Inbox(directory),
     )
+    if publisher.logged.lead.log != str(key.verify_key):
+        log.close()
+        raise IncompleteError(
+            f"the log names the log key {publisher.logged.lead.log}, this folder has"
+            f" {key.verify_key}; members vote on it first: tapestry coordinator submit"
+            " takes the proposal and the votes",
+            code="coordinator-not-named",
+        )
     return LedLog(trust=trust, members=members, publisher=publisher)
 
 

@@ -42,7 +42,7 @@ from tapestry_coordinator.closing_event import closing_of, reason_of
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.led_log import open_led_log
-from tapestry_coordinator.log_publisher import event_of
+from tapestry_coordinator.log_publisher import LogPublisher, event_of
 from tapestry_coordinator.refusals import end_the_run, in_words
 from tapestry_coordinator.round import Notify, RoundContext, RoundOutcome
 from tapestry_coordinator.round_plan import (
@@ -142,6 +142,24 @@ def end_without_sum(
         reason=reason,
         survivors=tuple(survivors),
     )
+
+
+def end_lost_round(directory: Path, publisher: LogPublisher) -> None:
+    """Abort the round that is open in the log, if the folder of its run is lost.
+
+    So it is where the log came back from a member's mirror (``recovered_folder``).
+
+    Not protected:
+        Without noise the end of a round names the survivors that were asked for their
+        consent, which the run's folder alone knows. Members that consented cosign no
+        other end, so such a log stops here.
+    """
+    current = publisher.state.open_round
+    if current and not run_folder(directory, current.manifest.run_id).exists():
+        _logger.warning("aborting the open round: the folder of its run is lost")
+        publisher.append_event(
+            end_without_sum(current.manifest, "coordinator_restarted")
+        )
 
 
 class Run:
@@ -262,6 +280,7 @@ class Run:
                 sum may be known.
         """
         run_id = self.context.settings.run_id
+        end_lost_round(self.context.directory, self.context.publisher)
         for closed in self.context.publisher.state.closed:
             if closed.run_id != run_id:
                 continue  # its journal is in the folder of that run

@@ -182,12 +182,20 @@ def run(folder: Path) -> None:
 def submit(folder: Path, files: tuple[Path, ...], as_json: bool) -> None:
     """Take signed entries of members, also while the service runs.
 
-    Each is checked against the log, and gets into it when that is cosigned next.
+    Each is checked against the log, and gets into it when that is cosigned next. A
+    recovered log that names another coordinator takes the proposal and the votes on
+    this one at once, and writes the ballot.
     """
     from tapestry_coordinator.inbox import Inbox, check_entries
+    from tapestry_coordinator.recovered_folder import take
     from tapestry_governance.founding_files import read_entry
 
     entries = [read_entry(path) for path in files]
+    if (taken := take(folder, entries)) is not None:
+        console.say_json(taken.to_json()) if as_json else None
+        for line in [] if as_json else taken.lines(folder):
+            console.say(line)
+        return
     check_entries(folder, entries)
     for entry in entries:
         Inbox(folder).put(entry)

@@ -169,6 +169,7 @@ def tend_log(directory: Path, grid: Grid, *, until: Callable[[], bool]) -> None:
     log = open_led_log(directory, grid, deadline=_COSIGN_SECONDS)
     inbox = Inbox(directory)
     with closing(log), last_run(directory, log) as last:
+        run.end_lost_round(directory, log.publisher)
         here: set[str] = set()
         due = time.monotonic()
         while not until():

@@ -12,6 +12,10 @@ Guarantees:
     than the log has makes a vote that the log refuses. The text that is shown is that
     of the entry itself.
 
+    A proposal of another coordinator may have no proof: the old one is gone, and no
+    other can sign a checkpoint before the vote. Then the ballot has the newest
+    checkpoint that members cosigned, and its index is beyond that.
+
 Not protected:
     The trust policy, the voters, the genesis and the values of the policy in force are
     as the file says: give the trust policy that you hold, and compare. Whether its
@@ -33,8 +37,8 @@ from tapestry.errors import ConfigError, RuleError
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.schema import Digest, Name, Strict
 from tapestry.tlog.checkpoint import Checkpoint
-from tapestry.tlog.proof import Proof
-from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry.tlog.proof import HEADER, Proof
+from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 from tapestry_governance.events.envelope import (
     Author,
     Seen,
@@ -44,7 +48,12 @@ from tapestry_governance.events.envelope import (
 )
 from tapestry_governance.events.event_body import Body, Index, SignatureKey
 from tapestry_governance.events.federation_events import MAX_MEMBERS, Policy
-from tapestry_governance.events.member_events import Proposal, ProposalMade, VoteCast
+from tapestry_governance.events.member_events import (
+    CoordinatorReplacement,
+    Proposal,
+    ProposalMade,
+    VoteCast,
+)
 from tapestry_governance.events.model_events import ReleasePublished
 from tapestry_governance.member_view import MemberView
 from tapestry_governance.rules.ballots import Ballot, Vote, voters_digest
@@ -65,7 +74,7 @@ class BallotPaper(Strict):
     genesis: Digest
     index: Index
     entry: Annotated[str, Field(max_length=88_000)]  # base64
-    proof: Annotated[str, Field(max_length=262_144)]  # a tlog-proof
+    proof: Annotated[str, Field(max_length=262_144)]  # a tlog-proof, or a checkpoint
     trust: Annotated[str, Field(max_length=262_144)]  # the policy in force
     policy: Policy  # in force
     voters: Annotated[dict[Name, SignatureKey], Field(max_length=MAX_MEMBERS)]
@@ -80,11 +89,19 @@ class BallotPaper(Strict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedPaper:
-    """A ballot paper whose entry is in the log that its trust policy names."""
+    """A ballot paper whose entry is in the log that its trust policy names.
+
+    One on another coordinator may lie beyond the checkpoint (``is_proven``).
+    """
 
     paper: BallotPaper
     signed: Signed
     checkpoint: Checkpoint
+
+    @property
+    def is_proven(self) -> bool:
+        """True if the checkpoint covers the entry."""
+        return self.paper.index < self.checkpoint.size
 
     @property
     def proposal(self) -> Proposal | None:
@@ -166,13 +183,14 @@ def open_paper(paper: BallotPaper, *, trust: TrustPolicy | None = None) -> Opene
         QuorumError: Too few witnesses cosigned that log.
     """
     entry = decode_base64(paper.entry)
-    signed, proof = open_entry(entry), Proof.parse(paper.proof.encode())
-    own = TrustPolicy.parse(paper.trust.encode())
-    opened = proof.verify(entry, trust or own)
-    if proof.index != paper.index or signed.event.federation != paper.federation:
+    signed = open_entry(entry)
+    index, opened = _proven(
+        paper, signed, trust or TrustPolicy.parse(paper.trust.encode())
+    )
+    if index != paper.index or signed.event.federation != paper.federation:
         raise RuleError(
             f"the ballot says entry {paper.index} of {paper.federation!r}, it proves"
-            f" entry {proof.index} of {signed.event.federation!r}; make it again",
+            f" entry {index} of {signed.event.federation!r}; make it again",
             code="ballot-inconsistent",
         )
     if not isinstance(signed.event.body, ProposalMade | ReleasePublished):
@@ -181,6 +199,24 @@ def open_paper(paper: BallotPaper, *, trust: TrustPolicy | None = None) -> Opene
             code="vote-without-subject",
         )
     return OpenedPaper(paper=paper, signed=signed, checkpoint=opened.checkpoint)
+
+
+def _proven(
+    paper: BallotPaper, signed: Signed, trust: TrustPolicy
+) -> tuple[int, CosignedCheckpoint]:
+    """Return at which index a log has the entry of a paper, and its checkpoint.
+
+    One that proposes another coordinator follows some checkpoint, where it says so.
+    """
+    data, body = paper.proof.encode(), signed.event.body
+    is_vacant = isinstance(body, ProposalMade) and isinstance(
+        body.proposal, CoordinatorReplacement
+    )
+    if is_vacant and not data.startswith(HEADER.encode()):
+        opened = trust.open(data)
+        return max(paper.index, opened.checkpoint.size), opened
+    proof = Proof.parse(data)
+    return proof.index, proof.verify(signed.entry, trust)
 
 
 def cast(

@@ -7,6 +7,7 @@ from pathlib import Path
 from tapestry.encoding import digest
 from tapestry.errors import ConfigError, IncompleteError
 from tapestry.inputs.text_reader import read_toml
+from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.merkle import Tree, leaf_hash
 from tapestry.tlog.proof import Proof
 from tapestry.tlog.trust_policy import TrustPolicy
@@ -50,6 +51,10 @@ class MemberView:
     def proof(self, index: int) -> bytes:
         """Prove that an entry is in the log; a tlog-proof.
 
+        Edge cases:
+            The checkpoint alone, where it does not reach the entry: so it is in a log
+            that was recovered, until it names the coordinator that signs it.
+
         Raises:
             ConfigError: There is no such entry.
         """
@@ -58,9 +63,11 @@ class MemberView:
                 f"the log has {len(self.entries)} entries here, none at {index}",
                 code="entry-missing",
             )
+        note = spelled_for(self.trust, self.note)
+        if index >= read_claim(note).size:
+            return note
         tree = Tree(map(leaf_hash, self.entries))
         hashes = tuple(tree.inclusion_proof(index))
-        note = spelled_for(self.trust, self.note)
         return Proof(index=index, hashes=hashes, checkpoint=note).encode()
 
 

@@ -30,7 +30,7 @@ from tapestry.tlog.note import MAX_BYTES as MAX_NOTE_BYTES
 from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 
 MAX_HASHES = 63
-_HEADER = "c2sp.org/tlog-proof@v1"
+HEADER = "c2sp.org/tlog-proof@v1"
 _MAX_BYTES = MAX_NOTE_BYTES + 8192
 
 
@@ -64,8 +64,8 @@ class Proof:
             lines = head.decode("ascii").split("\n")
         except UnicodeDecodeError:
             raise _malformed("it is not ASCII") from None
-        if not gap or len(lines) < 2 or lines[0] != _HEADER:
-            raise _malformed(f"want {_HEADER}, an index, hashes, an empty line")
+        if not gap or len(lines) < 2 or lines[0] != HEADER:
+            raise _malformed(f"want {HEADER}, an index, hashes, an empty line")
         if not lines[1].startswith("index "):
             raise _malformed(f"line 2 is {lines[1][:40]!r}, want an index")
         if len(lines) - 2 > MAX_HASHES:
@@ -81,7 +81,7 @@ class Proof:
 
     def encode(self) -> bytes:
         """Print the proof."""
-        lines = [_HEADER, f"index {encode_integer(self.index)}"]
+        lines = [HEADER, f"index {encode_integer(self.index)}"]
         lines += [encode_base64(value) for value in self.hashes]
         return "\n".join(lines).encode() + b"\n\n" + self.checkpoint
 

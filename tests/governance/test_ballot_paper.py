@@ -6,7 +6,13 @@ from datetime import UTC, datetime
 import pytest
 
 from tapestry.encoding import digest
-from tapestry.errors import ConfigError, QuorumError, RuleError, TapestryError
+from tapestry.errors import (
+    ConfigError,
+    ProtocolError,
+    QuorumError,
+    RuleError,
+    TapestryError,
+)
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance.ballot_paper import (
     BallotPaper,
@@ -21,6 +27,7 @@ from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.member_events import PauseProposal, Removal, VoteCast
 from tapestry_governance.member_view import MemberView, view_of
 from tests.support.log_world import World, fake_digest
+from tests.support.proposals import new_coordinator
 from tests.support.refusals import refused
 
 NOW = datetime(2026, 12, 1, 12, 0, tzinfo=UTC)
@@ -158,3 +165,28 @@ def test_reasons_are_told_by_a_digest_that_hides_them() -> None:
     assert first != second
     assert first == digest(salt + b"because")
     assert len(salt) == 32
+
+
+def test_a_proposal_of_another_coordinator_needs_no_proof_and_no_other_goes_without(
+    world: World,
+) -> None:
+    note, size = world.note(), len(world.entries)
+    index = world.propose(new_coordinator(world))
+    paused = world.propose(PauseProposal(kind="pause"))
+    beyond = view_of(world.entries, note=note, founding=world.trust)
+    paper = make_paper(beyond, index)
+    opened = open_paper(paper, trust=world.trust)
+    assert not opened.is_proven
+    entry = cast(opened, "yes", root=world.keys["es", "root"], reasons=None, now=NOW)
+    assert open_entry(entry).event.seen == world.seen(size)
+    world.append(entry)
+    assert dict(world.folded.ballots[index].votes) == {"es": "yes"}
+    with refused(RuleError, "ballot-inconsistent"):  # the checkpoint reaches it
+        open_paper(paper.model_copy(update={"index": size - 1}))
+    few = paper.model_copy(update={"proof": world.note(witnesses=["fr"]).decode()})
+    with refused(QuorumError, "quorum-not-reached"):
+        open_paper(few)
+    with refused(ProtocolError, "proof-malformed"):
+        open_paper(make_paper(beyond, paused))
+    proven = view_of(world.entries, note=world.note(), founding=world.trust)
+    assert open_paper(make_paper(proven, index)).is_proven

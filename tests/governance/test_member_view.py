@@ -94,3 +94,10 @@ def test_one_copy_of_a_log_is_named(tmp_path: Path) -> None:
         open_view(node=None, bundle=tmp_path)
     with refused(IncompleteError, "log-empty"):
         view_of((), note=b"", founding=World().trust)
+
+
+def test_an_entry_beyond_the_checkpoint_has_the_checkpoint_alone(world: World) -> None:
+    note = world.note(world.entries[:7])
+    view = view_of(world.entries, note=note, founding=world.trust)
+    assert view.proof(7) == view.proof(8) == note
+    Proof.parse(view.proof(6))

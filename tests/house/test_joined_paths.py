@@ -71,6 +71,13 @@ JOINED = {
     ("coordinator/tapestry_coordinator/adapter_collector.py", "published.base"): "Base",
     ("coordinator/tapestry_coordinator/coordinator_backup.py", "name"): LISTED,
     ("coordinator/tapestry_coordinator/coordinator_folder.py", "f'{name}.pub'"): NAME,
+    ("coordinator/tapestry_coordinator/recovered_folder.py", "f'{name}.pub'"): NAME,
+    ("coordinator/tapestry_coordinator/recovered_folder.py", "f'{name}.key'"): CODE,
+    ("coordinator/tapestry_coordinator/recovered_folder.py", "name"): "Base",
+    (
+        "coordinator/tapestry_coordinator/recovered_folder.py",
+        "f'coordinator-{index}.ballot'",
+    ): NUMBER,
     (
         "coordinator/tapestry_coordinator/coordinator_folder.py",
         "f'{settings.federation}.charter'",

@@ -20,7 +20,10 @@ MAKERS = {
         "coordinator/tapestry_coordinator/superlink/tls.py",
     },
     "make_transport_key": {"governance/tapestry_governance/member_folder.py"},
-    "Log.create": {"coordinator/tapestry_coordinator/coordinator_folder.py"},
+    "Log.create": {
+        "coordinator/tapestry_coordinator/coordinator_folder.py",
+        "coordinator/tapestry_coordinator/recovered_folder.py",
+    },
 }
 # By these last words a call is taken for one that makes a key or a log.
 WORDS = {"generate", "generate_private_key", "make_transport_key", "create"}

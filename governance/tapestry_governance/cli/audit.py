@@ -28,9 +28,10 @@ bundle_folder = click.argument(
 )
 
 
-def _read(
+def read_trust(
     _context: click.Context, _option: click.Parameter, path: Path | None
 ) -> bytes | None:
+    """Read the trust policy or checkpoint that an option names."""
     from tapestry_governance.audit.bundle import read_small
 
     return None if path is None else read_small(path)
@@ -39,7 +40,7 @@ def _read(
 trust_file = click.option(
     "--trust",
     type=PATH,
-    callback=_read,
+    callback=read_trust,
     metavar="FILE",
     help="The trust policy that you hold; default: the bundle's own trust-policy.txt.",
 )
@@ -56,7 +57,7 @@ def app() -> None:
 @click.option(
     "--since",
     type=PATH,
-    callback=_read,
+    callback=read_trust,
     metavar="FILE",
     help="A checkpoint that you kept from an earlier audit.",
 )

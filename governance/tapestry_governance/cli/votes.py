@@ -272,6 +272,8 @@ def _paper_in_words(opened: "OpenedPaper") -> Iterator[str]:
     yield f"          {paper.genesis}"
     if opened.proposal is not None:
         yield f"entry     {paper.index}, proposed by {event.actor}"
+        if not opened.is_proven:
+            yield "          (not cosigned: no coordinator signs the log before this)"
         for line in proposal_lines(opened.proposal, paper.policy):
             yield f"proposal  {line}"
     if (release := opened.release) is not None:

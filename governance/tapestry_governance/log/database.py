@@ -53,6 +53,12 @@ CREATE TRIGGER checkpoints_keep BEFORE UPDATE ON checkpoint
 BEGIN SELECT raise(ABORT, 'a size has one root'); END;
 PRAGMA user_version = 1;
 """
+_FORMER = """
+CREATE TABLE former (
+    key TEXT PRIMARY KEY,
+    size INTEGER NOT NULL
+) STRICT;
+"""  # of a log that was adopted alone
 
 
 class LogDatabase:
@@ -151,6 +157,18 @@ class LogDatabase:
                 " was made with",
                 code="log-key-differs",
             )
+
+    def insert_former(self, keys: Sequence[str], size: int) -> None:
+        """Record which keys signed adopted entries; inside a transaction only."""
+        self.database.execute_script(_FORMER)
+        rows = ((key, size) for key in keys)
+        self.database.executemany("INSERT INTO former VALUES (?, ?)", rows)
+
+    def former(self) -> dict[str, int]:
+        """Return the keys that signed the entries that were adopted, and how many."""
+        if not self._value("SELECT 1 FROM sqlite_master WHERE name = 'former'"):
+            return {}
+        return dict(self.database.query("SELECT key, size FROM former"))
 
     def size(self) -> int:
         """Count the entries."""

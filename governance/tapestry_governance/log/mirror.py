@@ -54,6 +54,7 @@ _Body = TypeVar("_Body", bound=Body)
 MAX_AGE = 24 * 3600  # seconds; a policy may only shorten it
 MAX_EVIDENCE = 64  # refused updates that are kept, the first ones
 EVIDENCE_BYTES = 1 << 20  # of the entries of one; of larger updates only the note stays
+_UNKNOWN_KEY = ("signature-missing", "log-signature-missing")
 _TABLES = """
 CREATE TABLE entry (
     idx INTEGER PRIMARY KEY, leaf BLOB, bytes BLOB
@@ -84,7 +85,9 @@ class ForkEvidence:
 class LogMirror:
     """One party's mirror of one log. Open it with :meth:`open`."""
 
-    def __init__(self, database: Database, *, trust: TrustPolicy, genesis: str) -> None:
+    def __init__(
+        self, database: Database, *, trust: TrustPolicy, genesis: str | None
+    ) -> None:
         """Take an open database; :meth:`open` is the way to make one."""
         self._database = database
         self._turns = Turns(trust)
@@ -98,7 +101,7 @@ class LogMirror:
         path: Path,
         *,
         trust: TrustPolicy,
-        genesis: str,
+        genesis: str | None,
         readonly: ReadOnly = False,
     ) -> "LogMirror":
         """Open a mirror, or make an empty one, and verify all that it holds.
@@ -106,7 +109,8 @@ class LogMirror:
         Args:
             path: The file.
             trust: The trust policy, from outside the federation.
-            genesis: The digest of entry 0, from outside the federation.
+            genesis: The digest of entry 0, from outside the federation. None takes
+                any: then nothing holds but what the caller finds cosigned by a quorum.
             readonly: Change nothing; then the file must be there. As ``open_database``.
 
         Raises:
@@ -180,6 +184,13 @@ class LogMirror:
             return None
         checkpoint = self._accepted.checkpoint
         return Seen(size=checkpoint.size, root=checkpoint.root.hex())
+
+    @property
+    def signed(self) -> bytes | None:
+        """The newest checkpoint that the log signed, cosigned or not."""
+        query = "SELECT note FROM signed ORDER BY size DESC LIMIT 1"
+        rows = self._database.query(query)
+        return _stored(rows[0][0]) if rows else None
 
     def close(self) -> None:
         """Close the database."""
@@ -480,7 +491,7 @@ class LogMirror:
         return following
 
     def _check_genesis(self, entry: bytes) -> None:
-        if digest(entry) != self._genesis:
+        if self._genesis is not None and digest(entry) != self._genesis:
             raise VerificationError(
                 f"entry 0 has the digest {digest(entry)}, trusted is {self._genesis};"
                 " compare the genesis that the federation's members name",
@@ -506,7 +517,7 @@ class LogMirror:
         try:
             return self.trust.open_pending(note).checkpoint, True
         except VerificationError as error:
-            if error.code != "log-signature-missing" or not entries:
+            if error.code not in _UNKNOWN_KEY or not entries:
                 raise
         return read_claim(note), False
 

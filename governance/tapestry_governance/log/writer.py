@@ -34,7 +34,7 @@ from tapestry.keys import SigningKey, VerifyKey
 from tapestry.storage import durable_files
 from tapestry.tlog import note as notes
 from tapestry.tlog import tiles
-from tapestry.tlog.checkpoint import Checkpoint
+from tapestry.tlog.checkpoint import Checkpoint, read_claim
 from tapestry.tlog.merkle import Tree, leaf_hash
 from tapestry.tlog.proof import Proof
 from tapestry.tlog.turn import Trust
@@ -61,6 +61,7 @@ class Log:
     def __init__(self, directory: Path, *, key: SigningKey, store: LogDatabase) -> None:
         """Take over an open store; use ``create`` or ``open`` instead."""
         self._key = key
+        self._former: dict[VerifyKey, int] = {}  # up to which size, if it was adopted
         self.store = store
         self._tree = Tree()
         self._public = TileWriter(
@@ -192,6 +193,37 @@ class Log:
         for leaf, _ in rows:
             self._tree.push(leaf)
         return range(start, stop)
+
+    def adopt(self, notes: Sequence[bytes], *, former: Sequence[VerifyKey]) -> None:
+        """Record checkpoints by which former keys published the entries that are here.
+
+        Args:
+            notes: Cosigned checkpoints, the oldest first. Their cosignatures are the
+                caller's to verify.
+            former: The keys that signed this log before its own.
+
+        Raises:
+            ProtocolError: A note is no checkpoint.
+            VerificationError: None of the keys has signed a note.
+            InconsistentLog: A note is of other entries; nothing was recorded.
+            ResourceError: The disk is full or failing.
+        """
+        self._former = dict.fromkeys((*former, self._key.verify_key), self.size)
+        opened = [(self._open(note).size, note) for note in notes]
+        with self.store.transaction():
+            self.store.insert_former([str(each) for each in self._former], self.size)
+            for size, note in opened:
+                self.store.insert_checkpoint(size, self._bare(note))
+                self.store.insert_publication(size, note)
+        for size, note in opened[-1:]:
+            self._public.publish(size, note)
+
+    def _bare(self, note: bytes) -> bytes:
+        """Leave out the cosignatures of a checkpoint."""
+        keys = {(key.name, key.id) for key in self._former}
+        found = notes.parse(note)
+        kept = tuple(s for s in found.signatures if (s.name, s.key_id) in keys)
+        return notes.Note(text=found.text, signatures=kept).encode()
 
     def find(self, entry: bytes) -> int | None:
         """Return the index of an entry, or None if it is not in the log."""
@@ -331,7 +363,8 @@ class Log:
 
         Raises:
             ProtocolError: The bytes are no checkpoint.
-            VerificationError: This log's key has not signed it.
+            VerificationError: This log's key has not signed it, nor a former one that
+                signed entries up to there.
             InconsistentLog: It is ahead of this log or has another root.
         """
         self._open(note)
@@ -368,6 +401,8 @@ class Log:
                 publication before it replaces that file.
         """
         self.store.check_key(str(self._key.verify_key))
+        former = self.store.former()
+        self._former = {VerifyKey.parse(key): size for key, size in former.items()}
         for at, row in enumerate(self.store.rows(0, self.store.size())):
             self._tree.push(_hash_row(at, row))
         for size, note in self.store.checkpoints():
@@ -395,6 +430,8 @@ class Log:
             self._public.publish(sizes[-1], latest)
 
     def _check_cosigned(self, size: int, note: bytes) -> None:
+        if size <= max(self._former.values(), default=0):
+            return  # its cosignatures were verified when the log was taken over
         keys = [VerifyKey.parse(key) for key in self.store.cosigners(size)]
         opened = notes.open_note(note, [self._key.verify_key, *keys])
         if len(opened.verified) != len(notes.parse(note).signatures):
@@ -405,7 +442,9 @@ class Log:
 
     def _open(self, note: bytes) -> Checkpoint:
         """Open a checkpoint that must be one of this log."""
-        opened = notes.open_note(note, [self._key.verify_key])
+        size = read_claim(note).size
+        former = [key for key, until in self._former.items() if size <= until]
+        opened = notes.open_note(note, {self._key.verify_key, *former})
         claimed = Checkpoint.parse(opened.text)
         if claimed.origin != self.origin:
             raise VerificationError(

@@ -128,3 +128,19 @@ def test_no_more_is_read_than_a_certificate_can_be(tmp_path: Path, size: int) ->
             certificate_end(tmp_path)
     else:
         assert len(read_small_file(path)) == size
+
+
+def test_a_file_of_two_authorities_recognizes_the_servers_of_both(
+    tmp_path: Path,
+) -> None:
+    """So nodes can get ready for another coordinator while the old one still leads."""
+    folders = [tmp_path / name for name in ("old", "new")]
+    for folder in folders:
+        folder.mkdir()
+    pems = [make_server_certificate(folder).authority for folder in folders]
+    both = tmp_path / "authorities.pem"
+    both.write_bytes(b"".join(pem.read_bytes() for pem in pems))
+    for folder in folders:
+        shake_hands(folder, both, "localhost")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake_hands(folders[0], pems[1], "localhost")

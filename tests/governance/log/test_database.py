@@ -184,3 +184,12 @@ def test_a_damaged_index_is_found_by_the_check(
     with refused(InconsistentLog, "database-damaged"):
         damaged.check_key(KEY)
     damaged.close()
+
+
+def test_keys_of_adopted_entries_are_kept_and_a_log_without_has_none(
+    database: LogDatabase,
+) -> None:
+    assert database.former() == {}
+    with database.transaction():
+        database.insert_former(["log.example/gov+1+old", KEY], 7)
+    assert database.former() == {"log.example/gov+1+old": 7, KEY: 7}

@@ -363,3 +363,16 @@ def test_an_empty_view_has_nothing_to_say(world: World, mirror: LogMirror) -> No
         mirror.cosign(world.keys["fr", "witness"], world.now)
     with refused(IncompleteError, "mirror-empty"):
         _ = mirror.state
+
+
+def test_without_a_genesis_a_mirror_opens_with_any_first_entry(tmp_path: Path) -> None:
+    world, path = World().found(), tmp_path / "copy.db"
+    mirror = LogMirror.open(path, trust=world.trust, genesis=world.genesis)
+    assert mirror.signed is None
+    mirror.extend(0, world.entries, world.note())
+    mirror.close()
+    with refused(VerificationError, "genesis-differs"):
+        LogMirror.open(path, trust=world.trust, genesis=f"sha256:{'0' * 64}")
+    mirror = LogMirror.open(path, trust=world.trust, genesis=None, readonly="still")
+    assert mirror.signed == world.note()
+    mirror.close()

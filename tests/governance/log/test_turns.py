@@ -12,6 +12,7 @@ from tapestry_governance.events.member_events import Removal
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_governance.log.turns import Turns
 from tests.support.log_world import NAMES, World
+from tests.support.proposals import new_coordinator, new_key
 from tests.support.refusals import refused
 
 NEW = "pl"
@@ -116,3 +117,31 @@ def test_founders_that_left_sign_no_other_history(mirror: LogMirror) -> None:
         mirror.extend(0, fork.entries, fork.note(witnesses=NAMES))
     (evidence,) = mirror.evidence()
     assert evidence.note == fork.note(witnesses=NAMES)
+
+
+def test_the_key_of_another_coordinator_counts_by_the_vote_and_the_old_quorum(
+    mirror: LogMirror,
+) -> None:
+    world, old = World().adopt(), World().log_key
+    before = world.note()
+    mirror.extend(0, world.entries, before)
+    mirror.accept_checkpoint(before, world.now)
+    size = len(world.entries)
+    index = world.propose(new_coordinator(world))
+    world.log_key = new_key(old.name)
+    unnamed = world.note(witnesses=())
+    with refused(VerificationError, "signature-missing"):  # before the vote
+        mirror.extend(size, world.entries[size:], unnamed)
+    world.vote(index, "de", "es", "fr")
+    fresh = world.entries[size:]
+    world.log_key = old
+    with refused(VerificationError, "signature-missing"):  # the old one signs no more
+        mirror.extend(size, fresh, world.note(witnesses=()))
+    world.log_key = new_key(old.name)
+    mirror.extend(size, fresh, world.note(witnesses=()))
+    with refused(QuorumError, "quorum-not-reached"):
+        mirror.accept_checkpoint(world.note(witnesses=NAMES[:2]), world.now)
+    turn = world.note()
+    mirror.accept_checkpoint(turn, world.now)
+    assert mirror.turns() == [turn]
+    assert mirror.signed == world.note(witnesses=())

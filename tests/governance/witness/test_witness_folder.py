@@ -125,6 +125,26 @@ def test_the_memory_of_another_key_is_refused(folder: Path, tmp_path: Path) -> N
         WitnessFolder.open(tmp_path / "second")
 
 
+def test_another_key_of_the_log_takes_the_place_of_the_one_before(
+    folder: Path,
+) -> None:
+    """The memory goes on: it is of the log's name, whoever signs."""
+    new = SigningKey(name=LOG_KEY.name, algorithm=Algorithm.SIGNATURE, seed=bytes(32))
+    with opened(folder) as witness:
+        witness.cosign(MAIN.request(0, 5))
+        with refused(VerificationError, "signature-missing"):
+            witness.cosign(Branch(key=new).request(5, 7))
+    key = SigningKey.load(folder / "witness.key").verify_key
+    init(folder, "archive", trust=trust_of(key, log=new.verify_key).encode())
+    with opened(folder) as witness:
+        assert witness.cosigned(LOG_KEY.name) == MAIN.checkpoint(5)
+        with refused(InconsistentLog, "consistency-proof-invalid"):
+            witness.cosign(Branch(leaves_at=3, key=new).request(5, 7))
+        witness.cosign(Branch(key=new).request(5, 7))
+        with refused(VerificationError, "signature-missing"):
+            witness.cosign(MAIN.request(7, 9))
+
+
 def test_a_policy_that_no_longer_names_the_key_opens_nothing(folder: Path) -> None:
     (folder / "trust-policy.txt").write_bytes(TRUST.encode())
     with refused(ConfigError, "witness-not-trusted"):
