@@ -74,10 +74,7 @@ def read(folder: Path, reader: RecordReader) -> Records:
     found = reader.read(paths, faults)
     faults.check(folder)
     if manifest is None:  # unreachable: that was a fault
-        raise ConfigError(
-            f"{show(folder)} has no {reader.manifest_file}",
-            code="data-manifest-missing",
-        )
+        raise _missing(folder, reader)
     if not found.records:
         raise ConfigError(
             f"no records in {show(folder)}{found.hint}", code="records-missing"
@@ -91,6 +88,25 @@ def read(folder: Path, reader: RecordReader) -> Records:
         digest=digest(canonical_json(value)),
         summary=found.summary,
     )
+
+
+def read_manifest(folder: Path, reader: RecordReader) -> DataManifest:
+    """Read the manifest of a folder, and no record.
+
+    Raises:
+        ConfigError: The folder or its manifest is missing, or breaks a rule.
+    """
+    faults = Faults()
+    manifest = _read_manifest(folder, reader, faults)
+    faults.check(folder)
+    if manifest is None:  # unreachable: that was a fault
+        raise _missing(folder, reader)
+    return manifest
+
+
+def _missing(folder: Path, reader: RecordReader) -> ConfigError:
+    rule = f"{show(folder)} has no {reader.manifest_file}"
+    return ConfigError(rule, code="data-manifest-missing")
 
 
 def _read_manifest(
