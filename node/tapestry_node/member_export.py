@@ -37,6 +37,7 @@ from tapestry.artifacts.adapter_folder import ACCOUNTED, PUBLISHED
 from tapestry.artifacts.manifest import FOLDER
 from tapestry.encoding import decode_decimal
 from tapestry.errors import IncompleteError, TapestryError, VerificationError
+from tapestry.inputs.faults import Faults
 from tapestry.inputs.setting_values import to_toml
 from tapestry.model.release_draft import ReleaseDraft
 from tapestry.model.replica import Replica
@@ -57,7 +58,7 @@ from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.round_records import ReleaseRecord
 from tapestry_node.adapters.adapter_check import PUBLICATIONS
 from tapestry_node.budget.ledger import Ledger
-from tapestry_node.data.records import read_manifest
+from tapestry_node.data.manifest_file import read_manifest
 from tapestry_node.directory import open_mirror, read_trust
 from tapestry_node.mirror_bundle import collect_bundle
 from tapestry_node.node_state import DATABASE, NodeState
@@ -176,7 +177,9 @@ class _Export:
         if reader is None:
             return
         name, data = reader.manifest_file, self.folder / self.settings.data
-        found = self._read(name, lambda: read_manifest(data, reader))
+        faults = Faults()
+        found = self._read(name, lambda: read_manifest(data, reader, faults))
+        self._read(name, lambda: faults.check(data))
         if found is not None:
             text = tomli_w.dumps(to_toml(found.model_dump(), type(found)))
             durable_files.replace_file(self.draft / name, text.encode())

@@ -44,6 +44,7 @@ JOINED = {
     ("node/tapestry_node/applicant.py", "settings.data"): OPERATOR,
     ("node/tapestry_node/cli.py", "known.auth_key"): OPERATOR,
     ("node/tapestry_node/cli.py", "known.root_certificates"): OPERATOR,
+    ("node/tapestry_node/data/manifest_file.py", "reader.manifest_file"): CODE,
     ("node/tapestry_node/data/records.py", "reader.manifest_file"): CODE,
     ("node/tapestry_node/check_report.py", "settings.data"): OPERATOR,
     ("node/tapestry_node/directory.py", "f'{purpose}.key'"): CODE,
