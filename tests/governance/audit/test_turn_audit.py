@@ -16,9 +16,9 @@ from tapestry_governance.events.member_events import (
     Removal,
     RootReplacement,
 )
-from tests.support.audit_bundles import bundle_of
+from tests.support.audit_bundles import bundle_of, released
 from tests.support.log_world import NAMES, World
-from tests.support.proposals import new_key
+from tests.support.proposals import new_coordinator, new_key
 
 NEW = "pl"
 LATER = timedelta(days=400)
@@ -256,3 +256,37 @@ def test_a_witness_key_that_was_rotated_counts_no_more(tmp_path: Path) -> None:
     bad = world.note(witnesses=("de", "es")) + lines[0]
     audit = log.audit(tmp_path / "old", bad, newest=bad)
     assert last(audit) == ("turns", AuditVerdict.FAILS, "quorum-not-reached")
+
+
+def test_a_stolen_log_key_signs_no_more_and_what_it_proved_still_holds(
+    tmp_path: Path,
+) -> None:  # [19]
+    world, base = released(tmp_path)
+    founding, stolen = world.trust.encode(), world.log_key
+    world.decide(new_coordinator(world))
+    world.add(world.declaration("fr"), "fr", "node")
+    by_thief = world.note()
+    alone = world.note(witnesses=())
+    world.log_key = new_key(stolen.name)
+    turn = world.note()
+
+    def audit(place: str, note: bytes) -> Audit:
+        bundle = bundle_of(
+            world,
+            tmp_path / place,
+            artifacts={"base-2": base},
+            note=note,
+            turns=[note],
+        ).folder
+        (bundle / "trust-policy.txt").write_bytes(founding)
+        write_manifest(bundle)
+        return verify(bundle, trust=founding)
+
+    found = audit("new", turn)  # the release's proof is by the key that was stolen
+    assert found.verdict is AuditVerdict.HOLDS, found.steps[-1]
+    assert stolen.verify_key.keyid in (base / "tapestry/trust-policy.txt").read_text()
+    for place, note, code in (
+        ("thief", by_thief, "log-signature-missing"),
+        ("alone", alone, "signature-missing"),
+    ):
+        assert last(audit(place, note)) == ("turns", AuditVerdict.FAILS, code)
