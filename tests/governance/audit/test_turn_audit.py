@@ -85,6 +85,25 @@ def test_a_log_whose_members_changed_holds_by_the_policy_of_the_founding(
     assert counts["cosignatures"] == 3
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_log_that_ends_with_a_turn_has_lines_of_both_sets(
+    tmp_path: Path, late: bool
+) -> None:
+    """So it is for a member that was removed: its mirror ends there."""
+    log = turned()
+    del log.world.entries[-1]
+    order = ("es", "fr", "id", NEW, "de")  # those of the new policy first
+    newest = log.world.note(witnesses=order)
+    turn = log.world.note(witnesses=order[:4]) if late else newest
+    audit = log.audit(tmp_path / "both", log.first, turn, newest=newest)
+    assert audit.verdict is AuditVerdict.HOLDS, audit.steps[-1]
+    assert turns_of(audit)["turns"] == 2
+    few = log.world.note(witnesses=("es", "fr", NEW))  # three of the former five
+    for number, (a, b) in enumerate(((few, few), (turn, few), (few, newest))):
+        audit = log.audit(tmp_path / str(number), log.first, a, newest=b)
+        assert last(audit)[2] == "quorum-not-reached"
+
+
 @pytest.mark.parametrize("kept", [(), ("first",)])
 def test_without_a_turn_the_newest_checkpoint_does_not_count(
     tmp_path: Path, kept: tuple[str, ...]
