@@ -10,24 +10,20 @@ more folder ``tapestry/`` inside::
     tapestry/trust-policy.txt   the log and witnesses that this proof trusts
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 from tapestry.artifacts import manifest as manifests
-from tapestry.artifacts.model_folder import ENTRY, POLICY, PROOF
 from tapestry.errors import InconsistentLog
 from tapestry.model.release_draft import ReleaseDraft
 from tapestry.model.replica import Replica
 from tapestry.storage import durable_files
 from tapestry.tlog.proof import Proof
-from tapestry.tlog.trust_policy import TrustPolicy
-from tapestry.tlog.turn import spelled_for
 from tapestry.workloads.base import Workload
 from tapestry_coordinator.log_publisher import event_of
 from tapestry_coordinator.run_context import RunContext
+from tapestry_governance.audit.published_folders import attach_proof
 from tapestry_governance.events.model_events import ReleasePublished
 from tapestry_governance.events.round_events import RoundClosed, RoundOpened
-from tapestry_governance.log.writer import Log
 
 
 def release(run: RunContext, replica: Replica, workload: Workload) -> None:
@@ -52,7 +48,9 @@ def release(run: RunContext, replica: Replica, workload: Workload) -> None:
     run.publisher.publish(run.grid.nodes())
     folder = run.directory / "releases" / name
     if folder.exists():
-        attach_proof(folder, log=run.log, index=index, trust=run.publisher.in_force)
+        (entry,) = run.log.entries(index, index + 1)
+        proof = Proof.parse(run.log.proof(index))
+        attach_proof(folder, entry, proof=proof, trust=run.publisher.in_force)
 
 
 def _draft(
@@ -110,16 +108,3 @@ def write_files(folder: Path, draft: ReleaseDraft) -> None:
         draft.write(place)
         listed = draft.manifest.encode()
         durable_files.replace_file(place / manifests.FOLDER / manifests.FILE, listed)
-
-
-def attach_proof(folder: Path, *, log: Log, index: int, trust: TrustPolicy) -> None:
-    """Put the log entry and its proof next to the manifest.
-
-    ``trust`` is the policy by which the proof's checkpoint counts.
-    """
-    place = folder / manifests.FOLDER
-    (place / ENTRY).write_bytes(log.entries(index, index + 1)[0])
-    proof = Proof.parse(log.proof(index))
-    checkpoint = spelled_for(trust, proof.checkpoint)
-    (place / PROOF).write_bytes(replace(proof, checkpoint=checkpoint).encode())
-    (place / POLICY).write_bytes(trust.encode())

@@ -5,6 +5,7 @@
 //
 //	verify -log VKEY -witness VKEY ... -quorum N -dir DIR
 //	       [-outside VKEY ... -outside-quorum N]
+//	       [-former VKEY ... -former-quorum N]   a turn: all witnesses before it
 //	       [-proof FILE -entry FILE] [-old CHECKPOINT -consistency FILE]
 //	verify -signer VKEY ... -entry FILE     the signatures of one entry
 //
@@ -124,6 +125,7 @@ type policy struct {
 type quorum struct {
 	witnesses []string
 	number    int
+	former    bool // they were witnesses before a turn, and may be witnesses still
 }
 
 func newPolicy(log string, quorums ...quorum) (*policy, error) {
@@ -134,9 +136,13 @@ func newPolicy(log string, quorums ...quorum) (*policy, error) {
 	if _, _, err := parseKey(log, 0x01); err != nil {
 		return nil, err
 	}
-	known := []note.Verifier{logKey{signer}}
+	known, named := []note.Verifier{logKey{signer}}, map[string]bool{}
 	for _, q := range quorums {
 		for _, vkey := range q.witnesses {
+			if q.former && named[vkey] {
+				continue
+			}
+			named[vkey] = true
 			w, err := newWitness(vkey)
 			if err != nil {
 				return nil, err
@@ -516,6 +522,7 @@ func withFiles(a, b string, check func(a, b []byte) error) error {
 
 func main() {
 	var members, outside quorum
+	former := quorum{former: true}
 	var signers []string
 	list := func(name, help string, to *[]string) {
 		flag.Func(name, help, func(vkey string) error {
@@ -525,10 +532,12 @@ func main() {
 	}
 	list("witness", "verify key of a witness", &members.witnesses)
 	list("outside", "verify key of a witness that is no member", &outside.witnesses)
+	list("former", "verify key of a witness before a turn", &former.witnesses)
 	list("signer", "verify key of a signer of the entry, in order of key id", &signers)
 	log := flag.String("log", "", "verify key of the log")
 	flag.IntVar(&members.number, "quorum", 0, "cosignatures needed")
 	flag.IntVar(&outside.number, "outside-quorum", 0, "cosignatures needed of these")
+	flag.IntVar(&former.number, "former-quorum", 0, "cosignatures needed of these")
 	dir := flag.String("dir", ".", "folder with checkpoint and tile/")
 	proof := flag.String("proof", "", "tlog-proof to check")
 	entry := flag.String("entry", "", "entry that it is of")
@@ -541,7 +550,7 @@ func main() {
 		err = withFiles(*entry, *entry, func(data, _ []byte) error {
 			return checkEntry(data, signers)
 		})
-	} else if p, bad := newPolicy(*log, members, outside); bad != nil {
+	} else if p, bad := newPolicy(*log, members, outside, former); bad != nil {
 		err = bad
 	} else {
 		err = p.verify(*dir, *proof, *entry, *old, *consistency)

@@ -3,6 +3,7 @@
 //   node verify.mjs DIR QUORUM LOG-VKEY WITNESS-VKEY...   the whole log
 //   node verify.mjs PROOF ENTRY QUORUM LOG-VKEY WITNESS-VKEY...   one entry
 //   ... WITNESS-VKEY... outside QUORUM WITNESS-VKEY...   with witnesses that are no members
+//   ... WITNESS-VKEY... former QUORUM WITNESS-VKEY...   a turn: all witnesses before it
 //   node verify.mjs ENTRY SIGNER-VKEY...   the signatures of one entry, by key id
 //
 // Only the last section reads files; everything above runs in a browser as it is.
@@ -93,7 +94,7 @@ async function openCheckpoint(note, log, groups) {
   demand(gap > 0 && note.endsWith("\n"), "shape of the note");
   const text = note.slice(0, gap + 1);
   const signers = new Set();
-  const order = [log, ...groups.flatMap((group) => group.witnesses)];
+  const order = [...new Set([log, ...groups.flatMap((group) => group.witnesses)])];
   let next = 0; // the log's line comes first, then those of witnesses as they were named
   for (const line of note.slice(gap + 2, -1).split("\n")) {
     const match = /^— ([^ +]+) ([A-Za-z0-9+/=]+)$/.exec(line);
@@ -223,12 +224,24 @@ if (/^[^ +]+\+[0-9a-f]{8}\+/.test(args[1])) {
   process.exit();
 }
 const single = !/^[0-9]+$/.test(args[1]);
-const groupOf = async ([quorum, ...keys]) =>
-  ({ quorum: decimal(quorum), witnesses: await Promise.all(keys.map(parseKey)) });
 const [quorum, log, ...rest] = args.slice(single ? 2 : 1);
-const border = rest.includes("outside") ? rest.indexOf("outside") : rest.length;
-const outside = border < rest.length ? rest.slice(border + 1) : ["0"];
-const groups = await Promise.all([[quorum, ...rest.slice(0, border)], outside].map(groupOf));
+const words = { members: [quorum], outside: ["0"], former: ["0"] };
+let own = words.members;
+for (const word of rest) {
+  if (word === "outside" || word === "former") own = words[word] = [];
+  else own.push(word);
+}
+const members = new Map(); // who was a witness before a turn may be one still
+for (const vkey of words.members.slice(1)) members.set(vkey, await parseKey(vkey));
+const groupOf = async ([number, ...keys], known) => ({
+  quorum: decimal(number),
+  witnesses: await Promise.all(keys.map((vkey) => known.get(vkey) ?? parseKey(vkey))),
+});
+const groups = [
+  await groupOf(words.members, members),
+  await groupOf(words.outside, new Map()),
+  await groupOf(words.former, members),
+];
 const trust = [await parseKey(log), groups];
 const cosigners = groups.flatMap((group) => group.witnesses);
 demand(trust[0].type === 1 && cosigners.every((key) => key.type === 4), "types of the keys");

@@ -1,4 +1,4 @@
-"""``tapestry node backup``, ``restore`` and ``bundle``: copies of a node's folder."""
+"""``tapestry node backup``, ``restore``, ``bundle``, ``export``: copies of a folder."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import click
 
 from tapestry.cli import console
 from tapestry.cli.commands import PATH, Argument, Command, as_json
+from tapestry.cli.exit_status import ExitStatus
 
 _folder = click.argument(
     "folder",
@@ -78,3 +79,33 @@ def bundle(folder: Path, output: Path, as_json: bool) -> None:
         console.say_json({"bundle": str(output)})
         return
     console.say(f"bundle  {output}: check it with tapestry audit verify {output}")
+
+
+@click.command(cls=Command)
+@_folder
+@_output
+@as_json
+def export(folder: Path, output: Path, as_json: bool) -> ExitStatus:
+    """Write all that the institution owns, to be used without the federation.
+
+    Releases, its adapters, the bundle, ledger, receipts, public keys and the data's
+    manifest; no private key and no record. It needs no coordinator and no network, and
+    the node may run. Status 3 says that something is missing; all else is there.
+    """
+    from tapestry_node.member_export import export as export_folder
+
+    made = export_folder(folder, output)
+    lacks = [
+        {"name": name, "code": error.code, "detail": str(error)}
+        for name, error in made.lacks.items()
+    ]
+    if as_json:
+        found = {"releases": made.releases, "adapters": made.adapters, "lacks": lacks}
+        console.say_json({"export": str(output), **found})
+    else:
+        models = ", ".join([*made.releases, *made.adapters]) or "no release or adapter"
+        console.say(f"export  {output}: {models}; bundle, ledger, receipts, keys")
+        for each in lacks:
+            console.say("lacks   {name}: {detail} [{code}]".format(**each))
+        console.say(f"check   tapestry audit verify {output / 'bundle'}")
+    return ExitStatus.INCOMPLETE if lacks else ExitStatus.HOLDS

@@ -19,7 +19,7 @@ from tapestry.cli.exit_status import ExitStatus
 from tapestry.encoding import decode_decimal
 from tapestry.environment import direct
 from tapestry.errors import ConfigError
-from tapestry_node.backup_commands import backup, bundle, restore
+from tapestry_node.backup_commands import backup, bundle, export, restore
 from tapestry_node.membership_commands import init, join
 from tapestry_node.operator_commands import (
     leave,
@@ -48,6 +48,7 @@ app.add_command(join)
 app.add_command(backup)
 app.add_command(restore)
 app.add_command(bundle)
+app.add_command(export)
 app.add_command(status)
 app.add_command(pause)
 app.add_command(resume)
@@ -173,17 +174,11 @@ def budget(folder: Path, as_json: bool) -> None:
     policy = NodeSettings.read(folder / "node.toml").policy
     state = _state(folder)
     ledger = _ledger(state, policy)
-    balance, rows = ledger.balance(), ledger.rows()
     if as_json:
-        charges = [
-            {**row.charge.body(), "state": row.state, "time": row.time.isoformat()}
-            for row in rows
-        ]
-        found = {**asdict(balance), "charges": charges}
-        del found["by_run"]
-        console.say_json(found)
+        console.say_json(ledger.to_json())
         state.close()
         return
+    balance, rows = ledger.balance(), ledger.rows()
     for row in rows:
         steps = row.charge.steps
         console.say(

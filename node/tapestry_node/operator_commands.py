@@ -180,6 +180,7 @@ def leave(folder: Path, **given: Unpack[_LeaveOptions]) -> None:
     else:
         console.say(f"signed  {found.path}: keep it, and let the node run until it is")
         console.say("        in the log, with its next cosignature; it joins no round")
+        console.say(f"next    what is yours: tapestry node export {folder} -o DIR")
 
 
 def _sign_alone(given: _LeaveOptions) -> Path:

@@ -33,7 +33,7 @@ USES = {
     "used": (
         "node check @", "node run @", "node budget @", "node egress @", "node status @",
         "node leave @ --confirm fi", "node resume @", "node backup @ -o copy",
-        "node bundle @ -o copy",
+        "node bundle @ -o copy", "node export @ -o copy",
     ),
     "backup": ("node restore @ folder",),
     "coordinator": ("coordinator status @",),
@@ -65,7 +65,7 @@ USES = {
 
 _OFTEN = ("demo",) * 5 + ("used",) * 5 + ("founding",) * 3 + ("opened",) * 2
 _DRAWN = (*_OFTEN, *USES, "bundle", "idle", "coordinator")
-_SLOW = {"check", "run", "chat", "demo"}  # they load a machine-learning stack
+_SLOW = {"check", "run", "chat", "demo", "export"}  # they load a machine-learning stack
 _ODD = (" ", "\udcff", "new\nline", "-dash", "\x1b[31m", "é" * 60)
 _SHARED = ("bundle", "bundle/trust-policy.txt", "demo/bundle", "demo/bundle/checkpoint")
 

@@ -13,15 +13,23 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tapestry.curve25519 import SMALL_ORDER
 from tapestry.encoding import canonical_json, encode_base64
-from tapestry.errors import IncompleteError, ProtocolError, VerificationError
+from tapestry.errors import (
+    IncompleteError,
+    ProtocolError,
+    QuorumError,
+    VerificationError,
+)
 from tapestry.keys import Algorithm, SigningKey, VerifyKey
+from tapestry.tlog import tiles
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.merkle import consistency_proof, leaf_hash
 from tapestry.tlog.proof import Proof
 from tapestry.tlog.tiles import Tile
 from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry.tlog.turn import Turn
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.log.writer import Log
+from tests.governance.audit.test_turn_audit import NEW, turned
 from tests.support.cosigning import (
     LOG_KEY,
     TIME,
@@ -39,6 +47,7 @@ SOURCES = Path(__file__).parents[2] / "governance" / "verifiers"
 KEYS = [str(LOG_KEY.verify_key), *(str(witness.verify_key) for witness in WITNESSES)]
 SIZES = (1, 2, 3, 7, 255, 256, 257, 511, 512, 513, 600)
 OLDER = 300
+QUORUMS = {4: 3, 5: 4}  # of so many members
 ORDER = 2**252 + 27742317777372353535851937790883648493  # of the group
 
 
@@ -433,6 +442,60 @@ def test_both_count_outside_witnesses_apart_from_members(
         fourth = checkpoint.cosign(WITNESSES[3], time=TIME)
         (public / "checkpoint").write_bytes(note + fourth)
         assert [_run(command) for command in asked] == [False, False]
+
+
+ADMISSION, REMOVAL = (0, 1), (1, 2)  # the policies before and after
+TURNS = {  # whose lines a turn has, and whether it holds
+    "admission": (ADMISSION, ("de", "es", "fr", "id", NEW), True),
+    "admission, a quorum of each": (ADMISSION, ("de", "es", "fr", NEW), True),
+    "admission, of the old alone": (ADMISSION, ("de", "es", "fr"), False),
+    "admission, another order": (ADMISSION, ("de", "fr", "es", NEW), False),
+    "admission, none": (ADMISSION, (), False),
+    "removal": (REMOVAL, ("es", "fr", "id", NEW, "de"), True),
+    "removal, a quorum of each": (REMOVAL, ("es", "fr", NEW, "de"), True),
+    "removal, of the new alone": (REMOVAL, ("es", "fr", NEW), False),
+    "removal, the former first": (REMOVAL, ("de", "es", "fr", "id", NEW), False),
+    "removal, a line twice": (REMOVAL, ("es", "fr", "id", NEW, "de", "de"), False),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("turn", "lines", "holds"), TURNS.values(), ids=TURNS)
+def test_all_verifiers_agree_on_turns(
+    go_verifier: Path,
+    node: str,
+    tmp_path: Path,
+    turn: tuple[int, int],
+    lines: tuple[str, ...],
+    holds: bool,
+) -> None:
+    log = turned()
+    texts = (log.founding, *log.policies)
+    before, now = (TrustPolicy.parse(texts[each]) for each in turn)
+    size = read_claim((log.first, log.second)[turn[0]]).size
+    entries = log.world.entries[:size]
+    note = log.world.note(entries, witnesses=lines)
+    tiles.write(tmp_path, entries)
+    (tmp_path / "checkpoint").write_bytes(note)
+    key = str(log.world.log_key.verify_key)
+    new, old = ([str(w.key) for w in each.witnesses] for each in (now, before))
+    go = [
+        *(str(go_verifier), "-log", key, "-dir", str(tmp_path)),
+        *(word for each in new for word in ("-witness", each)),
+        *(word for each in old for word in ("-former", each)),
+        *("-quorum", str(QUORUMS[len(new)]), "-former-quorum", str(QUORUMS[len(old)])),
+    ]
+    script = [
+        *(node, str(SOURCES / "verify.mjs"), str(tmp_path), str(QUORUMS[len(new)])),
+        *(key, *new, "former", str(QUORUMS[len(old)]), *old),
+    ]
+    assert [_run(go), _run(script)] == [holds, holds]
+    try:
+        Turn(before=before, now=now).open_published(note)
+        ours = True
+    except (ProtocolError, QuorumError, VerificationError):
+        ours = False
+    assert ours is holds
 
 
 @pytest.mark.slow

@@ -4,13 +4,15 @@ import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tapestry.errors import TapestryError, VerificationError
 from tapestry.protocol.messages import Kind, Message
-from tapestry_coordinator import round_plan, run
+from tapestry.tlog.checkpoint import read_claim
+from tapestry_coordinator import round_plan, run, service
 from tapestry_coordinator.journal import Journal
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
@@ -359,3 +361,22 @@ def _attempt_again(monkeypatch: pytest.MonkeyPatch) -> None:
         return renamed(manifest, attempt=2)
 
     monkeypatch.setattr(run, "plan_round", plan)
+
+
+def test_of_two_coordinators_on_one_log_key_one_gets_a_quorum(
+    found: Found, tmp_path: Path
+) -> None:  # [15]
+    """A copy of the folder on another machine, where no lock is in the way."""
+    federation = found()
+    federation.cosign()
+    first, second = federation.coordinator, tmp_path / "second"
+    shutil.copytree(first, second)
+    kept = federation.entries()
+    federation.run()
+    notes = {name: node.mirror.seen for name, node in federation.nodes.items()}
+    with refused(TapestryError, "log-restored"):
+        service.cosign_once(second, federation.wire)
+    public = read_claim((second / "log" / "public" / "checkpoint").read_bytes())
+    assert public.size == len(kept)
+    assert {name: node.mirror.seen for name, node in federation.nodes.items()} == notes
+    federation.cosign()

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from tapestry.encrypted_keys import load_key
-from tapestry.protocol.messages import Kind
+from tapestry.protocol.messages import Kind, Message
 from tapestry_governance.events.envelope import Author, sign_entry
 from tapestry_governance.events.member_events import MemberLeft
 from tests.support.federation import NAMES, Federation
@@ -50,3 +50,29 @@ def test_a_member_may_leave_between_two_rounds(found: Found) -> None:
     assert federation.logged().index(left) < after.size
     assert after.size < federation.nodes[NAMES[1]].mirror.size
     assert LEFT not in federation.view(NAMES[1]).logged.members
+
+
+def test_an_exit_that_a_coordinator_drops_waits_in_sight_and_goes_another_way(
+    found: Found,
+) -> None:  # [27]
+    federation = found()
+    federation.run()
+    entry = exit_of(federation, LEFT)
+    federation.nodes[LEFT].store.post(entry)
+    honest = federation.wire.handlers[LEFT]
+
+    def censored(request: Message) -> Message:
+        reply = honest(request)
+        if reply.kind is not Kind.COSIGNATURE:
+            return reply
+        return Message(kind=reply.kind, body=reply.body, attachments=[])
+
+    federation.wire.handlers[LEFT] = censored
+    for _ in range(3):
+        federation.cosign()
+    assert entry not in federation.entries()
+    assert federation.nodes[LEFT].store.outbox() == [entry]
+    federation.submit(NAMES[1], entry)
+    assert entry in federation.entries()
+    federation.cosign()
+    assert federation.nodes[LEFT].store.outbox() == []

@@ -19,7 +19,13 @@ from tapestry_node.data import records
 from tapestry_node.training import dp_sgd
 from tests.scenarios.conftest import Found
 from tests.support.commands import tapestry
-from tests.support.federation import Federation
+from tests.support.federation import (
+    RECORDS,
+    Federation,
+    sentences,
+    write_lines,
+    write_text,
+)
 from tests.support.linear_regression import CsvReader
 from tests.support.record_canaries import CANARY, shown_in, spelled
 
@@ -208,3 +214,29 @@ def test_a_failure_with_records_at_hand_leaves_as_a_code_alone(
     for path in federation.directory.rglob("*"):
         if path.is_file() and "data" not in path.parts:
             assert shown_in(path.read_bytes()) == [], path
+
+
+def test_an_export_has_no_record_and_no_remark_on_one(
+    found: Found, tmp_path: Path
+) -> None:
+    def write_canary(folder: Path, name: str) -> Path:
+        private = write_text(folder, name)
+        texts = [f"{CANARY} {word}" for word in sentences(name, RECORDS)]
+        write_lines(private / "text.jsonl", texts)
+        with (private / "corpus.toml").open("a") as file:
+            file.write(f"# {CANARY}\n")
+        return private
+
+    federation = found(train=True, data=write_canary)
+    federation.run()
+    federation.close()
+    node = federation.directory / "nodes" / "fr"
+    assert shown_in((node / "data" / "text.jsonl").read_bytes())
+    said = tapestry("node", "export", node, "-o", tmp_path / "export")
+    assert said.exit_code == 0, said.stdout + said.stderr
+    assert shown_in(said.stdout + said.stderr) == []
+    paths = [path for path in (tmp_path / "export").rglob("*") if path.is_file()]
+    assert "corpus.toml" in {path.name for path in paths}
+    for path in paths:
+        assert shown_in(path.read_bytes()) == [], path
+        assert shown_in(path.name) == []

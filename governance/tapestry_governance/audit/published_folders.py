@@ -9,7 +9,7 @@ that of its account.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from tapestry.inputs.plain_file import read_plain, reading
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.proof import Proof
 from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry.tlog.turn import spelled_for
 from tapestry_governance import registry
 from tapestry_governance.log.turns import Turns
 from tapestry_governance.rules.federation_state import FederationState
@@ -175,6 +176,20 @@ def check_copies(
         message = f"{folder.name}: {PROOF} is for entry {proof.index}, not {published}"
         raise VerificationError(message, code="inclusion-proof-invalid")
     proof.verify(entries[published], trust)
+
+
+def attach_proof(
+    folder: Path, entry: bytes, *, proof: Proof, trust: TrustPolicy
+) -> None:
+    """Put the log entry of a release and its proof next to the manifest.
+
+    ``trust`` is the policy by which the proof's checkpoint counts.
+    """
+    place = folder / manifest.FOLDER
+    checkpoint = spelled_for(trust, proof.checkpoint)
+    (place / ENTRY).write_bytes(entry)
+    (place / PROOF).write_bytes(replace(proof, checkpoint=checkpoint).encode())
+    (place / POLICY).write_bytes(trust.encode())
 
 
 def _expected(

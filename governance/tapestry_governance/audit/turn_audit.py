@@ -81,16 +81,19 @@ def step_over_turns(
     """
     turns, pinned, state = Turns(log.trust), _pinned(log), log.state
     _check_names(log, notes)
-    since, steps = 0, 0
+    before, since, steps = 0, 0, 0
     for note in (*notes.values(), checkpoint):
         size = read_claim(note).size
+        if is_last := size == since:  # the newest checkpoint is the last turn's
+            since = before
         step = turns.to_accept(state, size, since=since).open_published(note)
         _check_prefix(log, step.checkpoint)
         if size >= pinned:  # by the witnesses that the auditor named, or their heirs
             begun = max(since, pinned)
             turns.to_accept(state, size, since=begun).open(note)
-            steps += turns.in_force(state, begun) != turns.in_force(state, size)
-        since = size
+            is_turn = turns.in_force(state, begun) != turns.in_force(state, size)
+            steps += is_turn and not is_last
+        before, since = since, size
     opened = turns.in_force(state, since).open(checkpoint)
     detail, counts = dated(opened, turns.in_force(state, since))
     return opened, (f"{detail}; over {steps} turns", counts | {"turns": steps})

@@ -25,8 +25,8 @@ Edge cases:
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 from tapestry.encoding import decode_decimal, decode_digest, encode_decimal
 from tapestry.errors import (
@@ -257,6 +257,18 @@ class Ledger:
                 for run in runs
             },
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return balance and charges for programs; an infinite epsilon is null."""
+        rows = self.rows()
+        charges = [
+            {**row.charge.body(), "state": row.state, "time": row.time.isoformat()}
+            for row in rows
+        ]
+        balance = asdict(self.balance(rows))
+        del balance["by_run"]
+        said = {k: None if v == math.inf else v for k, v in balance.items()}
+        return {**said, "charges": charges}
 
     def lacks_noise(self) -> bool:
         """Return true if something was trained without noise: nothing holds then."""

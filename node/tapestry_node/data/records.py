@@ -17,18 +17,14 @@ Guarantees:
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from tapestry.encoding import canonical_json, digest
 from tapestry.errors import ConfigError
-from tapestry.inputs import text_reader
-from tapestry.inputs.faults import Faults, InputFault, show
+from tapestry.inputs.faults import Faults, show
 from tapestry.inputs.folder_walker import walk
 from tapestry.inputs.private_data import hides_records
-from tapestry.inputs.setting_faults import explain
-from tapestry.inputs.setting_values import fit
 from tapestry.workloads.base import RecordReader, Summary
 from tapestry.workloads.data_manifest import DataManifest, Record
+from tapestry_node.data.manifest_file import read_manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +64,7 @@ def read(folder: Path, reader: RecordReader) -> Records:
             record. All faults of the folder are in one message, up to ten.
     """
     faults = Faults()
-    manifest = _read_manifest(folder, reader, faults)
+    manifest = read_manifest(folder, reader, faults)
     own = folder / reader.manifest_file
     paths = [path for path in walk(folder, faults) if path != own]
     found = reader.read(paths, faults)
@@ -91,27 +87,3 @@ def read(folder: Path, reader: RecordReader) -> Records:
         digest=digest(canonical_json(value)),
         summary=found.summary,
     )
-
-
-def _read_manifest(
-    folder: Path, reader: RecordReader, faults: Faults
-) -> DataManifest | None:
-    path, model = folder / reader.manifest_file, reader.manifest
-    if not folder.is_dir():
-        raise ConfigError(
-            f"no folder {show(folder)}; name the one with {reader.manifest_file}",
-            code="folder-missing",
-        )
-    try:
-        return model.model_validate(fit(text_reader.read_toml(path), model))
-    except FileNotFoundError:
-        keys = [name for name, each in model.model_fields.items() if each.is_required()]
-        wanted = " and ".join((", ".join(sorted(keys)[:-1]), sorted(keys)[-1]))
-        rule = f"has no {path.name}; write one with {wanted}"
-        faults.add(ConfigError(f"{show(folder)} {rule}", code="data-manifest-missing"))
-    except InputFault as fault:
-        faults.add(fault)
-    except ValidationError as error:
-        for line in explain(error, model):
-            faults.add(InputFault(path, line, code="setting-invalid"))
-    return None

@@ -16,9 +16,9 @@ from tapestry_governance.events.member_events import (
     Removal,
     RootReplacement,
 )
-from tests.support.audit_bundles import bundle_of
+from tests.support.audit_bundles import bundle_of, released
 from tests.support.log_world import NAMES, World
-from tests.support.proposals import new_key
+from tests.support.proposals import new_coordinator, new_key
 
 NEW = "pl"
 LATER = timedelta(days=400)
@@ -83,6 +83,25 @@ def test_a_log_whose_members_changed_holds_by_the_policy_of_the_founding(
     counts = turns_of(audit)
     assert counts["turns"] == 2
     assert counts["cosignatures"] == 3
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_log_that_ends_with_a_turn_has_lines_of_both_sets(
+    tmp_path: Path, late: bool
+) -> None:
+    """So it is for a member that was removed: its mirror ends there."""
+    log = turned()
+    del log.world.entries[-1]
+    order = ("es", "fr", "id", NEW, "de")  # those of the new policy first
+    newest = log.world.note(witnesses=order)
+    turn = log.world.note(witnesses=order[:4]) if late else newest
+    audit = log.audit(tmp_path / "both", log.first, turn, newest=newest)
+    assert audit.verdict is AuditVerdict.HOLDS, audit.steps[-1]
+    assert turns_of(audit)["turns"] == 2
+    few = log.world.note(witnesses=("es", "fr", NEW))  # three of the former five
+    for number, (a, b) in enumerate(((few, few), (turn, few), (few, newest))):
+        audit = log.audit(tmp_path / str(number), log.first, a, newest=b)
+        assert last(audit)[2] == "quorum-not-reached"
 
 
 @pytest.mark.parametrize("kept", [(), ("first",)])
@@ -256,3 +275,37 @@ def test_a_witness_key_that_was_rotated_counts_no_more(tmp_path: Path) -> None:
     bad = world.note(witnesses=("de", "es")) + lines[0]
     audit = log.audit(tmp_path / "old", bad, newest=bad)
     assert last(audit) == ("turns", AuditVerdict.FAILS, "quorum-not-reached")
+
+
+def test_a_stolen_log_key_signs_no_more_and_what_it_proved_still_holds(
+    tmp_path: Path,
+) -> None:  # [19]
+    world, base = released(tmp_path)
+    founding, stolen = world.trust.encode(), world.log_key
+    world.decide(new_coordinator(world))
+    world.add(world.declaration("fr"), "fr", "node")
+    by_thief = world.note()
+    alone = world.note(witnesses=())
+    world.log_key = new_key(stolen.name)
+    turn = world.note()
+
+    def audit(place: str, note: bytes) -> Audit:
+        bundle = bundle_of(
+            world,
+            tmp_path / place,
+            artifacts={"base-2": base},
+            note=note,
+            turns=[note],
+        ).folder
+        (bundle / "trust-policy.txt").write_bytes(founding)
+        write_manifest(bundle)
+        return verify(bundle, trust=founding)
+
+    found = audit("new", turn)  # the release's proof is by the key that was stolen
+    assert found.verdict is AuditVerdict.HOLDS, found.steps[-1]
+    assert stolen.verify_key.keyid in (base / "tapestry/trust-policy.txt").read_text()
+    for place, note, code in (
+        ("thief", by_thief, "log-signature-missing"),
+        ("alone", alone, "signature-missing"),
+    ):
+        assert last(audit(place, note)) == ("turns", AuditVerdict.FAILS, code)

@@ -93,6 +93,22 @@ def test_a_new_member_has_its_keys_and_a_vote(world: World) -> None:
     world.add(world.declaration("zz"), "zz", "node")
 
 
+def test_an_applicant_says_nothing_before_its_admission_is_in_force(  # [17]
+    world: World,
+) -> None:
+    index = world.propose(world.invent("zz"))
+    declared = world.entry(world.declaration("zz"), "zz", "node")
+    with refused(RuleError, "actor-unknown", match="zz"):
+        world.append(declared)
+    world.vote(index, "de", "es")
+    early = world.entry(world.declaration("zz"), "zz", "node")
+    world.vote(index, "fr")
+    assert world.folded.ballots[index].decided is not None
+    with refused(RuleError, "actor-unknown", match="zz"):
+        world.append(early)  # its author saw nothing of the decision
+    world.add(world.declaration("zz"), "zz", "node")
+
+
 def test_an_admission_of_a_party_is_refused(world: World) -> None:
     admission = world.invent("zz")
     for name in ("fr", "coordinator"):

@@ -374,3 +374,25 @@ def test_a_member_that_left_proposes_nothing(world: World) -> None:
     world.add(MemberLeft(), "fr", "root")
     with refused(RuleError, "member-left"):
         world.propose(PAUSE, by="fr")
+
+
+def test_a_policy_that_comes_between_counts_no_vote_by_itself(  # [25]
+    world: World,
+) -> None:
+    """The share is that of the deciding vote; to lower it takes the larger share."""
+    eight = grown(8)
+    removal = eight.propose(Removal(kind="remove", member="id"))
+    eight.vote(removal, "de", "es", "fr", "m00", "m01")
+    assert votes_needed(eight.settled, eight.folded.ballots[removal]) == 6
+    lax = {**world.policy().voting.model_dump(), "remove": "1/2"}
+    policy = eight.propose(new_policy(world, voting=lax))
+    eight.vote(policy, "de", "es", "fr", "m00", "m01")
+    assert eight.folded.ballots[policy].outcome == "open"
+    eight.vote(policy, "m02")
+    eight.add(eight.declaration("fr"), "fr", "node")
+    assert eight.folded.policy.voting.remove == "1/2"
+    assert eight.folded.ballots[removal].decided is None
+    eight.vote(removal, "m01", vote="no")
+    assert eight.folded.ballots[removal].decided is None
+    eight.vote(removal, "m02")
+    assert eight.folded.ballots[removal].decided is not None
