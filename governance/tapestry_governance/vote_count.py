@@ -1,6 +1,6 @@
 """The standing of a release with the members: candidate, approved or withdrawn."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from tapestry_governance.events.model_events import AdapterPublished
@@ -57,4 +57,21 @@ def withdrawals(
         f"{each[0]} is withdrawn: {state.withdrawn[each].reason}"
         for each in digests
         if each in state.withdrawn
+    ]
+
+
+def withdrawn_files(
+    state: FederationState, *, model: str, manifests: Collection[str]
+) -> list[str]:
+    """List what members withdrew of a model and of adapters, each with the reason.
+
+    Guarantees:
+        A model is known by its identity and an adapter by its manifest, never by the
+        name of a folder: a copy under another name is withdrawn as well.
+    """
+    models = {n for n in state.releases if state.releases[n].model_digest == model}
+    return [
+        f"{name} is withdrawn: {state.withdrawn[name, manifest].reason}"
+        for name, manifest in state.withdrawn
+        if name in models or manifest in manifests
     ]

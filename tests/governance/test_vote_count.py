@@ -1,7 +1,7 @@
 """How members stand to a release."""
 
-from tapestry_governance.vote_count import count_votes, withdrawals
-from tests.support.log_world import World
+from tapestry_governance.vote_count import count_votes, withdrawals, withdrawn_files
+from tests.support.log_world import World, fake_digest
 from tests.support.proposals import withdrawal
 
 
@@ -45,3 +45,21 @@ def test_what_members_withdraw_is_said_with_the_reason() -> None:
         "fr-culture is withdrawn: harmful",
         "base-1 is withdrawn: harmful",
     ]
+
+
+def test_files_are_withdrawn_whatever_their_folder_is_called() -> None:
+    world = grown()
+    world.approve("base-1")
+    world.add(world.adapter_account(), "fr", "node")
+    world.add(world.adapter(1), "fr", "community")
+    model = world.folded.releases["base-1"].model_digest
+    manifest = world.folded.adapters["fr-culture"].manifest_digest
+    assert withdrawn_files(world.settled, model=model, manifests=[manifest]) == []
+    world.decide(withdrawal(world, "fr-culture"))
+    assert withdrawn_files(world.settled, model=model, manifests=[]) == []
+    said = ["fr-culture is withdrawn: harmful"]
+    assert withdrawn_files(world.settled, model=model, manifests=[manifest]) == said
+    world.decide(withdrawal(world, "base-1"))
+    said = ["base-1 is withdrawn: harmful"]
+    assert withdrawn_files(world.settled, model=model, manifests=[]) == said
+    assert withdrawn_files(world.settled, model=fake_digest("x"), manifests=[]) == []
