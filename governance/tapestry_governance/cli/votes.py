@@ -188,7 +188,8 @@ def vote(subject: str, choice: str, **given: Unpack[_VoteOptions]) -> None:
     """Vote on a proposal or a release, with an institution's root key.
 
     What is signed is shown first. The last vote of a member counts, until the decision
-    is in force. Hand the file in with tapestry node submit, at any member's node.
+    is in force. A no on a proposal of your own withdraws it. Hand the file in with
+    tapestry node submit, at any member's node.
     """
     from tapestry.storage.durable_files import replace_file
     from tapestry_governance import ballot_paper
@@ -209,6 +210,8 @@ def vote(subject: str, choice: str, **given: Unpack[_VoteOptions]) -> None:
     meant = ballot_paper.VOTES[choice]
     entry = ballot_paper.cast(opened, meant, root=root, reasons=digest, now=now)
     name = ballot_paper.voter(opened.paper.voters, root.verify_key)
+    if choice == "no" and opened.proposal and opened.signed.event.actor == name:
+        console.note(f"note: {name} made this proposal; its no withdraws it for good")
     place = given["output"] or Path(f"{name}-{opened.paper.index}.vote")
     replace_file(place, entry)
     if salt:
