@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+from tapestry.metrics_page import render
 from tapestry.protocol.messages import Kind, Message
 from tapestry.tlog.checkpoint import read_claim
+from tapestry_coordinator.coordinator_metrics import CoordinatorMetrics
 from tapestry_coordinator.run_status import read_status
 from tapestry_governance.audit.verify import AuditStep, AuditVerdict
 from tapestry_governance.events.privacy_events import DataDeclared
 from tapestry_governance.log.outbox_heads import FILE, OVERDUE, read_heads
+from tapestry_node.node_metrics import NodeMetrics
+from tests.node.test_node_metrics import values
 from tests.scenarios.conftest import Found
 from tests.support.federation import Deliver, Federation
 
@@ -58,6 +62,11 @@ def test_a_censoring_coordinator_is_seen_by_what_it_publishes(
     assert step.counts["withheld"] == 1
     assert "OVERDUE: id submits an entry since entry" in step.detail
     (told,) = read_status(federation.coordinator).overdue
+    metrics = CoordinatorMetrics(federation.coordinator).read()
+    metrics += NodeMetrics(federation.nodes["id"]).read()
+    shown = values(render(metrics))
+    assert shown["tapestry_coordinator_outbox_overdue"] == 1
+    assert shown["tapestry_node_outbox_overdue"] == 1
     assert told.startswith("id submits an entry since entry")
 
 
