@@ -10,6 +10,7 @@
     │   └── BudgetExhausted    the privacy budget does not cover it
     ├── QuorumError            too few parties answered, signed or survived
     ├── RuleError              the log is authentic, an event in it breaks a rule
+    ├── WithdrawnError         members withdrew a release or an adapter
     ├── ForeignFileError       a folder holds files that are not part of it
     ├── IncompleteError        something needed for the verdict is missing
     └── VerificationError      a signature, proof or digest does not hold
@@ -39,6 +40,7 @@ __all__ = [
     "RuleError",
     "TapestryError",
     "VerificationError",
+    "WithdrawnError",
 ]
 
 
@@ -89,6 +91,10 @@ class QuorumError(TapestryError):
 
 class RuleError(TapestryError):
     """The log is authentic, but an event in it breaks a rule of the federation."""
+
+
+class WithdrawnError(TapestryError):
+    """All holds, and the members of the federation withdrew it by their votes."""
 
 
 class ForeignFileError(TapestryError):

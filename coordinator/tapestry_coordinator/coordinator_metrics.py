@@ -23,6 +23,7 @@ from tapestry_governance.audit.bundle import read_small
 from tapestry_governance.events.round_events import RoundAborted, RoundClosed
 from tapestry_governance.log.database import LogDatabase
 from tapestry_governance.log.mirror import MAX_AGE
+from tapestry_governance.log.outbox_heads import HeadReport, read_heads
 from tapestry_governance.log.turns import Turns
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply_all
@@ -38,6 +39,8 @@ class CoordinatorMetrics:
         self._folder = folder
         self._state: FederationState | None = None
         self._rounds, self._aborts = CountedBy(), CountedBy()
+        self._sizes: list[int] = []  # of published checkpoints
+        self._heads: dict[str, bytes] = {}  # of outboxes
 
     def read(self) -> list[Metric]:
         """Return the metrics of the moment.
@@ -66,12 +69,16 @@ class CoordinatorMetrics:
             _gauge("runs_waiting", "Runs in the queue", len(waiting(self._folder))),
             _gauge("restored", "1 while members are asked", float(self._is_marked)),
             *self._checkpoint_metrics(note, state),
+            _gauge(
+                "outbox_overdue", "Members that wait or are away", self._late(state)
+            ),
             *self._machine_metrics(state),
         ]
 
     def _follow(self) -> bytes | None:
         """Replay what is new in the log; return its newest public checkpoint."""
         place = self._folder / "log"
+        self._heads = read_heads(place / "public")  # first: none is beyond the log
         if not (place / "log.db").exists():
             return None
         store = LogDatabase(place, readonly=True)
@@ -80,6 +87,7 @@ class CoordinatorMetrics:
             fresh = [data for _, _, data in store.rows(known, store.size())]
             sizes = store.published_sizes()
             note = store.publication(sizes[-1]) if sizes else None
+            self._sizes = sizes
         finally:
             store.close()
         self._state = apply_all(self._state, fresh)
@@ -90,6 +98,11 @@ class CoordinatorMetrics:
                 self._rounds.add("aborted")
                 self._aborts.add(body.reason)
         return note
+
+    def _late(self, state: FederationState) -> int:
+        """Count the members that a monitor sees treated late."""
+        found = HeadReport.of(self._heads, state=state, sizes=self._sizes)
+        return len({*found.withheld, *found.stale})
 
     @property
     def _is_marked(self) -> bool:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from tapestry.encoding import digest
 from tapestry.errors import (
@@ -26,7 +27,7 @@ from tapestry.protocol.messages import (
     Message,
     encode_message,
 )
-from tapestry.tlog.checkpoint import read_claim
+from tapestry.tlog.checkpoint import Checkpoint, read_claim
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry.tlog.turn import Trust, Turn
 from tapestry_coordinator.grid import Grid
@@ -36,6 +37,7 @@ from tapestry_coordinator.refusals import read_reply
 from tapestry_governance.audit.privacy_accounts import check_new
 from tapestry_governance.events.envelope import Author, Seen, open_entry, sign_entry
 from tapestry_governance.events.event_body import Body
+from tapestry_governance.log.outbox_heads import open_head, read_heads
 from tapestry_governance.log.turns import MAX_NOTES, Turns
 from tapestry_governance.log.writer import Log
 from tapestry_governance.rules.federation_state import FederationState
@@ -99,6 +101,8 @@ class LogPublisher:
         self._accepted: dict[str, int] = {}  # of the checkpoint that a node acts on
         self._cosigned: dict[str, int] = {}  # the size that a node cosigned last
         self._refused: set[str] = set()  # petitions, by digest
+        self._heads = _published_heads(log.public)  # of outboxes, by member
+        self._fresh_heads: dict[str, bytes] = {}  # of the last collection
         self._author = Author(
             federation=state.federation,
             actor=state.lead.coordinator.name,
@@ -279,6 +283,10 @@ class LogPublisher:
         note = self.log.publish(trust=trust)
         if isinstance(trust, Turn):
             self.log.publish_turn(self.log.size)
+        known = self.node_keys
+        heads = {**self._heads, **self._fresh_heads}
+        self._heads = {name: heads[name] for name in heads if name in known}
+        self.log.publish_heads(self._heads)
         return note
 
     def _collect(self, nodes: Sequence[str]) -> list[tuple[str, bytes]]:
@@ -293,10 +301,13 @@ class LogPublisher:
             )
             requests[name] = encode_message(request, self.log.entries(start, size))
         found: list[tuple[str, bytes]] = []
+        self._fresh_heads = {}
         for name, reply in self.grid.exchange(requests, deadline=self._deadline):
             try:
-                line = read_reply(reply, CosignReply).line.encode()
-                self._keep_line(size, line)
+                said = read_reply(reply, CosignReply)
+                head = said.head.encode()
+                self._check_head(name, head, read_claim(note))
+                self._keep_line(size, said.line.encode())
             except ResourceError:
                 raise
             except TapestryError as error:
@@ -306,6 +317,7 @@ class LogPublisher:
                 )
                 continue
             self._sizes[name] = self._cosigned[name] = size
+            self._fresh_heads[name] = head
             found += [(name, entry) for entry in self._fresh(reply)]
         return found
 
@@ -333,6 +345,23 @@ class LogPublisher:
         notes = (self.log.store.publication(size) or b"" for size in missing)
         return tuple(each.decode() for each in notes)
 
+    def _check_head(self, name: str, head: bytes, checkpoint: Checkpoint) -> None:
+        """Require the head of a node's outbox with its cosignature.
+
+        Monitors blame the coordinator for a head that it does not publish.
+
+        Raises:
+            ProtocolError: It is no head.
+            VerificationError: The node has not signed it, or with another checkpoint.
+        """
+        opened = open_head(head, [self.all_node_keys[name]])
+        if opened.checkpoint != checkpoint:
+            raise VerificationError(
+                f"the head of its outbox is of {opened.checkpoint.size} entries, the"
+                f" checkpoint of {checkpoint.size}, or of another log",
+                code="outbox-head-differs",
+            )
+
     def _keep_line(self, size: int, line: bytes) -> None:
         """Keep a cosignature; one of a member that is about to be admitted waits.
 
@@ -355,6 +384,15 @@ class LogPublisher:
             if digest(entry) not in self._refused and self.log.find(entry) is None:
                 fresh[entry] = None
         return list(fresh)
+
+
+def _published_heads(public: Path) -> dict[str, bytes]:
+    """Read the heads that were published last; members sign others soon."""
+    try:
+        return read_heads(public)
+    except TapestryError as error:
+        _logger.warning("beginning without heads of outboxes: %s", error)
+        return {}
 
 
 def event_of(entry: bytes) -> Body:

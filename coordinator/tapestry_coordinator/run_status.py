@@ -32,6 +32,7 @@ from tapestry_coordinator.superlink.tls import certificate_end
 from tapestry_governance.audit.bundle import read_small
 from tapestry_governance.events.envelope import Event, open_entry
 from tapestry_governance.events.round_events import RoundClosed, RoundOpened
+from tapestry_governance.log.outbox_heads import HeadReport, read_heads
 from tapestry_governance.log.tile_writer import CHECKPOINT
 from tapestry_governance.log.turns import Turns
 from tapestry_governance.log.writer import Log
@@ -136,6 +137,7 @@ class CoordinatorStatus:
     cosigners: tuple[str, ...]  # of it, members
     outside: tuple[str, ...]  # of it, witnesses that are no members
     votes: tuple[str, ...]  # that are open
+    overdue: tuple[str, ...]  # by the published heads of members' outboxes
     cosigned_at: str  # by the latest of their clocks, UTC; empty: never
     certificate_days: int | None  # left; None without a certificate
     runs: tuple[RunStatus, ...]
@@ -168,6 +170,7 @@ class CoordinatorStatus:
                 by += f" and by {', '.join(self.outside)}"
             yield f"{self.cosigned} are cosigned by {by} at {self.cosigned_at}"
         yield from (f"vote on {each}" for each in self.votes)
+        yield from (f"OVERDUE: {each}" for each in self.overdue)
         if self.certificate_days is not None and self.certificate_days <= _SOON:
             said = f"the certificate ends in {self.certificate_days} days"
             yield f"{said}: tapestry coordinator renew"
@@ -184,6 +187,7 @@ def read_status(directory: Path) -> CoordinatorStatus:
         ResourceError: A file cannot be read.
     """
     CoordinatorSettings.read(directory / "coordinator.toml")  # or it is another folder
+    heads = read_heads(directory / "log" / "public")  # first: none is beyond the log
     state, entries = read_settled(directory)
     events = [open_entry(entry).event for entry in entries]
     seen = read_members(directory)
@@ -194,6 +198,7 @@ def read_status(directory: Path) -> CoordinatorStatus:
         serving=seen is not None,
         members=tuple(_members(state, events, seen or {})),
         votes=tuple(_votes(state)),
+        overdue=_overdue(heads, state, events),
         entries=len(events),
         cosigned=cosigned.checkpoint.size if cosigned else 0,
         cosigners=tuple(name for name in names if name not in outsiders),
@@ -250,6 +255,14 @@ def _votes(state: FederationState) -> Iterator[str]:
             yes, needed = votes_for(state, ballot), votes_needed(state, ballot)
             what = ballot.release or f"{ballot.kind} by {ballot.by}"
             yield f"{what}, entry {ballot.index}: {yes} of {needed} yes"
+
+
+def _overdue(
+    heads: Mapping[str, bytes], state: FederationState, events: Sequence[Event]
+) -> tuple[str, ...]:
+    """Say what a monitor sees overdue."""
+    sizes = {event.seen.size for event in events if event.seen}
+    return tuple(HeadReport.of(heads, state=state, sizes=sizes).warnings)
 
 
 def _days_left(tls: Path) -> int | None:

@@ -4,17 +4,20 @@ import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
 from tapestry.cli import console
 from tapestry.cli.commands import PATH, Command, as_json
-from tapestry.errors import ConfigError
+from tapestry.errors import ConfigError, WithdrawnError
+from tapestry_governance.cli.audit import trust_file
+from tapestry_governance.cli.votes import node_option
 
 if TYPE_CHECKING:
     from tapestry.artifacts.adapter_folder import AdapterFolder
     from tapestry.workloads.language.model import LanguageModel
+    from tapestry_governance.member_view import MemberView
 
 Answers = dict[str, str]
 
@@ -26,6 +29,16 @@ def _check_temperature(
     if not (value == 0 or 0.01 <= value <= 10):
         raise click.BadParameter(f"{value} is not 0 and not in the range 0.01 to 10")
     return value
+
+
+class _Options(TypedDict):
+    max_tokens: int
+    temperature: float
+    bundle: Path | None
+    node: Path | None
+    trust: bytes | None
+    withdrawn: bool
+    as_json: bool
 
 
 @click.command(cls=Command)
@@ -64,33 +77,98 @@ def _check_temperature(
     show_default=True,
     help="How freely tokens are drawn, 0.01 to 10; 0 takes the likeliest each time.",
 )
+@click.option(
+    "--bundle",
+    type=PATH,
+    metavar="DIR",
+    help="An audit bundle, for what members decided; default: bundle/ beside"
+    " releases/.",
+)
+@node_option
+@trust_file
+@click.option(
+    "--withdrawn", is_flag=True, help="Also run what members withdrew, and say so."
+)
 @as_json
 def app(
     base: str,
     adapter: tuple[Path, ...],
     prompt: str | None,
-    max_tokens: int,
-    temperature: float,
-    as_json: bool,
+    **given: Unpack[_Options],
 ) -> None:
-    """Compare the answers of a base and its adapters to the same prompt."""
+    """Compare the answers of a base and its adapters to the same prompt.
+
+    Status 5 says that members withdrew the base or an adapter; then nothing is run.
+    """
     if prompt is not None:
         prompt = console.check_text(prompt, what="the prompt")
-    model, adapters = _load(base, adapter)
+    model, adapters = _load(base, adapter, log=_log(base, given), given=given)
+    max_tokens, temperature = given["max_tokens"], given["temperature"]
     for text in _prompts(prompt):
         answers = _answer(
             model, adapters, prompt=text, max_tokens=max_tokens, temperature=temperature
         )
-        if as_json:
+        if given["as_json"]:
             console.say_json({"prompt": text, "answers": answers}, indent=None)
         else:
             _show(text, answers)
 
 
+def _log(base: str, given: _Options) -> "MemberView | None":
+    """Open the log that is named, or the bundle beside the base; None without any."""
+    from tapestry_governance.member_view import open_view
+
+    node, bundle = given["node"], given["bundle"]
+    folder = Path(base)
+    beside = folder.resolve().parent.parent / "bundle"
+    if node is None and bundle is None and folder.is_dir() and beside.is_dir():
+        bundle = beside
+    if node is None and bundle is None:
+        return None
+    return open_view(node=node, bundle=bundle, trust=given["trust"])
+
+
+def _check_votes(
+    log: "MemberView | None",
+    *,
+    model: str,
+    manifests: Sequence[str],
+    withdrawn: bool,
+) -> None:
+    """Refuse what members withdrew, and tell of a base that is a candidate.
+
+    Raises:
+        WithdrawnError: Members withdrew the base or an adapter, and ``withdrawn``
+            does not allow it.
+    """
+    from tapestry_governance.vote_count import withdrawn_files
+
+    if log is None:
+        console.note("note: without --bundle or --node, no withdrawal is noticed")
+        return
+    state = log.state
+    said = withdrawn_files(state, model=model, manifests=manifests)
+    if said and not withdrawn:
+        message = f"{'; '.join(said)}; --withdrawn runs it all the same"
+        raise WithdrawnError(message, code="model-withdrawn")
+    names = [n for n in state.releases if state.releases[n].model_digest == model]
+    if names and all(state.standing_of(name) == "candidate" for name in names):
+        said.append(f"{names[-1]} is a candidate, members have not approved it")
+    for each in said:
+        console.note(f"note: {each}")
+
+
 def _load(
-    base: str, adapters: Sequence[Path]
+    base: str,
+    adapters: Sequence[Path],
+    *,
+    log: "MemberView | None",
+    given: _Options,
 ) -> "tuple[LanguageModel, dict[str, AdapterFolder]]":
     """Load the base, checked if it is a release, and adapters that belong to it.
+
+    Raises:
+        WithdrawnError: Members withdrew one of them.
 
     Guarantees:
         What runs are the bytes that were checked; no file is read twice.
@@ -113,14 +191,21 @@ def _load(
         )
     found = [registry.check_folder(folder) for folder in adapters]
     model = open_base(base)
-    given = model.given
+    content = model.given
     shape = registry.BaseShape(
-        digest=given.digest,
-        parameters_digest=given.manifest.parameters,
-        shapes={name: value.shape for name, value in given.tensors.items()},
+        digest=content.digest,
+        parameters_digest=content.manifest.parameters,
+        shapes={name: value.shape for name, value in content.tensors.items()},
     )
     for each in found:
         registry.check_fit(each, shape)
+    if Path(base).is_dir() or found:
+        _check_votes(
+            log,
+            model=shape.digest,
+            manifests=[each.manifest_digest for each in found],
+            withdrawn=given["withdrawn"],
+        )
     return model, {n: each.held for n, each in zip(names, found, strict=True)}
 
 

@@ -1,13 +1,20 @@
-"""The standing of a release with the members: candidate, approved or withdrawn."""
+"""The standing of releases and proposals with the members, and the votes on each."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from tapestry_governance.events.member_events import (
+    Admission,
+    CoordinatorReplacement,
+    Removal,
+    RootReplacement,
+    Withdrawal,
+)
 from tapestry_governance.events.model_events import AdapterPublished
 from tapestry_governance.rules.ballots import Ballot, Vote
 from tapestry_governance.rules.federation_state import FederationState, Standing
 from tapestry_governance.rules.settlement import settle
-from tapestry_governance.rules.vote_rules import votes_for, votes_needed
+from tapestry_governance.rules.vote_rules import eligible, votes_for, votes_needed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +50,51 @@ def count_votes(logged: FederationState, release: str, *, size: int) -> VoteCoun
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BallotCount:
+    """The votes on a proposal or a release, in words and numbers."""
+
+    index: int
+    what: str
+    standing: str
+    yes: int
+    needed: int
+    votes: Mapping[str, Vote]
+    missing: tuple[str, ...]  # members that may vote and did not
+
+
+def count_ballots(state: FederationState) -> list[BallotCount]:
+    """Count the votes on all that is and was voted on, in the order of the log."""
+    return [
+        BallotCount(
+            index=ballot.index,
+            what=ballot.release or _proposal(ballot),
+            standing=(
+                ballot.outcome.replace("_", " ")
+                if ballot.release is None
+                else state.standing_of(ballot.release)
+            ),
+            yes=votes_for(state, ballot),
+            needed=votes_needed(state, ballot),
+            votes=dict(ballot.votes),
+            missing=tuple(n for n in eligible(state, ballot) if n not in ballot.votes),
+        )
+        for ballot in state.ballots.values()
+    ]
+
+
+def _proposal(ballot: Ballot) -> str:
+    """Name a proposal: its kind, whom or what it is about, its author."""
+    match ballot.proposal:
+        case Removal(member=about) | RootReplacement(member=about):
+            return f"{ballot.kind} {about} by {ballot.by}"
+        case Withdrawal(name=about) | CoordinatorReplacement(name=about):
+            return f"{ballot.kind} {about} by {ballot.by}"
+        case Admission(request=request):
+            return f"{ballot.kind} {request.name} by {ballot.by}"
+    return f"{ballot.kind} by {ballot.by}"
+
+
 def withdrawals(
     logged: FederationState, adapter: AdapterPublished, *, size: int
 ) -> list[str]:
@@ -57,4 +109,21 @@ def withdrawals(
         f"{each[0]} is withdrawn: {state.withdrawn[each].reason}"
         for each in digests
         if each in state.withdrawn
+    ]
+
+
+def withdrawn_files(
+    state: FederationState, *, model: str, manifests: Collection[str]
+) -> list[str]:
+    """List what members withdrew of a model and of adapters, each with the reason.
+
+    Guarantees:
+        A model is known by its identity and an adapter by its manifest, never by the
+        name of a folder: a copy under another name is withdrawn as well.
+    """
+    models = {n for n in state.releases if state.releases[n].model_digest == model}
+    return [
+        f"{name} is withdrawn: {state.withdrawn[name, manifest].reason}"
+        for name, manifest in state.withdrawn
+        if name in models or manifest in manifests
     ]

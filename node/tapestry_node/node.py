@@ -8,7 +8,7 @@ Every reply is receipted before it leaves.
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import singledispatchmethod
@@ -52,6 +52,8 @@ from tapestry.protocol.secagg_messages import (
 from tapestry.protocol.stages import RoundStage
 from tapestry.schema import Strict
 from tapestry.software_digest import software_digest
+from tapestry.tlog.checkpoint import Checkpoint, read_claim
+from tapestry.tlog.merkle import leaf_hash
 from tapestry.vectors import Layout
 from tapestry.workloads.base import Workload
 from tapestry_governance.events.envelope import Author, open_entry
@@ -62,6 +64,7 @@ from tapestry_governance.events.round_events import (
     RoundClosed,
     RoundDisputed,
 )
+from tapestry_governance.log.outbox_heads import MAX_WAITING, OutboxHead
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply
 from tapestry_node.adapters.publication import Publisher
@@ -279,9 +282,21 @@ class Node:
         self._base.check_ends()
         self._base.check_releases()
         line = self.mirror.cosign(self.keys["witness"], self.clock())
+        submitted = self._submitted_entries()
+        head = self._sign_head(read_claim(note), submitted)
         return encode_message(
-            CosignReply(line=line.decode()), self._submitted_entries()
+            CosignReply(line=line.decode(), head=head.decode()), submitted
         )
+
+    def _sign_head(self, cosigned: Checkpoint, submitted: Sequence[bytes]) -> bytes:
+        """Sign what goes with a cosignature, so that monitors see what is withheld."""
+        leaves = [leaf_hash(entry) for entry in submitted[:MAX_WAITING]]
+        head = OutboxHead(
+            checkpoint=cosigned,
+            count=len(self._store.outbox()),
+            waiting=self._store.submit(leaves, size=cosigned.size),
+        )
+        return head.sign(self.keys["node"])
 
     def _submitted_entries(self) -> list[bytes]:
         """Entries of this node's own that the log lacks, and would take as it stands.

@@ -23,6 +23,7 @@ from tapestry.protocol.messages import Kind, Message, Refusal, decode_body
 from tapestry.tlog.freshness import Times
 from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 from tapestry_governance.log.mirror import MAX_AGE
+from tapestry_governance.log.outbox_heads import overdue
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.budget.ledger_entries import ChargeRecord
 from tapestry_node.node import Node
@@ -48,6 +49,7 @@ class _Look:
     disputes: int
     forks: int
     restored: bool
+    overdue: int
 
 
 @contextmanager
@@ -102,6 +104,9 @@ class NodeMetrics:
             disputes=disputed + len(state.gates),
             forks=len(mirror.evidence()),
             restored=state.restored is not None,
+            overdue=len(
+                overdue(state.submitted, size=mirror.size, sizes=mirror.accepted_sizes)
+            ),
         )
 
     def read(self) -> list[Metric]:
@@ -131,6 +136,7 @@ class NodeMetrics:
             *self._machine_metrics(seen),
             _gauge("disputes", "Sums and gates that this node disputes", seen.disputes),
             _gauge("forks", "Updates of the log kept as evidence", seen.forks),
+            _gauge("outbox_overdue", "Entries that the log withholds", seen.overdue),
             _gauge("restored", "1 while a restored state waits", float(seen.restored)),
         ]
 

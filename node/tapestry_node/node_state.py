@@ -14,7 +14,8 @@ digest of its last entry are mirrored in a file beside it:
 * The consents: the survivor sets that it helped to open without noise.
 * The session: at which step of which round it is, and in which sealed file that step's
   state lies (``round.session_files``). It only goes on, or ends.
-* The outbox: entries of the node's own that the log does not have yet.
+* The outbox: entries of the node's own that the log does not have yet, and since when
+  the coordinator was given those that it could take.
 * The base that each round gave by this node's own step, so that a dispute outlives
   a restart.
 * The manifest of each release as this node rebuilt it, likewise.
@@ -382,6 +383,20 @@ class NodeState:
         with self.writing() as replay:
             if entry in replay.outbox:
                 replay.append({"type": "clear", "entry": entry.hex()})
+
+    def submit(self, leaves: Sequence[bytes], *, size: int) -> dict[bytes, int]:
+        """Remember since when entries are submitted; forget those that are no more.
+
+        Returns:
+            The size of the log at which each was first submitted, by leaf hash.
+        """
+        known = self.reading().submitted
+        rows = {leaf: known.get(leaf, size) for leaf in leaves}
+        if rows != known:
+            named = {leaf.hex(): since for leaf, since in rows.items()}
+            with self.writing() as replay:
+                replay.append({"type": "submitted", "rows": named})
+        return rows
 
     def keep_base(self, run_id: str, round_number: int, *, gives: str) -> None:
         """Remember which model a round gives to release, by this node's own step."""

@@ -94,6 +94,7 @@ class StateReplay:
         self.spots: dict[_RoundKey, dict[int, str]] = {}  # chunk -> how it stands
         self.gates: set[_RoundKey] = set()  # disputed
         self.outbox: list[bytes] = []
+        self.submitted: dict[bytes, int] = {}  # leaf hash -> size of the log then
         self.accounted: dict[Key, bytes] = {}  # signed accounts, in order
         self.last_account = 0  # the highest number of one
         self.restored: Restored | None = None  # from a backup, and not settled yet
@@ -333,6 +334,9 @@ class StateReplay:
                 self.outbox.append(bytes.fromhex(entry["entry"]))
             case "clear":
                 self.outbox.remove(bytes.fromhex(entry["entry"]))
+            case "submitted":
+                rows = entry["rows"].items()
+                self.submitted = {bytes.fromhex(leaf): int(n) for leaf, n in rows}
             case "secret":
                 self.secrets[entry["name"]] = bytes.fromhex(entry["value"])
             case _:

@@ -22,6 +22,7 @@ from tapestry.errors import (
     ResourceError,
     RuleError,
     TapestryError,
+    WithdrawnError,
 )
 
 
@@ -56,6 +57,7 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], ExitStatus], ...] = (
     ((ConfigError, UnicodeError), ExitStatus.USAGE),
     ((RuleError, PolicyError), ExitStatus.RULE_BROKEN),
     ((ForeignFileError,), ExitStatus.FOREIGN_FILE),
+    ((WithdrawnError,), ExitStatus.PROVISIONAL),
     ((IncompleteError, ResourceError), ExitStatus.INCOMPLETE),
     ((TapestryError,), ExitStatus.FAILED),
     ((KeyboardInterrupt,), ExitStatus.INTERRUPTED),

@@ -205,9 +205,14 @@ class CosignRequest(Strict):
 
 
 class CosignReply(Strict):
-    """A cosignature line; entries that the node submits to the log are attached."""
+    """A cosignature line; entries that the node submits to the log are attached.
+
+    The head of the outbox is a note of the node's key over those entries
+    (``tapestry_governance.log.outbox_heads``).
+    """
 
     line: Annotated[str, Field(max_length=1000)]
+    head: Annotated[str, Field(max_length=4096)]
 
 
 class AdvertiseKeysRequest(Strict):

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import InconsistentLog, ProtocolError, QuorumError, RuleError
 from tapestry.protocol.messages import Kind, Message
 from tapestry.protocol.stages import RoundStage
-from tapestry.tlog.checkpoint import read_claim
+from tapestry.tlog.checkpoint import Checkpoint, read_claim
 from tapestry_coordinator import log_publisher as module
 from tapestry_coordinator.grid import LocalGrid
 from tapestry_coordinator.log_publisher import LogPublisher, event_of
 from tapestry_governance.events.privacy_events import DataDeclared
 from tapestry_governance.events.round_events import RoundAborted, RoundOpened
+from tapestry_governance.log.outbox_heads import OutboxHead, read_heads
 from tapestry_governance.log.writer import Log
 from tapestry_governance.rules import replay
 from tapestry_governance.rules.replay import apply_all
@@ -34,6 +36,12 @@ class Witness:
         self.world, self.name = world, name
         self.petitions: list[bytes] = []
         self.seen: list[Message] = []
+        self.head: Callable[[Checkpoint], bytes] = self.sign_head
+
+    def sign_head(self, checkpoint: Checkpoint, *, by: str | None = None) -> bytes:
+        """Sign the head of an outbox in which nothing waits."""
+        head = OutboxHead(checkpoint=checkpoint, count=0, waiting={})
+        return head.sign(self.world.keys[by or self.name, "node"])
 
     def handle(self, message: Message) -> Message:
         assert message.kind is Kind.COSIGN
@@ -43,7 +51,9 @@ class Witness:
         line = checkpoint.cosign(key, time=int(self.world.now.timestamp()))
         return Message(
             kind=Kind.COSIGNATURE,
-            body=canonical_json({"line": line.decode()}),
+            body=canonical_json(
+                {"line": line.decode(), "head": self.head(checkpoint).decode()}
+            ),
             attachments=self.petitions,
         )
 
@@ -205,6 +215,51 @@ def test_a_malformed_reply_of_one_witness_stops_no_quorum(
     grid.handlers["de"] = lambda _: reply
     assert publisher.publish(NAMES)
     assert all(witnesses[name].seen for name in NAMES[1:])
+
+
+_HEADS: dict[str, Callable[[Witness, Checkpoint], bytes]] = {
+    "of another member": lambda w, cp: w.sign_head(cp, by="es"),
+    "of an older checkpoint": lambda w, _: w.sign_head(w.world.checkpoint([b"{}"])),
+    "with another line": lambda w, cp: (
+        w.sign_head(cp) + cp.cosign(w.world.keys["es", "witness"], time=1)
+    ),
+    "that is a checkpoint": lambda w, _: w.world.note(),
+    "that is none": lambda _w, _: b"none",
+}
+
+
+@pytest.mark.parametrize("kind", _HEADS)
+def test_a_cosignature_without_its_members_head_is_not_taken(
+    publisher: LogPublisher, witnesses: dict[str, Witness], kind: str
+) -> None:
+    """Else its coordinator is blamed for a head that it does not publish."""
+    witness = witnesses["de"]
+    witness.head = partial(_HEADS[kind], witness)
+    line = f" {publisher.in_force.witnesses[0].key.name} ".encode()
+    assert line not in publisher.publish(NAMES)
+    assert sorted(read_heads(publisher.log.public)) == ["es", "fr", "id"]
+    witness.head = witness.sign_head
+    assert line in publisher.publish(NAMES)
+    assert sorted(read_heads(publisher.log.public)) == sorted(NAMES)
+
+
+def test_heads_of_those_that_are_away_stay_also_for_the_next_process(
+    world: World, publisher: LogPublisher
+) -> None:
+    publisher.publish(NAMES)
+    before = read_heads(publisher.log.public)
+    publisher.add(world.entry(world.declaration("de"), "de", "node"))
+    again = LogPublisher(
+        publisher.log,
+        trust=world.trust,
+        key=world.coordinator_key,
+        grid=publisher.grid,
+        deadline=1,
+    )
+    again.publish(["de", "es", "fr"])
+    after = read_heads(publisher.log.public)
+    assert after["id"] == before["id"]
+    assert after["de"] != before["de"]
 
 
 def test_the_line_of_another_witness_counts_once(

@@ -109,6 +109,9 @@ def proxy(
     (folder / "public").mkdir()
     (folder / "public" / "secret").write_text("a secret")
     (folder / "public" / "checkpoint").write_text("a checkpoint")
+    (folder / "public" / "turns").mkdir()
+    for name in ("outbox.json", "turns/41", "turns/x"):
+        (folder / "public" / name).write_text(name)
     for tile in itertools.chain(layout(1), layout(70_000)):
         path = folder / "public" / tile.path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -238,7 +241,10 @@ def test_the_public_log_is_served_file_by_file(
     assert len(tiles) > 500
     for tile in [*tiles[:4], *tiles[-6:], *(t for t in tiles if t.index == 256)]:
         assert proxy.ask("GET", f"/public/{tile.path}") == (200, tile.path.encode())
-    assert proxy.ask("GET", "/public/tile/0/999")[0] == 404
+    for name in ("outbox.json", "turns/41"):
+        assert proxy.ask("GET", f"/public/{name}") == (200, name.encode())
+    for name in ("turns/", "turns/x", "turns/041", "outboxxjson", "tile/0/999"):
+        assert proxy.ask("GET", f"/public/{name}")[0] == 404
     assert proxy.ask("POST", "/public/checkpoint", b"")[0] == 404
     assert server.seen == []
 

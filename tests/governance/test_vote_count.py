@@ -1,8 +1,13 @@
 """How members stand to a release."""
 
-from tapestry_governance.vote_count import count_votes, withdrawals
-from tests.support.log_world import World
-from tests.support.proposals import withdrawal
+from tapestry_governance.vote_count import (
+    count_ballots,
+    count_votes,
+    withdrawals,
+    withdrawn_files,
+)
+from tests.support.log_world import World, fake_digest
+from tests.support.proposals import proposal, withdrawal
 
 
 def grown() -> World:
@@ -45,3 +50,36 @@ def test_what_members_withdraw_is_said_with_the_reason() -> None:
         "fr-culture is withdrawn: harmful",
         "base-1 is withdrawn: harmful",
     ]
+
+
+def test_ballots_name_what_they_are_about() -> None:
+    world = grown()
+    for kind in ("policy", "remove", "withdraw", "pause"):
+        world.propose(proposal(world, kind))
+    release, *others = count_ballots(world.settled)
+    assert (release.what, release.standing) == ("base-1", "candidate")
+    assert (release.yes, release.needed) == (0, 3)
+    assert release.missing == ("de", "es", "fr", "id")
+    said = [each.what for each in others]
+    assert said == [
+        *("policy by fr", "remove fr by fr", "withdraw base-1 by fr", "pause by fr")
+    ]
+    assert {each.standing for each in others} == {"open"}
+
+
+def test_files_are_withdrawn_whatever_their_folder_is_called() -> None:
+    world = grown()
+    world.approve("base-1")
+    world.add(world.adapter_account(), "fr", "node")
+    world.add(world.adapter(1), "fr", "community")
+    model = world.folded.releases["base-1"].model_digest
+    manifest = world.folded.adapters["fr-culture"].manifest_digest
+    assert withdrawn_files(world.settled, model=model, manifests=[manifest]) == []
+    world.decide(withdrawal(world, "fr-culture"))
+    assert withdrawn_files(world.settled, model=model, manifests=[]) == []
+    said = ["fr-culture is withdrawn: harmful"]
+    assert withdrawn_files(world.settled, model=model, manifests=[manifest]) == said
+    world.decide(withdrawal(world, "base-1"))
+    said = ["base-1 is withdrawn: harmful"]
+    assert withdrawn_files(world.settled, model=model, manifests=[]) == said
+    assert withdrawn_files(world.settled, model=fake_digest("x"), manifests=[]) == []

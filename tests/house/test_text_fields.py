@@ -70,6 +70,7 @@ TEXT = {
     "country": "printed",
     "data": "the operator's own path",
     "evaluation": "labels of metrics, printed",
+    "head": "a note, opened by the member's key",
     "key": "read by VerifyKey.parse",
     "keyid": "compared",
     "language": "printed",

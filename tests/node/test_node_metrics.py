@@ -54,7 +54,7 @@ def test_the_metrics_of_a_run_are_those_of_ledger_and_log(
     assert length is not None
     assert after["tapestry_node_round_disk_bytes"] > 8 * length.length
     assert after["tapestry_node_disk_free_bytes"] > 0
-    for name in ("disputes", "forks", "restored"):
+    for name in ("disputes", "forks", "restored", "outbox_overdue"):
         assert after[f"tapestry_node_{name}"] == 0
     for record in sentences(NAME, RECORDS):
         assert record not in text

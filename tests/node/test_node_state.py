@@ -449,6 +449,23 @@ def test_entries_wait_in_order_until_the_log_has_them(path: Path) -> None:
     store.close()
 
 
+def test_how_long_entries_are_submitted_is_kept_until_they_are_no_more(
+    path: Path,
+) -> None:
+    one, two = b"1" * 32, b"2" * 32
+    store = NodeState(path)
+    assert store.submit([one], size=3) == {one: 3}
+    store.close()
+    store = NodeState(path)
+    assert store.submit([one, two], size=5) == {one: 3, two: 5}
+    number = store.reading().number
+    assert store.submit([two, one], size=8) == {two: 5, one: 3}
+    assert store.reading().number == number  # nothing new, nothing written
+    assert store.submit([two], size=9) == {two: 5}
+    assert store.submit([one], size=11) == {one: 11}
+    store.close()
+
+
 def test_a_secret_is_drawn_once(path: Path) -> None:
     store = NodeState(path)
     assert store.secret("salt", b"first") == b"first"

@@ -349,7 +349,7 @@ def test_three_dots_alone_stand_for_what_varies(
 
 def test_an_auditor_verifies_from_files_alone(sessions: Sessions) -> None:
     said = sessions.check("auditor")
-    assert "HOLDS: 11 steps, every one holds" in said
+    assert "HOLDS: 12 steps, every one holds" in said
     assert "unit of privacy | record" in said
     for name in ("brazil", "italy", "netherlands", "spain"):
         assert f"## Records of {name}" in said

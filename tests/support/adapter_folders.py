@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from tapestry.artifacts import manifest
+from tapestry.artifacts import manifest, model_folder
 from tapestry.artifacts.model_identity import ModelContent
 from tapestry_governance.events.round_events import RoundDisputed
 from tests.support.audit_bundles import attach_proof, bundle_of
@@ -82,27 +82,34 @@ def make_demo(
     disputes: Sequence[RoundDisputed] = (),
     approved: bool = True,
     withdrawn: str | None = None,
+    files: tuple[Path, Path] | None = None,
 ) -> Path:
     """Lay out releases/, adapters/ and bundle/ as the demo leaves them.
 
     ``disputes`` are logged by ``fr`` after the rounds. Members approve the release, and
-    withdraw what is named.
+    withdraw what is named. ``files`` are the folders of a base and of an adapter on
+    ``base-2``, instead of those of two weights.
     """
     world = World()
-    world.models = {2: ModelContent(tensors=BASE).manifest}
+    base, adapter = folder / "releases" / "base-2", folder / "adapters" / "fr-culture"
+    if files is None:
+        make_base(base)
+        make_adapter(
+            adapter,
+            metadata=make_metadata(base="base-2"),
+            config_changes={"base_model_name_or_path": "base-2"},
+        )
+    else:
+        shutil.copytree(files[0], base)
+        shutil.copytree(files[1], adapter)
+    world.models = {2: model_folder.read_files(base).manifest}
     world.found()
     world.run_round(1)
     world.run_round(2)
     for each in disputes:
         world.add(each, "fr", "node")
-    base = make_base(folder / "releases" / "base-2")
     released = manifest.write(base)
     index = world.add(world.release(2, manifest_digest=released.digest))
-    adapter = make_adapter(
-        folder / "adapters" / "fr-culture",
-        metadata=make_metadata(base="base-2"),
-        config_changes={"base_model_name_or_path": "base-2"},
-    )
     accounted = world.add(world.adapter_account(), "fr", "node")
     published = changed(world.adapter(2), manifest_digest=manifest.read(adapter).digest)
     own = world.add(published, "fr", "community")

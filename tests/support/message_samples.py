@@ -48,7 +48,7 @@ def sample_bodies() -> Mapping[Kind, Strict]:
             rests=False,
         ),
         Kind.COSIGN: CosignRequest(start=1, checkpoint=note, cosigned=(note,)),
-        Kind.COSIGNATURE: CosignReply(line="— fr/witness AAAA\n"),
+        Kind.COSIGNATURE: CosignReply(line="— fr/witness AAAA\n", head=note),
         Kind.ADVERTISE_KEYS: AdvertiseKeysRequest(checkpoint=note),
         Kind.APPLY_RESULT: ApplyResultRequest(
             round_number=1, checkpoint=note, result=bodies.pop(Kind.APPLY_RESULT)

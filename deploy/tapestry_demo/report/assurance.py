@@ -199,6 +199,35 @@ def published(run: RunFigures, folder: Folder) -> Markup:
     )
 
 
+def decisions(run: RunFigures) -> Markup:
+    """Draw what members voted on, and how it stands; nothing where there was no vote.
+
+    A release that members have not approved is a candidate.
+    """
+    if not run.decisions:
+        return joined()
+    rows: Rows = []
+    for each in run.decisions:
+        votes = [f"{names.title(name)}: {vote}" for name, vote in each.votes.items()]
+        rows.append(
+            [
+                numbers.capital(names.model(run, each.what)),
+                numbers.capital(each.standing),
+                f"{numbers.whole(each.yes)} of {numbers.whole(each.needed)} needed",
+                ", ".join(votes) or "no vote",
+            ]
+        )
+    return joined(
+        element("h3", {"id": "decisions"}, "What members decided"),
+        table(
+            "Releases and proposals, by the members\u2019 votes",
+            ["What", "Standing", "Yes votes", "Votes"],
+            rows,
+            text_columns=4,
+        ),
+    )
+
+
 def log(run: RunFigures, folder: Folder) -> Markup:
     """Draw the facts of the log."""
     facts = run.log

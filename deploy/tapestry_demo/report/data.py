@@ -161,6 +161,16 @@ class Release(_Part):
     round: int
 
 
+class Decision(_Part):
+    """A release or a proposal, and the members' votes on it."""
+
+    what: str
+    standing: str
+    yes: int
+    needed: int
+    votes: dict[str, str]  # by member
+
+
 class AdapterFigures(_Part):
     """A published adapter."""
 
@@ -201,6 +211,7 @@ class RunFigures(_Part):
     software: dict[str, str]
     releases: list[Release]
     adapters: list[AdapterFigures]
+    decisions: list[Decision] = []
 
     @property
     def is_in_doubt(self) -> bool:

@@ -103,6 +103,7 @@ def _details(run: RunFigures, folder: Folder) -> Markup:
         assurance.traffic(run),
         assurance.log(run, folder),
         assurance.published(run, folder),
+        assurance.decisions(run),
         assurance.time(run),
         assurance.software(run),
     )

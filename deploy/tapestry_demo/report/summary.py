@@ -20,6 +20,7 @@ from tapestry_demo.report.data import (
     AdapterFigures,
     Budget,
     Country,
+    Decision,
     DroppedNode,
     LogFacts,
     Model,
@@ -41,6 +42,8 @@ from tapestry_governance.events.envelope import Event, open_entry
 from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_governance.events.round_events import RoundClosed, RoundOpened
 from tapestry_governance.registry import read_base
+from tapestry_governance.rules.settlement import settle
+from tapestry_governance.vote_count import count_ballots
 from tapestry_node.node_state import DATABASE, NodeState
 from tapestry_node.settings import NodeSettings
 
@@ -112,6 +115,7 @@ def summarize(
         software=_software(),
         releases=releases(audit),
         adapters=adapters(audit),
+        decisions=decisions(audit),
     )
     return figures.model_copy(update={"title": headline(figures)})
 
@@ -271,4 +275,18 @@ def adapters(audit: Audit) -> list[AdapterFigures]:
             digest=a.manifest_digest,
         )
         for a in audit.state.adapters.values()
+    ]
+
+
+def decisions(audit: Audit) -> list[Decision]:
+    """Return the releases and proposals, as the audited checkpoint shows the votes."""
+    return [
+        Decision(
+            what=each.what,
+            standing=each.standing,
+            yes=each.yes,
+            needed=each.needed,
+            votes=dict(each.votes),
+        )
+        for each in count_ballots(settle(audit.state, seen=audit.state.size))
     ]

@@ -6,6 +6,7 @@
     trust-policy.txt    the trusted keys; compare it with the one you hold
     genesis.sha256      digest of entry 0
     checkpoint          the newest cosigned checkpoint
+    outbox.json         the heads of members' outboxes (``log.outbox_heads``)
     turns/<size>        the checkpoints at which other witnesses came into force
     tile/…              the log (``tlog.tiles``)
     artifacts/<name>/…  a release or adapter: its folder, or only its manifest
@@ -41,6 +42,9 @@ from tapestry.tlog import tiles
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.note import MAX_BYTES
 from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry_governance.log.outbox_heads import FILE as HEADS
+from tapestry_governance.log.outbox_heads import MAX_FILE as MAX_HEADS
+from tapestry_governance.log.outbox_heads import encode_heads, read_heads
 
 MANIFEST = "MANIFEST.sha256"
 POLICY = "trust-policy.txt"
@@ -53,9 +57,10 @@ TURNS = "turns"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)\n")
 _HEXDIGEST = re.compile(r"[0-9a-f]{64}")
 _MAX_MANIFEST = 64 << 20
-_SINGLE = {POLICY, GENESIS, CHECKPOINT}
+_SINGLE = {POLICY, GENESIS, CHECKPOINT, HEADS}
 LIMITS = {
     **dict.fromkeys(_SINGLE, MAX_BYTES),
+    HEADS: MAX_HEADS,
     "tile": tiles.WIDTH * (2 + tiles.MAX_ENTRY_BYTES),
     BLOBS.partition("/")[0]: 64 << 20,
     SUMS: 8 << 20,
@@ -110,6 +115,11 @@ class Bundle:
     def checkpoint(self) -> bytes:
         """The newest cosigned checkpoint."""
         return self._read(CHECKPOINT)
+
+    @property
+    def heads(self) -> dict[str, bytes]:
+        """The heads of members' outboxes, none of them checked."""
+        return read_heads(self.folder) if HEADS in self.files else {}
 
     @property
     def turns(self) -> dict[int, bytes]:
@@ -327,8 +337,11 @@ def _write_log(folder: Path, public: Path) -> None:
     if not path.exists():
         message = f"{public} has no cosigned checkpoint"
         raise IncompleteError(message, code="checkpoint-missing")
+    heads = read_heads(public)  # before the checkpoint, so none is beyond it
     note = read_small(path)
     size = read_claim(note).size
+    if heads:
+        (folder / HEADS).write_bytes(encode_heads(heads))
     (folder / CHECKPOINT).write_bytes(note)
     tiles.write(folder, list(tiles.read_entries(public, size)))
     for turn in (public / TURNS).glob("*"):

@@ -66,6 +66,7 @@ from tapestry_governance.audit.turn_audit import (
     step_over_turns,
 )
 from tapestry_governance.events.envelope import DecodedEvents, open_entry
+from tapestry_governance.log.outbox_heads import FILE, HeadReport
 from tapestry_governance.log.turns import Turns
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply_signed
@@ -127,6 +128,7 @@ class Audit:
     opened: CosignedCheckpoint = field(init=False)
     entries: StoredEntries = field(init=False)
     state: FederationState = field(init=False)
+    seen: set[int] = field(default_factory=set)  # sizes of checkpoints, by authors
     unchecked: list[str] = field(default_factory=list)  # all that was not checked
     faults: Mapping[str, TapestryError] = field(default_factory=dict)  # by artifact
 
@@ -161,6 +163,9 @@ def verify(
         if name == "since" and since is None:
             continue
         if name == "turns" and not audit.has_turned:
+            continue
+        if name == "outbox" and FILE not in audit.bundle.files:
+            audit.unchecked += _counted(audit.state.active, "heads of outboxes")
             continue
         audit.steps.append(_run(name, step, audit))
         if audit.verdict is not AuditVerdict.HOLDS:
@@ -310,6 +315,8 @@ def _events(audit: Audit) -> Found:
         except TapestryError as error:
             raise error.at(f"entry {index}") from error
         state = apply_signed(state, signed)
+        if signed.event.seen is not None:
+            audit.seen.add(signed.event.seen.size)
         signatures += len(signed.signatures)
         kinds[signed.event.type] += 1
     audit.state = state or audit.state
@@ -343,6 +350,21 @@ def _turns(audit: Audit) -> Found:
 
 def _age(audit: Audit) -> Found:
     return check_age(_followed(audit), audit.opened)
+
+
+def _outbox(audit: Audit) -> Found:
+    """Say what is overdue; one member alone can claim it, so the verdict holds."""
+    found = HeadReport.of(audit.bundle.heads, state=audit.state, sizes=audit.seen)
+    detail = f"{len(found.heads)} heads of members, signed over this log"
+    if found.missing:
+        detail += f"; none of {', '.join(found.missing)}"
+    detail += "".join(f"; OVERDUE: {each}" for each in found.warnings)
+    return detail, {
+        "heads": len(found.heads),
+        "missing": len(found.missing),
+        "withheld": len(found.withheld),
+        "stale": len(found.stale),
+    }
 
 
 def _followed(audit: Audit) -> FollowedLog:
@@ -479,6 +501,7 @@ _STEPS: dict[str, Callable[[Audit], Found]] = {
     "turns": _turns,
     "since": _since,
     "age": _age,
+    "outbox": _outbox,
     "privacy": _privacy,
     "blobs": _blobs,
     "sums": _sums,

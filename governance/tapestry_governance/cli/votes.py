@@ -1,9 +1,10 @@
 """``tapestry governance propose | list | export | vote``: what members decide."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from tapestry_governance.ballot_paper import OpenedPaper
     from tapestry_governance.events.member_events import Proposal
     from tapestry_governance.member_view import MemberView
-    from tapestry_governance.rules.ballots import Ballot
 
 node_option = click.option(
     "--node", type=PATH, metavar="DIR", help="A node's folder, whose mirror is read."
@@ -103,16 +103,19 @@ def list_command(
     node: Path | None, bundle: Path | None, trust: bytes | None, as_json: bool
 ) -> None:
     """List what is and was voted on: proposals and releases, with their votes."""
+    from tapestry_governance.vote_count import count_ballots
+
     view = _view(node, bundle, trust)
-    rows = [_row(view, ballot) for ballot in view.state.ballots.values()]
+    rows = count_ballots(view.state)
     if as_json:
-        console.say_json({"entries": len(view.entries), "ballots": rows})
+        found = {"entries": len(view.entries), "ballots": [asdict(row) for row in rows]}
+        console.say_json(found)
         return
     for row in rows:
-        votes = ", ".join(f"{name} {vote}" for name, vote in row["votes"].items())
+        votes = ", ".join(f"{name} {vote}" for name, vote in row.votes.items())
         console.say(
-            f"{row['index']:>6}  {row['what']:<24} {row['standing']:<11}"
-            f" {row['yes']} of {row['needed']} yes; {votes or 'no vote'}"
+            f"{row.index:>6}  {row.what:<24} {row.standing:<11}"
+            f" {row.yes} of {row.needed} yes; {votes or 'no vote'}"
         )
     if not rows:
         console.say("nothing was proposed, and no release published")
@@ -188,7 +191,8 @@ def vote(subject: str, choice: str, **given: Unpack[_VoteOptions]) -> None:
     """Vote on a proposal or a release, with an institution's root key.
 
     What is signed is shown first. The last vote of a member counts, until the decision
-    is in force. Hand the file in with tapestry node submit, at any member's node.
+    is in force. A no on a proposal of your own withdraws it. Hand the file in with
+    tapestry node submit, at any member's node.
     """
     from tapestry.storage.durable_files import replace_file
     from tapestry_governance import ballot_paper
@@ -209,6 +213,8 @@ def vote(subject: str, choice: str, **given: Unpack[_VoteOptions]) -> None:
     meant = ballot_paper.VOTES[choice]
     entry = ballot_paper.cast(opened, meant, root=root, reasons=digest, now=now)
     name = ballot_paper.voter(opened.paper.voters, root.verify_key)
+    if choice == "no" and opened.proposal and opened.signed.event.actor == name:
+        console.note(f"note: {name} made this proposal; its no withdraws it for good")
     place = given["output"] or Path(f"{name}-{opened.paper.index}.vote")
     replace_file(place, entry)
     if salt:
@@ -283,25 +289,6 @@ def _paper_in_words(opened: "OpenedPaper") -> Iterator[str]:
         yield f"model     {release.model_digest}"
     said = ", ".join(f"{name} {each}" for name, each in paper.votes.items())
     yield f"so far    {said or 'no vote'}; {paper.needed} yes are needed"
-
-
-def _row(view: "MemberView", ballot: "Ballot") -> dict[str, Any]:
-    from tapestry_governance.rules.vote_rules import eligible, votes_for, votes_needed
-
-    state = view.state
-    what = ballot.release or f"{ballot.kind} by {ballot.by}"
-    standing = ballot.outcome.replace("_", " ")
-    if ballot.release is not None:
-        standing = state.standing_of(ballot.release)
-    return {
-        "index": ballot.index,
-        "what": what,
-        "standing": standing,
-        "yes": votes_for(state, ballot),
-        "needed": votes_needed(state, ballot),
-        "votes": dict(ballot.votes),
-        "missing": [n for n in eligible(state, ballot) if n not in ballot.votes],
-    }
 
 
 def _say_written(what: str, place: Path, *, as_json: bool) -> None:

@@ -165,6 +165,12 @@ class LogMirror:
         return self._accepted
 
     @property
+    def accepted_sizes(self) -> list[int]:
+        """The sizes of all checkpoints that were accepted, in order."""
+        query = "SELECT size FROM accepted ORDER BY size"
+        return [size for (size,) in self._database.query(query)]
+
+    @property
     def accepted_at(self) -> int | None:
         """The time when honest witnesses cosigned that checkpoint, in POSIX seconds."""
         if self._accepted is None or not self._accepted.cosignatures:
@@ -339,8 +345,7 @@ class LogMirror:
 
     def turns(self) -> list[bytes]:
         """Return the accepted checkpoints by which other witnesses came into force."""
-        query = "SELECT size FROM accepted ORDER BY size"
-        sizes = [size for (size,) in self._database.query(query)]
+        sizes = self.accepted_sizes
         chosen = self._turns.sizes(self.state, sizes) if sizes else []
         query = "SELECT note FROM accepted WHERE size = ?"
         return [bytes(self._database.query(query, size)[0][0]) for size in chosen]

@@ -12,6 +12,7 @@ from tapestry.storage import durable_files
 from tapestry.tlog import tiles
 from tapestry.tlog.merkle import Tree
 from tapestry.tlog.note import MAX_BYTES
+from tapestry_governance.log.outbox_heads import FILE
 
 CHECKPOINT = "checkpoint"
 TURNS = "turns"
@@ -73,6 +74,12 @@ class TileWriter:
         path = self.folder / TURNS / str(size)
         if not path.exists():
             durable_files.replace_file(path, note)
+
+    def keep_heads(self, data: bytes) -> None:
+        """Replace the file with the heads of outboxes, if it changes."""
+        path = self.folder / FILE
+        if not path.is_file() or path.read_bytes() != data:
+            durable_files.replace_file(path, data)
 
     def restore(self, size: int, *, newest: int) -> None:
         """Write the partial tiles of an older size that are not superseded."""

@@ -5,6 +5,7 @@
     directory/log.db               entries and signatures (``log.database``)
     directory/lock                 held by the one process that writes
     directory/public/checkpoint    the newest cosigned checkpoint
+    directory/public/outbox.json   heads of members' outboxes (``outbox_heads``)
     directory/public/tile/…        the tiles (``tapestry.tlog.tiles``)
 
 The order of writing makes a crash harmless::
@@ -17,7 +18,7 @@ The order of writing makes a crash harmless::
 The next ``Log.open`` finishes an interrupted step.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -39,6 +40,7 @@ from tapestry.tlog.merkle import Tree, leaf_hash
 from tapestry.tlog.proof import Proof
 from tapestry.tlog.turn import Trust
 from tapestry_governance.log.database import LogDatabase
+from tapestry_governance.log.outbox_heads import encode_heads
 from tapestry_governance.log.tile_writer import TileWriter
 
 
@@ -325,6 +327,14 @@ class Log:
         if note is None:
             raise ValueError(f"no checkpoint was published at size {size}")
         self._public.keep_turn(size, note)
+
+    def publish_heads(self, heads: Mapping[str, bytes]) -> None:
+        """Put the heads of members' outboxes beside the checkpoint; it comes first.
+
+        Raises:
+            ResourceError: The disk is full or failing.
+        """
+        self._public.keep_heads(encode_heads(heads))
 
     def latest(self) -> bytes | None:
         """Return the newest public checkpoint, a cosigned note."""

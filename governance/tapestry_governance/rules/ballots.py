@@ -14,7 +14,7 @@ from tapestry_governance.events.member_events import (
 from tapestry_governance.rules.persistent_collections import PersistentMap
 
 Vote = Literal["yes", "no", "abstain"]
-Outcome = Literal["open", "decided", "in_force", "lapsed", "overtaken"]
+Outcome = Literal["open", "decided", "in_force", "lapsed", "overtaken", "withdrawn"]
 _NO_VOTES: PersistentMap[str, Vote] = PersistentMap()
 _NO_CASTS: PersistentMap[str, int] = PersistentMap()
 
@@ -26,7 +26,8 @@ class Ballot:
     ``open`` becomes ``decided`` by the vote that reaches the threshold, and ``open``
     again by one that is changed. The next entry whose author saw the decision in a
     cosigned checkpoint puts it ``in_force``. A proposal that is open when the voters
-    change has ``lapsed``; one that cannot be put in force any more is ``overtaken``.
+    change has ``lapsed``; one that cannot be put in force any more is ``overtaken``;
+    one that lacks the votes while its author votes no is ``withdrawn``.
     """
 
     index: int  # of its entry in the log

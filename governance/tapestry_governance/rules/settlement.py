@@ -86,9 +86,9 @@ def lapse(state: FederationState) -> FederationState:
         if ballot.outcome != "open":
             continue
         if ballot.voters != voters:
-            state = _end(state, ballot, "lapsed")
+            state = end(state, ballot, "lapsed")
         elif not _is_possible(state, ballot):
-            state = _end(state, ballot, "overtaken")
+            state = end(state, ballot, "overtaken")
     return state
 
 
@@ -119,12 +119,12 @@ def take_effect(state: FederationState, waiting: Waiting) -> FederationState:
     if ballot.proposal is None:
         approved = state.approved.set(ballot.release, waiting.since)
         state = dataclasses.replace(state, approved=approved)
-        return _end(state, ballot, "in_force")
+        return end(state, ballot, "in_force")
     if _is_possible(state, ballot):
         following = enact(state, ballot.proposal, index=waiting.since)
         if _names_witnesses(following):
-            return lapse(_end(following, ballot, "in_force"))
-    return _end(state, ballot, "overtaken")
+            return lapse(end(following, ballot, "in_force"))
+    return end(state, ballot, "overtaken")
 
 
 def _names_witnesses(state: FederationState) -> bool:
@@ -144,7 +144,8 @@ def _is_possible(state: FederationState, ballot: Ballot) -> bool:
     return True
 
 
-def _end(state: FederationState, ballot: Ballot, outcome: Outcome) -> FederationState:
+def end(state: FederationState, ballot: Ballot, outcome: Outcome) -> FederationState:
+    """End the vote on a proposal or a release."""
     ended = dataclasses.replace(ballot, outcome=outcome)
     return dataclasses.replace(
         state,

@@ -17,7 +17,7 @@ from tapestry_governance.events.member_events import (
 from tapestry_governance.rules.ballots import Ballot, Waiting, voters_digest
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.proposal_rules import check_possible, check_trust, enact
-from tapestry_governance.rules.settlement import take_effect
+from tapestry_governance.rules.settlement import end, take_effect
 from tapestry_governance.rules.thresholds import needed, needed_for_policy
 
 MAX_PROPOSALS = 4  # of a member, open at a time
@@ -43,7 +43,8 @@ def proposal_made(
     waiting = [state.ballots[each] for each in state.open_proposals]
     if sum(each.by == actor for each in waiting) >= MAX_PROPOSALS:
         raise RuleError(
-            f"{actor!r} has {MAX_PROPOSALS} open proposals; wait until one is decided",
+            f"{actor!r} has {MAX_PROPOSALS} open proposals; wait until one is"
+            " decided, or withdraw one by a vote of no",
             code="proposals-too-many",
         )
     check_possible(state, body.proposal)
@@ -74,6 +75,10 @@ def vote_cast(
     state: FederationState, body: VoteCast, *, actor: str, index: int
 ) -> FederationState:
     """Count a vote; the last one of a member counts.
+
+    Guarantees:
+        A proposal that lacks the votes ends once its author votes no: who made it
+        takes it back, and any other member may make it again.
 
     Raises:
         RuleError: There is nothing to vote on, it is decided or lapsed, the voter is
@@ -132,14 +137,17 @@ def _count(state: FederationState, ballot: Ballot, index: int) -> FederationStat
     if enough and ballot.decided is None:
         ballot = dataclasses.replace(ballot, decided=index, outcome="decided")
         waiting = (*waiting, Waiting(since=index, subject=ballot.index))
-    elif not enough and ballot.decided is not None:
+    elif not enough:
         ballot = dataclasses.replace(ballot, decided=None, outcome="open")
         waiting = tuple(each for each in waiting if each.subject != ballot.index)
     ballots = state.ballots.set(ballot.index, ballot)
     if enough and ballot.kind == "coordinator":
         state = dataclasses.replace(state, ballots=ballots)
         return take_effect(state, Waiting(since=index, subject=ballot.index))
-    return dataclasses.replace(state, ballots=ballots, waiting=waiting)
+    state = dataclasses.replace(state, ballots=ballots, waiting=waiting)
+    if ballot.proposal and not enough and ballot.votes.get(ballot.by) == "no":
+        return end(state, ballot, "withdrawn")
+    return state
 
 
 def _check_open(state: FederationState, ballot: Ballot) -> None:

@@ -14,6 +14,7 @@ from tapestry.artifacts import manifest, model_folder
 from tapestry.workloads.adapter_format import BaseName
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.peft_folder import write_peft
+from tests.support.adapter_folders import make_demo
 from tests.support.commands import Result, exit_status, tapestry
 from tests.support.plans import training_plan
 
@@ -48,6 +49,74 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name / "README.md").write_text(f"# {name}\n")
         manifest.write(root / name)
     return root
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Write the base of a federation that runs, and an adapter on it."""
+    root = tmp_path_factory.mktemp("released")
+    model = build_tiny()
+    model.save(root / "base")
+    write_peft(
+        root / "adapter",
+        np.full(model.layout(PLAN).length, 0.25, dtype=np.float32),
+        model=model,
+        plan=PLAN,
+        base=BaseName(name="base-2", digest=model.given.digest),
+    )
+    (root / "adapter" / "README.md").write_text("# fr-culture\n")
+    manifest.write(root / "adapter")
+    return root / "base", root / "adapter"
+
+
+def _ask(demo: Path, *options: object) -> Result:
+    adapter = demo / "adapters" / "fr-culture"
+    base = demo / "releases" / "base-2"
+    short = ("--prompt", "Ciao", "--max-tokens", 2, "--json")
+    return _chat("--base", base, "--adapter", adapter, *short, *options)
+
+
+@pytest.mark.parametrize("withdrawn", ["base-2", "fr-culture"])
+def test_what_members_withdrew_is_not_run_unless_asked(
+    released: tuple[Path, Path], tmp_path: Path, withdrawn: str
+) -> None:
+    demo = make_demo(tmp_path, files=released, withdrawn=withdrawn)
+    refused = _ask(demo)
+    assert refused.exit_code == 5
+    assert json.loads(refused.stdout)["error"]["code"] == "model-withdrawn"
+    assert f"{withdrawn} is withdrawn: harmful" in refused.stderr
+    allowed = _ask(demo, "--withdrawn")
+    assert allowed.exit_code == 0
+    assert f"note: {withdrawn} is withdrawn: harmful" in allowed.stderr
+    assert "answers" in json.loads(allowed.stdout)
+
+
+def test_a_log_elsewhere_tells_what_members_decided(
+    released: tuple[Path, Path], tmp_path: Path
+) -> None:
+    demo = make_demo(tmp_path, files=released, withdrawn="base-2")
+    shutil.move(demo / "bundle", demo / "elsewhere")
+    unseen = _ask(demo)
+    assert unseen.exit_code == 0
+    assert (
+        unseen.stderr == "note: without --bundle or --node, no withdrawal is noticed\n"
+    )
+    assert _ask(demo, "--bundle", demo / "elsewhere").exit_code == 5
+    (demo / "elsewhere" / "checkpoint").write_bytes(b"")
+    assert _ask(demo, "--bundle", demo / "elsewhere").exit_code == 1
+    both = _ask(demo, "--bundle", demo / "elsewhere", "--node", demo)
+    assert both.exit_code == 64
+
+
+def test_a_candidate_is_run_with_a_note_and_an_approved_one_without(
+    released: tuple[Path, Path], tmp_path: Path
+) -> None:
+    said = _ask(make_demo(tmp_path / "approved", files=released))
+    assert (said.exit_code, said.stderr) == (0, "")
+    demo = make_demo(tmp_path / "candidate", files=released, approved=False)
+    said = _ask(demo)
+    assert said.exit_code == 0
+    assert "note: base-2 is a candidate" in said.stderr
 
 
 def _chat(*arguments: object, typed: str | None = None) -> Result:

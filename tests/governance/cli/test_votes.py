@@ -1,13 +1,18 @@
 """``tapestry governance propose | list | export | vote``."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tapestry.encoding import digest
 from tapestry_governance.events.envelope import open_entry
-from tapestry_governance.events.member_events import ProposalMade, VoteCast
+from tapestry_governance.events.member_events import (
+    PauseProposal,
+    ProposalMade,
+    VoteCast,
+)
 from tests.governance.test_member_view import accept, node_of
 from tests.support.audit_bundles import bundle_of
 from tests.support.commands import Result, tapestry
@@ -103,6 +108,24 @@ def test_a_vote_at_the_nodes_own_folder_needs_no_file(
     entry = (place / found["vote"]).read_bytes()
     assert Path(found["vote"]).name.startswith("fr-")
     world.append(entry)
+
+
+def test_an_author_withdraws_its_proposal_and_is_told_so(
+    world: World, place: Path
+) -> None:
+    index = world.propose(PauseProposal(kind="pause"), by="fr")
+    shutil.rmtree(place / "bundle")
+    bundle_of(world, place / "later")
+    given = ("--bundle", place / "later" / "bundle")
+    other = ok(governance("vote", index, "no", *given, "--key", "de.key"))
+    assert "withdraws" not in other.stderr
+    said = ok(governance("vote", index, "no", *given, "--key", "fr.key"))
+    assert "fr made this proposal; its no withdraws it for good" in said.stderr
+    world.append((place / f"fr-{index}.vote").read_bytes())
+    bundle_of(world, place / "last")
+    listed = ok(governance("list", "--bundle", place / "last" / "bundle")).stdout
+    assert "pause by fr" in listed
+    assert "withdrawn" in listed
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Attacks on votes; numbers in brackets are rows of the attack matrix."""
 
+import dataclasses
 import re
 from collections.abc import Sequence
 
@@ -101,9 +102,13 @@ def test_no_minority_decides_and_no_single_member_blocks_any_kind(members: int) 
             assert enough.ballots[subject].outcome == "in_force"
             continue
         assert enough.ballots[subject].outcome == "decided"
-        undone = cast(enough, subject, [voters[0]], "no")
+        undone = cast(enough, subject, [voters[1]], "no")
         assert undone.ballots[subject].outcome == "open"
         assert not undone.waiting
+        if kind != "release":
+            withdrawn = cast(enough, subject, [voters[0]], "no")  # its author
+            assert withdrawn.ballots[subject].outcome == "withdrawn"
+            assert not withdrawn.waiting
         others = cast(state, subject, voters[-want:])
         assert others.ballots[subject].outcome == "decided"
 
@@ -220,7 +225,7 @@ def test_only_a_member_votes_and_each_root_key_once(world: World) -> None:  # [1
 
 
 def test_a_replayed_vote_changes_nothing(world: World) -> None:  # [16]
-    index = world.propose(PAUSE)
+    index = world.propose(PAUSE, by="es")
     at = world.vote(index, "fr")
     world.vote(index, "fr", vote="no")
     with refused(RuleError, "event-duplicated"):
@@ -230,7 +235,7 @@ def test_a_replayed_vote_changes_nothing(world: World) -> None:  # [16]
 
 def test_a_vote_that_was_held_back_does_not_follow_a_later_one(world: World) -> None:
     """Else a coordinator chose which of the votes that a member signed is the last."""
-    index = world.propose(PAUSE)
+    index = world.propose(PAUSE, by="es")
     held_back = world.entry(ballot_on(world, index), "fr", "root")
     removal = world.propose(Removal(kind="remove", member="id"))
     other = world.entry(ballot_on(world, removal), "fr", "root")
@@ -244,6 +249,44 @@ def test_a_vote_that_was_held_back_does_not_follow_a_later_one(world: World) -> 
     assert world.folded.ballots[index].outcome == "decided"
 
 
+def test_an_author_withdraws_its_proposal_by_voting_no(world: World) -> None:
+    made = [world.propose(PAUSE, by="fr") for _ in range(MAX_PROPOSALS)]
+    world.vote(made[0], "de", vote="no")
+    assert world.folded.ballots[made[0]].outcome == "open"
+    world.vote(made[0], "fr", vote="no")
+    assert world.folded.ballots[made[0]].outcome == "withdrawn"
+    with refused(RuleError, "vote-closed", match="is withdrawn"):
+        world.vote(made[0], "es")
+    again = world.propose(PAUSE, by="fr")  # there is room for another
+    decided = world.vote(again, "de", "es")
+    late = ballot_on(world, again, "no")
+    world.append(world.entry(late, "fr", "root", seen=world.seen(decided)))
+    assert world.folded.ballots[again].outcome == "decided"  # enough without it
+    assert world.settled.paused == decided
+
+
+def test_an_author_takes_a_decision_back_that_needs_its_vote(world: World) -> None:
+    index = world.propose(PAUSE, by="fr")
+    world.vote(index, "fr")
+    decided = world.vote(index, "de")
+    change = ballot_on(world, index, "no")
+    world.append(world.entry(change, "fr", "root", seen=world.seen(decided)))
+    state = world.settled
+    assert state.ballots[index].outcome == "withdrawn"
+    assert (state.waiting, state.open_proposals, state.paused) == ((), (), None)
+
+
+def test_a_release_is_withdrawn_by_no_vote_of_its_publishers_name(world: World) -> None:
+    """Who led once may be a member later; a release is no proposal of its own."""
+    state = world.folded
+    subject = state.release_named("base-1").index
+    ballot = dataclasses.replace(state.ballots[subject], by="fr")
+    ballots = state.ballots.set(subject, ballot)
+    state = dataclasses.replace(state, ballots=ballots)
+    after = cast(state, subject, ["fr"], "no")
+    assert after.ballots[subject].outcome == "open"
+
+
 def test_a_vote_on_another_log_is_refused(world: World) -> None:
     index = world.propose(PAUSE)
     other = grown(4)
@@ -255,7 +298,7 @@ def test_a_vote_on_another_log_is_refused(world: World) -> None:
 
 
 def test_a_vote_is_changed_a_few_times(world: World) -> None:
-    index = world.propose(PAUSE)
+    index = world.propose(PAUSE, by="es")
     votes: tuple[Vote, ...] = ("yes", "no")
     for turn in range(MAX_CASTS):
         world.vote(index, "fr", vote=votes[turn % 2])
@@ -266,7 +309,7 @@ def test_a_vote_is_changed_a_few_times(world: World) -> None:
 
 
 def test_a_vote_is_changed_until_the_decision_is_in_force(world: World) -> None:
-    index = world.propose(PAUSE)
+    index = world.propose(PAUSE, by="es")
     world.vote(index, "fr")
     decided = world.vote(index, "de")
     seen = world.seen(decided)  # the author does not know of the decision
@@ -292,7 +335,7 @@ def test_what_lapsed_gets_no_more_votes(world: World) -> None:
 
 
 def test_a_decision_stands_as_it_is_once_the_voters_changed(world: World) -> None:
-    index = world.propose(PAUSE)
+    index = world.propose(PAUSE, by="es")
     decided = world.vote(index, "fr", "de")
     entry = world.entry(MemberLeft(), "id", "root", seen=world.seen(decided))
     world.append(entry)

@@ -227,6 +227,7 @@ PATTERNED = [
 FREE_TEXT = {
     "checkpoint",
     "cosigned",
+    "head",
     "line",
     "files",
 }  # parsed, and refused, where it is used

@@ -15,6 +15,7 @@ from tests.support.report_pages import (
     body_words,
     country_of,
     figures,
+    page_of,
     run_of,
     tables_of,
 )
@@ -122,6 +123,25 @@ def test_what_was_published_links_to_card_and_promise_where_they_are() -> None:
     assert "sha256:4ab4" in seen.words()
     assert "Italy\u2019s adapterε 1.40" in seen.words()
     assert Page(assurance.published(run_of(), Folder()).text).hrefs() == []
+
+
+def test_what_members_decided_is_shown_with_their_votes() -> None:
+    release = {
+        "what": "base-4",
+        "standing": "approved",
+        "yes": 3,
+        "needed": 3,
+        "votes": {"germany": "yes", "italy": "no"},
+    }
+    other = {"what": "withdraw <b> by italy", "standing": "open", "yes": 0, "needed": 2}
+    run = run_of(decisions=[release, {**other, "votes": {}}])
+    drawn = assurance.decisions(run).text
+    (rows,) = tables_of(drawn)
+    assert rows[1][1:] == ["Approved", "3 of 3 needed", "Germany: yes, Italy: no"]
+    assert rows[2] == ["Withdraw <b> by italy", "Open", "0 of 2 needed", "no vote"]
+    assert "<b>" not in drawn
+    assert assurance.decisions(run_of()).text == ""
+    assert "What members decided" in page_of({**figures(), "decisions": [release]})
 
 
 def test_the_log_links_to_checkpoint_and_policy_where_they_are() -> None:

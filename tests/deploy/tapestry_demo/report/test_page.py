@@ -124,6 +124,14 @@ def _poisoned(text: str) -> dict[str, Any]:
     """The fixture with a text behind every word, and as a key wherever one is free."""
     data = {key: _append(value, text) for key, value in figures().items()}
     data["software"][text] = text
+    vote = {
+        "what": text,
+        "standing": text,
+        "yes": 1,
+        "needed": 1,
+        "votes": {text: text},
+    }
+    data["decisions"] = [vote]
     data["bits_per_byte"][text] = dict.fromkeys(data["epsilon"], 1.0)
     data["epsilon"][text] = {"total": 1.0}
     data["bytes_out"][text] = {text: 1}

@@ -16,6 +16,7 @@ from tapestry_demo.report.data import RunFigures
 from tapestry_demo.report.page import write_report
 from tapestry_demo.report.summary import (
     adapters,
+    decisions,
     epsilon_after_rounds,
     log_facts,
     releases,
@@ -67,6 +68,13 @@ def test_releases_and_adapters_are_those_of_the_log(audit: Audit) -> None:
     assert (adapter.name, adapter.country) == ("fr-culture", "France")
     assert adapter.epsilon == 2.9
     assert adapter.digest == audit.state.adapters["fr-culture"].manifest_digest
+
+
+def test_decisions_are_those_of_the_log_with_their_votes(audit: Audit) -> None:
+    (release,) = decisions(audit)
+    assert (release.what, release.standing) == ("base-2", "approved")
+    assert (release.yes, release.needed) == (3, 3)
+    assert set(release.votes.values()) == {"yes"}
 
 
 def reported(events: list[Event]) -> dict[str, float]:
