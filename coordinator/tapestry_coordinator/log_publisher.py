@@ -334,16 +334,18 @@ class LogPublisher:
         return tuple(each.decode() for each in notes)
 
     def _keep_line(self, size: int, line: bytes) -> None:
-        """Keep a cosignature; one of a member that is about to be admitted waits.
+        """Keep a cosignature, if it is a witness's.
+
+        A member that is about to be admitted cosigns, and one that was restored, by a
+        new key; neither counts yet, and what they hand in is taken.
 
         Raises:
-            VerificationError: It is no witness's, or not over this checkpoint.
+            VerificationError: It does not hold, or is not over this checkpoint.
         """
         try:
             self.log.add_cosignature(size, line, trust=self._trust)
         except VerificationError as error:
-            coming = self.state.members.keys() - self.logged.members.keys()
-            if error.code != "witness-unknown" or not coming:
+            if error.code != "witness-unknown":
                 raise
 
     def _fresh(self, reply: Message) -> list[bytes]:
