@@ -5,16 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from tapestry.encrypted_keys import load_key
+from tapestry.encrypted_keys import load_public
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.protocol.messages import Kind, Message
 from tapestry.tlog.checkpoint import read_claim
 from tapestry_governance.audit.verify import AuditVerdict
-from tapestry_governance.events.member_events import KeyRotated, RootReplacement
-from tapestry_governance.founding import generate_member_key
-from tapestry_governance.key_turn import Purpose, Reason, next_root, place_key
+from tapestry_governance.events.member_events import KeyRotated
+from tapestry_governance.key_turn import Purpose, Reason, next_root
+from tests.support.commands import tapestry
 from tests.support.federation import NAMES, Deliver, Federation, unanswered
 from tests.support.federation_fixtures import Found
+from tests.support.founding_place import ok
 from tests.support.rotations import rotate, signed_rotation
 
 pytestmark = pytest.mark.slow
@@ -140,23 +141,39 @@ def test_a_key_that_is_compromised_within_a_round_leaves_it(found: Found) -> Non
     holds(federation)
 
 
-def test_a_lost_root_is_replaced_by_the_others_votes(found: Found) -> None:
+def test_a_lost_root_is_replaced_by_the_others_votes(
+    found: Found, tmp_path: Path
+) -> None:
+    """By the commands that a person has, from the new key to its first use."""
     federation = found(coordinator={"rounds": 1})
     federation.run()
     federation.cosign()
+    phrase, place = tmp_path / "phrase", tmp_path / "root.proposal"
+    phrase.write_text("five words are enough here\n")
+    phrase.chmod(0o600)
+    locked = ("--passphrase-file", phrase)
     path = keys_of(federation) / "root.key"
     path.write_bytes(b"lost")
-    key = generate_member_key(NAME, "root")
-    place_key(key, next_root(path))
-    proposal = RootReplacement(kind="root", member=NAME, key=str(key.verify_key))
-    others = [name for name in NAMES if name != NAME]
-    federation.decide(proposal, *others, by=OTHER)
+    coming = next_root(path)
+    ok(tapestry("governance", "key", coming, "--name", NAME, *locked))
+    new = str(load_public(coming))
+    other = keys_of(federation, OTHER).parent
+    words = ("root", NAME, coming.with_suffix(".pub"), "--node", other, "-o", place)
+    ok(tapestry("governance", "propose", *words))
+    federation.submit(OTHER, place.read_bytes())
+    index = federation.entries().index(place.read_bytes())
+    for name in (name for name in NAMES if name != NAME):
+        folder = keys_of(federation, name).parent
+        entry = tmp_path / f"{name}.vote"
+        ok(tapestry("governance", "vote", index, "yes", "--node", folder, "-o", entry))
+        federation.submit(OTHER, entry.read_bytes())
     go_on(federation, "second")
-    assert in_force(federation, "root") == str(key.verify_key)
-    assert load_key(path, passphrase=None).verify_key == key.verify_key
-    new = rotate(federation, NAME, "community")  # by the new root
+    assert in_force(federation, "root") == new
+    assert str(load_public(path)) == new
+    ok(tapestry("node", "rotate", path.parent.parent, "community", *locked))
+    before = in_force(federation, "community")
     go_on(federation, "third")
-    assert in_force(federation, "community") == new
+    assert in_force(federation, "community") != before
     holds(federation)
 
 
