@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from tapestry.errors import ProtocolError, TapestryError
+from tapestry.errors import ProtocolError, TapestryError, VerificationError
 from tapestry.keys import VerifyKey
 from tapestry.protocol.connection_proof import ConnectionClaim, new_nonce
 from tapestry.protocol.messages import HelloRequest, Identity, Message, encode_message
@@ -47,6 +47,8 @@ class AuthenticatedGrid:
     Guarantees:
         A connection is a member's only after a proof under the node key that the log
         has for the member now; when that key changes, the proof has to be given again.
+        A node whose new key is on its way proves its name by both of them at once, so
+        that it need not know how far this log is; a former key alone proves nothing.
         A nonce goes to one connection and is accepted once. The newest proof counts:
         the connection before it is forgotten until it has left and come back. A
         connection without a proof gets greetings and nothing else, changes nothing,
@@ -193,5 +195,10 @@ class AuthenticatedGrid:
             connection=connection,
             nonce=nonce,
         )
-        claim.verify(said.proof, key)
+        try:
+            claim.verify(said.proof, key)
+        except VerificationError:
+            if said.other_proof is None:
+                raise
+            claim.verify(said.other_proof, key)
         return said

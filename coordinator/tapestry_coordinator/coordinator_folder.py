@@ -310,12 +310,14 @@ def open_log(folder: Path, acceptances: Sequence[Path]) -> OpenedCharter:
 
 
 def enroll(folder: Path, request: Path) -> str:
-    """Register the transport key of a member that was admitted; returns its name.
+    """Register the transport key of a member; returns its name.
+
+    It was admitted, or the log has another transport key of it in force since.
 
     Raises:
         ConfigError: A file is missing, or the federation is not founded.
-        RuleError: The log names no member with these keys, or another member connects
-            with this transport key.
+        RuleError: The log names no member with these keys, or another transport key of
+            it; or another member connects with this one.
         VerificationError: A key did not sign the request.
         ResourceError: The key cannot be written.
     """
@@ -328,6 +330,14 @@ def enroll(folder: Path, request: Path) -> str:
             f"the log names no member {name!r} with the keys of {request}; members"
             " admit it first, by tapestry governance propose admit",
             code="member-unknown",
+        )
+    logged = state.other_keys.get((name, "transport"))
+    if logged not in {None, asked.request.transport}:
+        raise RuleError(
+            f"the log has transport key {logged} of {name!r} in force, {request} has"
+            f" {asked.request.transport}; ask for the request that tapestry node rotate"
+            " wrote",
+            code="transport-key-differs",
         )
     public = f"{asked.transport_key}\n".encode("ascii")
     for path in (folder / "enrolled").glob("*.pub"):

@@ -354,7 +354,9 @@ class LogPublisher:
             ProtocolError: It is no head.
             VerificationError: The node has not signed it, or with another checkpoint.
         """
-        opened = open_head(head, [self.all_node_keys[name]])
+        rosters = self.logged.roster, self.state.roster  # a change may be on its way
+        keys = [r.node_keys[name] for r in rosters if name in r.node_keys]
+        opened = open_head(head, keys or [self.all_node_keys[name]])
         if opened.checkpoint != checkpoint:
             raise VerificationError(
                 f"the head of its outbox is of {opened.checkpoint.size} entries, the"
@@ -363,16 +365,18 @@ class LogPublisher:
             )
 
     def _keep_line(self, size: int, line: bytes) -> None:
-        """Keep a cosignature; one of a member that is about to be admitted waits.
+        """Keep a cosignature, if it is a witness's.
+
+        A member that is about to be admitted cosigns, and one that was restored, by a
+        new key; neither counts yet, and what they hand in is taken.
 
         Raises:
-            VerificationError: It is no witness's, or not over this checkpoint.
+            VerificationError: It does not hold, or is not over this checkpoint.
         """
         try:
             self.log.add_cosignature(size, line, trust=self._trust)
         except VerificationError as error:
-            coming = self.state.members.keys() - self.logged.members.keys()
-            if error.code != "witness-unknown" or not coming:
+            if error.code != "witness-unknown":
                 raise
 
     def _fresh(self, reply: Message) -> list[bytes]:

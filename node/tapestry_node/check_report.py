@@ -25,6 +25,7 @@ from tapestry.installed_files import require_installed_files
 from tapestry.model.replica import Replica
 from tapestry.software_digest import software_manifest
 from tapestry.workloads.workload_registry import open_reader, open_workload
+from tapestry_governance.key_turn import NEXT
 from tapestry_node.availability import exit_obstacle, obstacles
 from tapestry_node.budget.ledger import Balance, Ledger
 from tapestry_node.budget.log_accounts import published_charges
@@ -154,8 +155,11 @@ class CheckReport:
             for found in key_objections(settings, keys=keys, trust=checked.trust):
                 self.findings.add(found)
             return
+        place = checked.folder / "keys"
+        coming = {path.stem for path in place.glob(f"*{NEXT}")}
+        own = {p: key for p, key in checked.keys.items() if p not in coming}
         with self.findings.noting():
-            check_keys(checked.log, keys=checked.keys, name=settings.name)
+            check_keys(checked.log, keys=own, name=settings.name)
 
     def _judge(self, replica: Replica, trainer: "Trainer") -> None:
         """Compare records, ledger and policy, and price the known trainings.

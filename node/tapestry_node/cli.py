@@ -29,6 +29,7 @@ from tapestry_node.operator_commands import (
     status,
     tells_its_end,
 )
+from tapestry_node.rotation_commands import rotate
 from tapestry_node.submission_commands import submit
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ app.add_command(pause)
 app.add_command(resume)
 app.add_command(leave)
 app.add_command(submit)
+app.add_command(rotate)
 
 
 @app.command()

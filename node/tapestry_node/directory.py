@@ -19,17 +19,8 @@ from tapestry_node.settings import NodeSettings
 PURPOSES = ("node", "witness", "community")
 
 
-def read_keys(directory: Path) -> dict[str, SigningKey]:
-    """Read the keys that a node signs with, by purpose.
-
-    Raises:
-        ConfigError: A key file is missing, open to others, or no key.
-    """
-    return {purpose: read_key(directory, purpose) for purpose in PURPOSES}
-
-
 def read_key(directory: Path, purpose: str) -> SigningKey:
-    """Read one of them.
+    """Read a key that a node signs with.
 
     Raises:
         ConfigError: The key file is missing, open to others, or no key.

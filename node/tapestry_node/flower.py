@@ -90,6 +90,7 @@ from tapestry.transport_keys import load_transport_key
 from tapestry_node.superlink_credentials import (
     check_address,
     read_certificates,
+    take_up_next,
 )
 from tapestry_node.superlink_faults import Dialled, explain
 
@@ -174,7 +175,8 @@ def serve(
     Edge cases:
         After a restart of this process, ``handle`` can see a request that it has
         answered before. It is called for one request at a time. The certificate's file
-        is read at each connection, so that a new one needs no restart.
+        is read at each connection, so that a new one needs no restart, and a new key
+        beside ``auth_key``, with ``.next`` at its end, takes its place there.
 
     Args:
         handle: Turns a request, and the SuperLink's id of this node's connection, into
@@ -197,6 +199,8 @@ def serve(
     while not stop.is_set():
         try:
             start = time.monotonic()
+            if take_up_next(auth_key, is_known=_is_known(site)):
+                site = _site(superlink, root_certificates, auth_key)
             with _connect(site) as client, _activated(client, site, stop) as link:
                 _LOG.info("connected to %s as node %s", superlink, link.connection)
                 told = ""
@@ -267,6 +271,15 @@ def _site(superlink: str, root_certificates: Path, auth_key: Path) -> _Site:
         ),
         key=load_transport_key(auth_key),
         seen=_Header(),
+    )
+
+
+def _is_known(site: _Site) -> Callable[[Path], object]:
+    dialled = site.dialled
+    return lambda key: try_connection(
+        superlink=dialled.superlink,
+        root_certificates=dialled.root_certificates,
+        auth_key=key,
     )
 
 

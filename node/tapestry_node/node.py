@@ -8,10 +8,11 @@ Every reply is receipted before it leaves.
 
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import singledispatchmethod
+from functools import partial, singledispatchmethod
 from pathlib import Path
 
 from tapestry.errors import (
@@ -52,8 +53,7 @@ from tapestry.protocol.secagg_messages import (
 from tapestry.protocol.stages import RoundStage
 from tapestry.schema import Strict
 from tapestry.software_digest import software_digest
-from tapestry.tlog.checkpoint import Checkpoint, read_claim
-from tapestry.tlog.merkle import leaf_hash
+from tapestry.tlog.checkpoint import read_claim
 from tapestry.vectors import Layout
 from tapestry.workloads.base import Workload
 from tapestry_governance.events.envelope import Author, open_entry
@@ -64,9 +64,7 @@ from tapestry_governance.events.round_events import (
     RoundClosed,
     RoundDisputed,
 )
-from tapestry_governance.log.outbox_heads import MAX_WAITING, OutboxHead
 from tapestry_governance.rules.federation_state import FederationState
-from tapestry_governance.rules.replay import apply
 from tapestry_node.adapters.publication import Publisher
 from tapestry_node.availability import exit_obstacle, is_refused, obstacles
 from tapestry_node.budget.ledger import Ledger
@@ -74,7 +72,13 @@ from tapestry_node.budget.log_accounts import published_charges
 from tapestry_node.node_state import NodeState
 from tapestry_node.open_folder import OpenFolder, Progress
 from tapestry_node.refusal import Objection, Refused, log_refusal, reason_of
-from tapestry_node.restored_state import Settlement, is_enough, require_settled
+from tapestry_node.restored_state import (
+    Settlement,
+    check_memory,
+    cosigning_key,
+    is_enough,
+    require_settled,
+)
 from tapestry_node.round.admission import Facts, check_offer
 from tapestry_node.round.base_snapshots import BaseSnapshots
 from tapestry_node.round.gate_check import GateCheck
@@ -83,6 +87,7 @@ from tapestry_node.round.session import NodeContext, Notify, Session
 from tapestry_node.round.session_files import FOLDER, SessionFiles, SessionRecord
 from tapestry_node.round.session_marks import SessionMark, has_uploaded, round_of
 from tapestry_node.round.spot_checks import SpotChecks
+from tapestry_node.submission import entries_to_submit, sign_head
 from tapestry_node.training.machine_checks import refusing
 from tapestry_node.training.trainer import Trainer
 
@@ -270,42 +275,24 @@ class Node:
     @_answer.register
     def _cosign(self, request: CosignRequest, entries: Bulk) -> Message:
         """Mirror the log's new entries, check append-only and the rules, and cosign."""
-        note = request.checkpoint.encode()
-        self.mirror.extend(
-            request.start,
-            [bytes(entry) for entry in entries],
-            note,
-            cosigned=[each.encode() for each in request.cosigned],
-        )
+        ring, steps = self._folder.ring, [each.encode() for each in request.cosigned]
+        check_memory(self._store, ring, size=self.mirror.size, notes=steps)
+        new, note = [bytes(each) for each in entries], request.checkpoint.encode()
+        self.mirror.extend(request.start, new, note, cosigned=steps)
         self._leave_ended()
+        self._follow_keys()
         require_settled(self._store)
         self._base.check_ends()
         self._base.check_releases()
-        line = self.mirror.cosign(self.keys["witness"], self.clock())
+        key = cosigning_key(self._store, ring, self.directory)
+        line = self.mirror.cosign(key, self.clock())
         submitted = self._submitted_entries()
-        head = self._sign_head(read_claim(note), submitted)
-        return encode_message(
-            CosignReply(line=line.decode(), head=head.decode()), submitted
-        )
-
-    def _sign_head(self, cosigned: Checkpoint, submitted: Sequence[bytes]) -> bytes:
-        """Sign what goes with a cosignature, so that monitors see what is withheld."""
-        leaves = [leaf_hash(entry) for entry in submitted[:MAX_WAITING]]
-        head = OutboxHead(
-            checkpoint=cosigned,
-            count=len(self._store.outbox()),
-            waiting=self._store.submit(leaves, size=cosigned.size),
-        )
-        return head.sign(self.keys["node"])
+        head = sign_head(self._store, self.keys["node"], read_claim(note), submitted)
+        reply = CosignReply(line=line.decode(), head=head.decode())
+        return encode_message(reply, submitted)
 
     def _submitted_entries(self) -> list[bytes]:
-        """Entries of this node's own that the log lacks, and would take as it stands.
-
-        Another one waits: it takes no place of those behind it, however long that is.
-        """
-        for entry in self._store.outbox():
-            if self.mirror.holds(entry):
-                self._store.clear(entry)
+        """Declare the records, if nothing did; return what the log lacks."""
         posted = (open_entry(entry).event for entry in self._store.outbox())
         own = (event.body for event in posted if event.actor == self.name)
         known = self.mirror.state
@@ -315,13 +302,24 @@ class Node:
             salt = self._store.secret("dataset-salt", secrets.token_bytes(32))
             declared = self.trainer.declaration(salt)
             self._store.post(self.context.sign_event(declared, now=self.clock()))
-        taken: list[bytes] = []
-        state = self.mirror.state
-        for entry in self._store.outbox():
-            with suppress(TapestryError):
-                state = apply(state, entry, state.size)
-                taken.append(entry)
-        return taken[:MAX_SUBMITTED]
+        sign = partial(self.context.sign_event, now=self.clock())
+        found = entries_to_submit(self._store, self.mirror, name=self.name, sign=sign)
+        return found[:MAX_SUBMITTED]
+
+    def _follow_keys(self) -> None:
+        """Sign with the keys that the log expects from here on.
+
+        A round that is open goes on with its keys; when one of them is compromised, the
+        log takes nothing more by it, and the round is left.
+        """
+        before, ring = self.keys["node"].verify_key, self._folder.ring
+        ring.follow(self.mirror)
+        if (key := ring.keys["node"]).verify_key == before:
+            return
+        if self._state is not None and self._state.open_round is not None:
+            self._leave_session()
+        files = replace(self.context.files, seed=key.seed)
+        self.context = replace(self.context, identity=key, files=files)
 
     def _accept(self, checkpoint: str) -> None:
         """Accept a checkpoint as the newest one; settle a state that was restored.
@@ -337,7 +335,9 @@ class Node:
         except PolicyError as error:
             reason = Reason.STALE_CHECKPOINT
             raise Refused(reason, str(error), code=error.code) from None
-        own, trust = self.keys["witness"].verify_key.keyid, self.mirror.trust
+        self._follow_keys()
+        own = {key.keyid for key in self._folder.ring.witnesses}
+        trust = self.mirror.trust
         restored = self._store.restored
         if restored and is_enough(opened, restored, trust=trust, own=own):
             settlement = Settlement(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tapestry.encoding import digest
 from tapestry.errors import ConfigError, VerificationError
-from tapestry.keys import VerifyKey
+from tapestry.keys import SigningKey, VerifyKey
 from tapestry.storage import durable_files
 from tapestry.storage.file_lock import is_locked
 from tapestry.storage.sqlite_database import open_database
@@ -24,7 +24,9 @@ from tapestry_governance.folder_backup import (
     write_backup,
 )
 from tapestry_governance.log.mirror import LogMirror
-from tapestry_node.directory import open_mirror, read_key
+from tapestry_governance.rules.federation_state import FederationState
+from tapestry_node.directory import open_mirror
+from tapestry_node.node_keys import KeyRing
 from tapestry_node.node_state import DATABASE, NodeState
 from tapestry_node.round.spot_checks import DISPUTES
 from tapestry_node.settings import NodeSettings
@@ -66,7 +68,7 @@ def back_up(folder: Path, place: Path) -> FolderBackup:
     return write_backup(
         place,
         content,
-        key=read_key(folder, "node"),
+        key=_signing_key(folder, settings),
         now=datetime.now(UTC),
         check=_check_copy,
     )
@@ -140,10 +142,37 @@ def _check_mirror(backup: FolderBackup, mirror: LogMirror, state: NodeState) -> 
             " starts from its keys and settings",
             code="backup-without-log",
         )
-    backup.require_signature(VerifyKey.parse(member.node))
+    _require_signature(backup, mirror.state)
     state.require(mirror.state.uploads_of(backup.name))
     last = mirror.state.last
     return mirror.size if last is None else mirror.state.rounds[last].opened
+
+
+def _signing_key(folder: Path, settings: NodeSettings) -> SigningKey:
+    """Return the node key that the mirrored log has in force."""
+    mirror = open_mirror(folder, settings, readonly=True)
+    try:
+        ring = KeyRing.read(folder, settings.name)
+        return (ring.as_of(mirror.state) if mirror.size else ring.held)["node"]
+    finally:
+        mirror.close()
+
+
+def _require_signature(backup: FolderBackup, log: FederationState) -> None:
+    """Require the member's signature, by its node key or the one just before.
+
+    A rotation may have come into force while the backup was written.
+
+    Raises:
+        VerificationError: Neither signed, or the former one was compromised.
+    """
+    former = log.former_keys.get((backup.name, "node"), ())[-1:]
+    try:
+        backup.require_signature(VerifyKey.parse(log.members[backup.name].node))
+    except VerificationError:
+        if not former or former[0].compromised:
+            raise
+        backup.require_signature(former[0].key)
 
 
 def _check_copy(draft: Path) -> None:

@@ -19,6 +19,7 @@ digest of its last entry are mirrored in a file beside it:
 * The base that each round gave by this node's own step, so that a dispute outlives
   a restart.
 * The manifest of each release as this node rebuilt it, likewise.
+* The witness keys that were made since the state was restored, if ever it was.
 * Chunks of sums that the node drew for spot checks: a draw is made once.
 * The rounds whose outcome is not the gate's, by this node's own scores.
 
@@ -279,6 +280,22 @@ class NodeState:
         """The restoration that it has not caught up with the log since, or None."""
         return self.reading().restored
 
+    def keep_witness(self, key: str) -> None:
+        """Note a witness key that was made now: all that it signs is known here."""
+        with self.writing() as replay:
+            if key not in replay.witnesses:
+                replay.append({"type": "witness-made", "key": key})
+
+    def may_cosign(self, key: str) -> bool:
+        """Return whether all that a witness key may have signed is known here."""
+        replay = self.reading()
+        return not replay.has_forgotten or key in replay.witnesses
+
+    def forget_witness(self) -> None:
+        """Note that the witness keys so far have cosigned what is not stored."""
+        with self.writing() as replay:
+            replay.append({"type": "witness-forgotten"})
+
     def account(self, key: Key, sign: Sign) -> bytes:
         """Return the account of a key; sign and post one if there is none."""
         with self.writing() as replay:
@@ -377,6 +394,12 @@ class NodeState:
     def outbox(self) -> list[bytes]:
         """List the entries that the log should get, the oldest first."""
         return list(self.reading().outbox)
+
+    def post_instead(self, entry: bytes, *, of: bytes) -> None:
+        """Keep an entry in the place of one that the log can take no more."""
+        with self.writing() as replay:
+            replay.append({"type": "clear", "entry": of.hex()})
+            replay.append({"type": "post", "entry": entry.hex()})
 
     def clear(self, entry: bytes) -> None:
         """Forget an entry that is in the log now."""

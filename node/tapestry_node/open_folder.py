@@ -15,7 +15,8 @@ from tapestry.protocol.messages import ChunkRequest, Identity, Message, encode_m
 from tapestry.protocol.secagg_messages import PROTOCOL
 from tapestry.software_digest import software_digest
 from tapestry_governance.log.mirror import LogMirror
-from tapestry_node.directory import open_mirror, read_keys
+from tapestry_node.directory import open_mirror
+from tapestry_node.node_keys import KeyRing
 from tapestry_node.node_state import DATABASE, NodeState
 from tapestry_node.readiness import check_keys
 from tapestry_node.settings import NodeSettings
@@ -38,7 +39,7 @@ class OpenFolder:
 
     directory: Path
     settings: NodeSettings
-    keys: dict[str, SigningKey]
+    ring: KeyRing
     store: NodeState
     mirror: LogMirror
 
@@ -55,7 +56,7 @@ class OpenFolder:
             VerificationError: The mirror or the state was tampered with.
         """
         settings = NodeSettings.read(directory / "node.toml")
-        keys = read_keys(directory)
+        ring = KeyRing.read(directory, settings.name)
         store = NodeState(directory / DATABASE, exclusive=True)
         try:
             mirror = open_mirror(directory, settings)
@@ -65,21 +66,28 @@ class OpenFolder:
         found = cls(
             directory=directory,
             settings=settings,
-            keys=keys,
+            ring=ring,
             store=store,
             mirror=mirror,
         )
         try:
             if mirror.size:
+                keys = ring.known(mirror.settled)
                 check_keys(mirror.settled, keys=keys, name=settings.name)
+            ring.follow(mirror)
         except BaseException:
             found.close()
             raise
         return found
 
+    @property
+    def keys(self) -> dict[str, SigningKey]:
+        """The keys that the node signs with now, by purpose."""
+        return self.ring.keys
+
     def identify(self, nonce: str, connection: str, progress: Progress) -> Message:
         """Answer a greeting: prove the name, and say how far this node is."""
-        accepted = self.mirror.accepted
+        accepted, other = self.mirror.accepted, self.ring.other_node_key()
         claim = ConnectionClaim(
             genesis=self.settings.joined,
             node=self.settings.name,
@@ -90,6 +98,7 @@ class OpenFolder:
             Identity(
                 name=self.settings.name,
                 proof=claim.prove(self.keys["node"]),
+                other_proof=None if other is None else claim.prove(other),
                 protocol=PROTOCOL,
                 software=software_digest(),
                 size=self.mirror.size,

@@ -307,6 +307,13 @@ def check_keys(
     for purpose, key in keys.items():
         public = str(key.verify_key)
         held = [m.name for m in members.values() if getattr(m, purpose) == public]
+        former = state.former_keys.get((name, purpose), ())
+        if name in members and key.verify_key in {each.key for each in former}:
+            raise ConfigError(
+                f"keys/{purpose}.key is a former key of {name!r}; put the newest copy"
+                f" back, or make another: tapestry node rotate FOLDER {purpose}",
+                code="own-key-former",
+            )
         if held != [name]:
             raise _of_another(purpose, name=name, owner=held[0] if held else None)
 

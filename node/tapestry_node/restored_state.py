@@ -7,7 +7,8 @@ members cosigned after the restoration:
 
 * Whatever it helped to agree on before is part of that log: two quorums without it
   share an honest member, which never signs two branches
-  (``governance/decisions/0016-restore.md``). So it may cosign again.
+  (``governance/decisions/0016-restore.md``). It cosigns again by a witness key that was
+  made since, and never by the one whose memory is lost.
 * Every round that it may have joined is in that log. Each one since the backup that
   names it counts as uploaded for, with its charge as spent and accounted for, and one
   adapter as well, where it publishes any. What the log says that it spent, or
@@ -23,16 +24,20 @@ Not protected:
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from math import isfinite
+from pathlib import Path
 
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, ProtocolError
+from tapestry.keys import SigningKey
 from tapestry.privacy import accounting
 from tapestry.protocol.messages import Reason
 from tapestry.protocol.round_manifest import PrivacyPlan, RoundManifest
+from tapestry.tlog import note
+from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.freshness import MAX_AHEAD
 from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 from tapestry_governance.events.envelope import open_entry
@@ -46,6 +51,7 @@ from tapestry_governance.rules.round_records import AccountedSpending
 from tapestry_node.adapters.publication import Publisher
 from tapestry_node.budget.ledger_entries import Charge
 from tapestry_node.budget.log_accounts import key_of, loss_of, published_charge
+from tapestry_node.node_keys import KeyRing
 from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
 from tapestry_node.round.session import NodeContext
@@ -68,12 +74,64 @@ def require_settled(store: NodeState) -> None:
         )
 
 
+def check_memory(
+    store: NodeState, ring: KeyRing, *, size: int, notes: Iterable[bytes]
+) -> None:
+    """Note it if this node has cosigned more than it has stored.
+
+    What is cosigned was stored before. So a checkpoint of more than ``size`` entries
+    with a line by a key of here shows that the folder, or its mirror, is an older copy
+    that was put back without a word.
+
+    Raises:
+        ProtocolError, VerificationError: A note is malformed, or such a line is bad.
+    """
+    known = [key for key in ring.witnesses if store.may_cosign(str(key))]
+    own = {(key.name, key.id): key for key in known}
+    for each in notes:
+        found = note.parse(each)
+        for line in found.signatures:
+            key = own.get((line.name, line.key_id))
+            if key is not None and read_claim(each).size > size:
+                note.verify_signature(found.text, line, key)
+                store.forget_witness()
+                return
+
+
+def cosigning_key(store: NodeState, ring: KeyRing, folder: Path) -> SigningKey:
+    """Return the witness key that a node may sign with.
+
+    Guarantees:
+        After a restoration it is one that was made since: what an earlier one cosigned
+        is not known here. It may cosign before the log has it in force; that counts
+        for nothing, and brings the log what waits in the outbox.
+
+    Raises:
+        Refused: Such a key is yet to be made.
+    """
+    found = ring.keys["witness"], ring.coming.get("witness")
+    for key in found:
+        if key is not None and store.may_cosign(str(key.verify_key)):
+            return key
+    raise Refused(
+        Reason.MAINTENANCE,
+        f"{ring.keys['witness'].verify_key.keyid} may have cosigned what this restored"
+        f" folder has forgotten: tapestry node rotate {folder} witness gives the"
+        " institution another witness key",
+        code="witness-not-rotated",
+    )
+
+
 def is_enough(
-    opened: CosignedCheckpoint, restored: Restored, *, trust: TrustPolicy, own: str
+    opened: CosignedCheckpoint,
+    restored: Restored,
+    *,
+    trust: TrustPolicy,
+    own: Collection[str],
 ) -> bool:
     """Return whether others alone have cosigned a checkpoint since a restoration.
 
-    ``own`` is the key id of this node's witness key, which does not count. A line
+    ``own`` has the key ids of this node's witness keys, which do not count. A line
     counts from 300 seconds after the restoration on, as clocks may differ by that.
     """
     since = restored.time.timestamp() + MAX_AHEAD
@@ -81,7 +139,7 @@ def is_enough(
         {
             line.witness
             for line in opened.cosignatures
-            if line.key.keyid != own and line.time > since
+            if line.key.keyid not in own and line.time > since
         }
     )
 

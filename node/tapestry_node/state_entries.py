@@ -98,6 +98,8 @@ class StateReplay:
         self.accounted: dict[Key, bytes] = {}  # signed accounts, in order
         self.last_account = 0  # the highest number of one
         self.restored: Restored | None = None  # from a backup, and not settled yet
+        self.has_forgotten = False  # ever, what it cosigned; then it goes on by keys
+        self.witnesses: set[str] = set()  # that were made since
         self.secrets: dict[str, bytes] = {}
 
     @property
@@ -351,6 +353,11 @@ class StateReplay:
                     since = min(since, self.restored.since)
                 self.restored = Restored(since=since, time=self._last)
                 self.session = None  # what it did after the backup is not known
+                self.has_forgotten, self.witnesses = True, set()
+            case "witness-forgotten":
+                self.has_forgotten, self.witnesses = True, set()
+            case "witness-made":
+                self.witnesses.add(entry["key"])
             case "settled":
                 self.restored = None
             case "session":

@@ -4,16 +4,21 @@ Guarantees:
     A FIFO or device is refused and not waited for. No message holds a byte of a file.
 """
 
+import logging
 import re
 import ssl
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
 
-from tapestry.errors import ConfigError, VerificationError
+from tapestry.errors import ConfigError, TapestryError, VerificationError
 from tapestry.inputs.plain_file import open_plain
+from tapestry.storage import durable_files
+from tapestry_governance.key_turn import NEXT
 
+_logger = logging.getLogger(__name__)
 _ADDRESS = re.compile(r"[^\s/]+:([0-9]{1,5})")
 _MOST_BYTES = 1 << 20
 _SOON = timedelta(days=30)
@@ -121,3 +126,32 @@ def _read(path: Path) -> bytes:
             code="file-too-large",
         )
     return data
+
+
+def take_up_next(key: Path, *, is_known: Callable[[Path], object]) -> bool:
+    """Give a new transport key the place of the old, once the SuperLink knows it.
+
+    Guarantees:
+        At any time and after any crash there is a whole key under this name, the old
+        or the new one. A new one that is not known yet stays beside it.
+
+    Args:
+        key: The file of the node's transport key.
+        is_known: Raises unless the SuperLink lets the key of a file connect.
+
+    Raises:
+        ResourceError: The folder cannot be written.
+    """
+    coming = key.with_name(key.name + NEXT)
+    if not coming.exists():
+        return False
+    try:
+        is_known(coming)
+    except TapestryError as cause:
+        _logger.info("the new transport key waits: %s", cause)
+        return False
+    public = coming.with_name(coming.name + ".pub")
+    if public.exists():
+        durable_files.move_file(public, key.with_name(key.name + ".pub"))
+    durable_files.move_file(coming, key)
+    return True

@@ -181,6 +181,9 @@ class Identity(Strict):
 
     name: Name
     proof: Hex64  # by the node key, as ``connection_proof`` says
+    # By its new key, or its former one, while a rotation is under way: the log of one
+    # side may be ahead of the other's.
+    other_proof: Hex64 | None
     protocol: Annotated[
         str, Field(pattern="^[a-z0-9-]{1,32}/[0-9]{1,4}$")
     ]  # as TSA-1's

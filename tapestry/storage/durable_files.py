@@ -151,6 +151,21 @@ def remove_file(path: Path) -> None:
             ) from error
 
 
+def move_file(path: Path, place: Path) -> None:
+    """Give a file another name in its folder, in one step and durably.
+
+    Guarantees:
+        At any time and after any crash each name has one whole file or none, and the
+        bytes of ``path`` are under one of the two names. What was at ``place`` is gone.
+
+    Raises:
+        ResourceError: There is no such file, or the folder cannot be written.
+    """
+    with write_errors(place):
+        path.replace(place)
+        _sync(place.parent, _FOLDER)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what crashes of ``replace_file`` have left anywhere under a folder."""
     for path in folder.rglob("*" + SUFFIX):

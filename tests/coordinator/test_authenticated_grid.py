@@ -196,6 +196,20 @@ def test_a_name_goes_with_the_key_that_the_log_has(clock: Clock) -> None:
     assert world.grid.nodes() == []
 
 
+def test_a_node_whose_key_changes_is_known_by_either_proof(clock: Clock) -> None:
+    """It proves by both keys, as it does not know how far the log is here."""
+    both = Connection(partial(identity, "fr", connection="c1", other=THIEF))
+    world = World(c1=both)
+    assert world.grid.nodes() == ["fr"]
+    world.keys["fr"] = THIEF.verify_key
+    clock.now += 100
+    assert world.grid.nodes() == ["fr"]
+    assert world.ask("fr") == ["fr"]
+    world.keys["fr"] = node_key("it").verify_key
+    clock.now += 100
+    assert world.grid.nodes() == []
+
+
 def _again(request: Message, *, key: SigningKey) -> Message:
     return identity("fr", request, "c1", key=key)
 

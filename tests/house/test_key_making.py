@@ -1,4 +1,4 @@
-"""Keys and logs are made where a federation is founded, and nowhere else."""
+"""Keys and logs are made at a founding, keys at a rotation, and nowhere else."""
 
 import ast
 from collections import defaultdict
@@ -19,7 +19,10 @@ MAKERS = {
         "tapestry/transport_keys.py",
         "coordinator/tapestry_coordinator/superlink/tls.py",
     },
-    "make_transport_key": {"governance/tapestry_governance/member_folder.py"},
+    "make_transport_key": {
+        "governance/tapestry_governance/member_folder.py",
+        "node/tapestry_node/key_rotation.py",
+    },
     "Log.create": {
         "coordinator/tapestry_coordinator/coordinator_folder.py",
         "coordinator/tapestry_coordinator/recovered_folder.py",

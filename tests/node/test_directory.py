@@ -6,7 +6,8 @@ import pytest
 
 from tapestry.errors import ConfigError, ResourceError, VerificationError
 from tapestry.keys import SigningKey
-from tapestry_node.directory import open_mirror, read_keys, read_trust
+from tapestry_node.directory import open_mirror, read_trust
+from tapestry_node.node_keys import KeyRing
 from tapestry_node.settings import NodeSettings
 from tests.support.log_world import World
 from tests.support.node_folders import NAME, fifo, run
@@ -17,8 +18,12 @@ def settings_of(folder: Path) -> NodeSettings:
     return NodeSettings.read(folder / "node.toml")
 
 
+def own_keys(folder: Path) -> dict[str, SigningKey]:
+    return KeyRing.read(folder, NAME).keys
+
+
 def test_keys_are_read_by_purpose(idle: Path) -> None:
-    keys = read_keys(idle)
+    keys = own_keys(idle)
     assert set(keys) == {"node", "witness", "community"}
     for purpose, key in keys.items():
         loaded = SigningKey.load(idle / "keys" / f"{purpose}.key")
@@ -33,15 +38,15 @@ def test_a_key_that_is_missing_or_open_to_others_is_refused(
     path = idle / "keys" / f"{purpose}.key"
     path.chmod(0o644)
     with refused(ConfigError, "key-file-not-private", match=str(path)):
-        read_keys(idle)
+        own_keys(idle)
     path.unlink()
     with refused(ConfigError, "file-unreadable", match=str(path)):
-        read_keys(idle)
+        own_keys(idle)
 
 
 def test_the_trust_policy_names_the_log_and_the_witnesses(idle: Path) -> None:
     trust = read_trust(idle)
-    ours = read_keys(idle)["witness"].verify_key
+    ours = own_keys(idle)["witness"].verify_key
     assert ours in {witness.key for witness in trust.witnesses}
     assert len(trust.witnesses) == 4
 

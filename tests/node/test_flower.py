@@ -25,9 +25,10 @@ from tapestry.protocol.messages import Kind, Message
 from tapestry.transport_keys import make_transport_key
 from tapestry_coordinator.superlink.tls import make_server_certificate
 from tapestry_node import flower
-from tapestry_node.flower import serve
+from tapestry_node.flower import LineUse, serve
 from tapestry_node.node_state import NodeState
 from tests.support.refusals import refused
+from tests.support.superlink import SuperLink
 
 
 @dataclass(slots=True)
@@ -372,6 +373,38 @@ def test_what_it_waits_for_is_said_once_and_not_at_each_attempt(
     assert len(attempts) > 2
     assert caplog.text.count("waiting for the coordinator: ") == 1
     assert "no SuperLink listens at 127.0.0.1:9 (connection refused)" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_new_transport_key_is_used_from_the_next_connection_on(
+    engine: SuperLink, tmp_path: Path
+) -> None:
+    """And not before the SuperLink knows it."""
+    key, coming = tmp_path / "key", tmp_path / "key.next"
+    for path in (key, coming):
+        make_transport_key(path)
+    new = coming.read_bytes()
+
+    def connect() -> None:
+        stop = threading.Event()
+        serve(
+            Counting(),
+            superlink=engine.address,
+            root_certificates=engine.authority,
+            auth_key=key,
+            use=LineUse(tell=lambda *_: stop.set()),
+            stop=stop,
+        )
+
+    first = engine.register(key)
+    connect()
+    assert engine.status(first)[1]
+    assert coming.read_bytes() == new
+    second = engine.register(coming)
+    connect()
+    assert engine.status(second)[1]
+    assert key.read_bytes() == new
+    assert not coming.exists()
 
 
 @pytest.mark.slow

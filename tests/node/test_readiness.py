@@ -226,6 +226,14 @@ def test_each_key_has_to_be_that_of_the_member_with_the_name() -> None:
         check_keys(world.settled, keys=keys(), name="fr")
 
 
+def test_a_former_key_is_named_as_such() -> None:
+    world = World().found()
+    keys = {each: world.keys["fr", each] for each in ("node", "witness", "community")}
+    world.rotate("fr", "witness")
+    with refused(ConfigError, "own-key-former", match="rotate FOLDER witness"):
+        check_keys(world.settled, keys=keys, name="fr")
+
+
 def test_a_member_that_left_needs_no_keys_to_say_what_it_owes() -> None:
     world = World().found()
     keys = {each: world.keys["fr", each] for each in ("node", "witness", "community")}

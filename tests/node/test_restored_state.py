@@ -6,15 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from tapestry.errors import PolicyError
+from tapestry.errors import PolicyError, VerificationError
 from tapestry.protocol.messages import Reason
 from tapestry.protocol.round_manifest import Participant
+from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.freshness import MAX_AHEAD
 from tapestry.tlog.trust_policy import witness_quorum
+from tapestry_governance.founding import generate_member_key
+from tapestry_governance.key_turn import place_key
 from tapestry_node.budget.ledger import Ledger
+from tapestry_node.node_keys import KeyRing
 from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
-from tapestry_node.restored_state import is_enough, require_settled
+from tapestry_node.restored_state import (
+    check_memory,
+    cosigning_key,
+    is_enough,
+    require_settled,
+)
 from tapestry_node.round.survivor_marks import UploadMark
 from tapestry_node.state_entries import Restored
 from tests.node.budget.test_ledger import TERMS, charge, open_ledger, shared
@@ -25,7 +34,7 @@ from tests.tapestry.tlog.test_freshness import NOW, WITNESSES, cosigned, of_memb
 
 RESTORED = Restored(since=7, time=datetime.fromtimestamp(NOW, UTC))
 ENOUGH = NOW + MAX_AHEAD + 1
-OWN = WITNESSES[0].verify_key.keyid
+OWN = {WITNESSES[0].verify_key.keyid}
 
 
 def settles(times: Sequence[int], *, members: int) -> bool:
@@ -69,6 +78,64 @@ def test_a_restored_state_refuses_until_it_is_settled(tmp_path: Path) -> None:
     with store.writing() as replay:
         replay.append({"type": "settled", "size": 9})
     require_settled(store)
+    store.close()
+
+
+def ring_of(folder: Path) -> KeyRing:
+    """Lay three keys, and read them."""
+    (folder / "keys").mkdir()
+    for purpose in ("node", "witness", "community"):
+        place_key(
+            generate_member_key("fr", purpose), folder / "keys" / f"{purpose}.key"
+        )
+    return KeyRing.read(folder, "fr")
+
+
+def test_after_a_restoration_a_new_witness_key_cosigns_alone(tmp_path: Path) -> None:
+    store, ring = NodeState(tmp_path / "node.db"), ring_of(tmp_path)
+    old = ring.keys["witness"]
+    assert cosigning_key(store, ring, tmp_path) is old
+    store.mark_restored(since=7)
+    with refused(Refused, "witness-not-rotated", match=r"node rotate .* witness"):
+        cosigning_key(store, ring, tmp_path)
+    new = generate_member_key("fr", "witness")
+    place_key(new, tmp_path / "keys" / "witness.next")
+    ring = KeyRing.read(tmp_path, "fr")
+    with refused(Refused, "witness-not-rotated"):
+        cosigning_key(store, ring, tmp_path)  # it may be as old as the other
+    store.keep_witness(str(new.verify_key))
+    assert cosigning_key(store, ring, tmp_path).verify_key == new.verify_key
+    store.close()
+    store = NodeState(tmp_path / "node.db")
+    assert cosigning_key(store, ring, tmp_path).verify_key == new.verify_key
+    store.mark_restored(since=9)
+    with refused(Refused, "witness-not-rotated"):
+        cosigning_key(store, ring, tmp_path)
+    store.close()
+
+
+def test_a_line_over_more_than_is_stored_shows_that_something_was_forgotten(
+    tmp_path: Path,
+) -> None:
+    store, ring = NodeState(tmp_path / "node.db"), ring_of(tmp_path)
+    claim = Checkpoint(origin="fr.example/log", size=5, root=bytes(32))
+    own, other = ring.keys["witness"], generate_member_key("de", "witness")
+    notes = [
+        str(claim).encode() + b"\n" + claim.cosign(each, time=NOW)
+        for each in (own, other)
+    ]
+    check_memory(store, ring, size=5, notes=notes)
+    check_memory(store, ring, size=4, notes=notes[1:])
+    assert store.may_cosign(str(own.verify_key))
+    forged = notes[0].replace(b"\n5\n", b"\n6\n")
+    with refused(VerificationError, "signature-invalid"):
+        check_memory(store, ring, size=5, notes=[forged])
+    assert store.may_cosign(str(own.verify_key))
+    check_memory(store, ring, size=4, notes=notes)
+    assert not store.may_cosign(str(own.verify_key))
+    number = store.reading().number
+    check_memory(store, ring, size=4, notes=notes)  # noted once
+    assert store.reading().number == number
     store.close()
 
 

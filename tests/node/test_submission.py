@@ -8,14 +8,18 @@ from tapestry.encrypted_keys import load_key
 from tapestry.errors import ConfigError, IncompleteError, RuleError
 from tapestry_governance.ballot_paper import propose
 from tapestry_governance.events.member_events import PauseProposal
+from tapestry_governance.log.mirror import LogMirror
 from tapestry_governance.member_view import open_view
 from tapestry_node.node_state import NodeState
-from tapestry_node.submission import submit
+from tapestry_node.submission import entries_to_submit, submit
 from tests.support.federation import NAMES, Federation
 from tests.support.federation_fixtures import Found
+from tests.support.log_world import World
 from tests.support.refusals import refused
 
 pytestmark = pytest.mark.slow
+
+NAME = "fr"  # of the small log
 
 
 @pytest.fixture
@@ -77,3 +81,38 @@ def test_a_folder_whose_state_was_deleted_takes_nothing(federation: Federation) 
     (folder / "node.db").unlink()
     with refused(ConfigError, "state-missing"):
         submit(folder, [])
+
+
+def test_what_a_former_key_signed_in_vain_is_signed_anew(tmp_path: Path) -> None:
+    """A declaration waited while the node's key was called compromised."""
+    world, store = World().adopt(), NodeState(tmp_path / "node.db")
+    stale = world.entry(world.declaration(NAME), NAME, "node")
+    others = world.entry(world.declaration("es"), "es", "node")
+    store.post(stale)
+    world.rotate(NAME, "node", reason="compromised")
+    world.add(world.declaration("de"), "de", "node")
+    new = world.keys[NAME, "node'"]
+    mirror = LogMirror.open(
+        tmp_path / "view.db", trust=world.trust, genesis=world.genesis
+    )
+    mirror.extend(0, world.entries, world.note(witnesses=()))
+
+    def found() -> list[bytes]:
+        return entries_to_submit(
+            store,
+            mirror,
+            name=NAME,
+            sign=lambda body: world.entry(body, NAME, "node", signers=[new]),
+        )
+
+    (entry,) = found()
+    assert entry != stale
+    assert store.outbox() == [entry]
+    store.post(others)
+    assert found() == [entry, others]
+    world.append(entry)
+    mirror.extend(mirror.size, [entry], world.note(witnesses=()))
+    assert found() == [others]
+    assert store.outbox() == [others]
+    mirror.close()
+    store.close()

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tapestry.errors import ConfigError
+from tapestry.errors import ConfigError, ResourceError
 from tapestry.transport_keys import make_transport_key
 from tapestry_coordinator.superlink.tls import make_server_certificate
 from tapestry_node.superlink_credentials import (
     check_address,
     read_certificates,
+    take_up_next,
 )
 from tests.support.node_folders import change, fifo, run
 from tests.support.refusals import refused
@@ -148,3 +149,25 @@ def test_check_refuses_the_credentials_that_run_refuses(idle: Path, name: str) -
     rule = line.partition(": ")[2]
     assert rule in again.stderr
     assert "canary" not in done.stdout + again.stderr
+
+
+def test_a_new_transport_key_is_taken_up_once_the_superlink_knows_it(
+    key: Path,
+) -> None:
+    def unknown(_: Path) -> None:
+        raise ResourceError("it is not registered", code="transport-key-unknown")
+
+    asked: list[Path] = []
+    assert not take_up_next(key, is_known=asked.append)
+    assert asked == []
+    coming = key.with_name("key.next")
+    make_transport_key(coming)
+    new, old = coming.read_bytes(), key.read_bytes()
+    public = coming.with_name("key.next.pub").read_bytes()
+    assert not take_up_next(key, is_known=unknown)
+    assert (key.read_bytes(), coming.read_bytes()) == (old, new)
+    assert take_up_next(key, is_known=asked.append)
+    assert asked == [coming]
+    assert key.read_bytes() == new
+    assert key.with_name("key.pub").read_bytes() == public
+    assert sorted(path.name for path in key.parent.glob("key*")) == ["key", "key.pub"]

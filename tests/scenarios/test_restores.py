@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 
 from tapestry.errors import QuorumError, RuleError
+from tapestry.keys import VerifyKey
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.messages import Kind, Message
 from tapestry_coordinator.led_log import open_led_log
@@ -24,6 +25,7 @@ from tests.scenarios.test_shared_noise import SHARED
 from tests.support.deaths import dies
 from tests.support.federation import NAMES, Deliver, Federation, Killed, unanswered
 from tests.support.refusals import refused
+from tests.support.rotations import rotate
 from tests.support.settings_files import NO_NOISE
 
 pytestmark = pytest.mark.slow
@@ -48,7 +50,7 @@ def backs_up(federation: Federation, kind: Kind, *, round_number: int = 1) -> Pa
     return place
 
 
-def put_back(federation: Federation, place: Path) -> None:
+def put_back(federation: Federation, place: Path, *, rotates: bool = True) -> None:
     """Lose the node's folder, and restore it; keys and records come from elsewhere."""
     folder = federation.nodes[NAME].directory
     federation.kill(NAME)
@@ -56,6 +58,8 @@ def put_back(federation: Federation, place: Path) -> None:
     restore(place, folder)
     for name in ("keys", "data"):
         shutil.copytree(lost / name, folder / name)
+    if rotates:
+        rotate(federation, NAME, "witness")
     federation.start(NAME)
 
 
@@ -127,6 +131,33 @@ def test_a_federation_goes_on_with_a_restored_node(found: Found, kind: Kind) -> 
     assert NAME not in first.included
     assert NAME in second.included
     assert uploaded(federation) == [("run", 1), ("run", 2), ("second", 2)]
+    holds(federation)
+
+
+def test_a_restored_node_cosigns_by_a_new_witness_key_alone(found: Found) -> None:
+    """It has settled, and may train; what its old key signed it has forgotten."""
+    federation = found(coordinator={"rounds": 1}, institution=ALONE)
+    place = backs_up(federation, Kind.ADVERTISE_KEYS)
+    federation.run()
+    put_back(federation, place, rotates=False)
+    go_on(federation)
+    assert not waits(federation)
+    node = federation.nodes[NAME]
+    request = federation.wire.replies(Kind.COSIGN)[-1].request
+    for _ in range(2):
+        assert node.handle(request).kind is Kind.REFUSAL
+        assert node.refused is not None
+        assert node.refused.code == "witness-not-rotated"
+        assert f"node rotate {node.directory} witness" in node.refused.detail
+        node = federation.restart(NAME)
+    new = rotate(federation, NAME, "witness")
+    federation.cosign()  # brings the rotation to the log
+    go_on(federation, "third")
+    assert node.mirror.state.members[NAME].witness == new
+    accepted = node.mirror.accepted
+    assert accepted is not None
+    assert VerifyKey.parse(new).keyid in {c.key.keyid for c in accepted.cosignatures}
+    assert NAME in federation.closed()[-1].included
     holds(federation)
 
 

@@ -38,6 +38,7 @@ def identity(
     connection: str,
     *,
     key: SigningKey | None = None,
+    other: SigningKey | None = None,
     genesis: str = GENESIS,
 ) -> Message:
     """Answer a hello as a member, by its own key unless another is given."""
@@ -49,6 +50,7 @@ def identity(
         Identity(
             name=name,
             proof=claim.prove(key or node_key(name)),
+            other_proof=None if other is None else claim.prove(other),
             protocol=PROTOCOL,
             software=software_digest(),
             size=0,

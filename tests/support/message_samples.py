@@ -37,6 +37,7 @@ def sample_bodies() -> Mapping[Kind, Strict]:
         Kind.IDENTITY: Identity(
             name="fr",
             proof="4" * 128,
+            other_proof="6" * 128,
             protocol=PROTOCOL,
             software="sha256:" + "5" * 64,
             size=7,

@@ -15,6 +15,7 @@ from tapestry import storage
 from tapestry.storage.durable_files import (
     append_file,
     create_file,
+    move_file,
     publish_folder,
     replace_file,
     replace_folder,
@@ -76,6 +77,22 @@ def _check_appended(folder: Path, done: bool) -> None:
     found = (folder / "file").read_bytes()
     assert found.startswith(_OLD)
     assert found.endswith(_NEW) if done else _NEW.startswith(found[len(_OLD) :])
+
+
+def _two_files(folder: Path) -> None:
+    (folder / "file").write_bytes(_NEW)
+    (folder / "place").write_bytes(_OLD)
+
+
+def _move(folder: Path) -> None:
+    if (folder / "file").exists():
+        move_file(folder / "file", folder / "place")
+
+
+def _check_moved(folder: Path, done: bool) -> None:
+    found = (folder / "place").read_bytes()
+    assert found in ({_NEW} if done else {_OLD, _NEW})
+    assert (found == _NEW) is not (folder / "file").exists()
 
 
 def _fill(folder: Path, data: bytes) -> None:
@@ -148,6 +165,11 @@ CASES = {
         prepare=lambda folder: create_file(folder / "file", _OLD),
         act=lambda folder: append_file(folder / "file", _NEW),
         check=_check_appended,
+    ),
+    "move a file": Case(
+        prepare=_two_files,
+        act=_move,
+        check=_check_moved,
     ),
     "replace a folder": Case(
         prepare=lambda folder: _fill(folder / "place", _OLD),

@@ -83,19 +83,24 @@ class Doorman:
     ) -> None:
         """Take the folder of the keys, and what registers them."""
         self._folder, self._admit = folder, admit
-        self._known: set[str] = set()
+        self._known: dict[str, bytes] = {}
 
     def look(self) -> None:
-        """Register the keys that are new in the folder.
+        """Register the keys that are new in the folder, of a name known or not.
+
+        Edge cases:
+            The former key of a name may connect until the SuperLink starts anew; who
+            a node is, it shows by its node key.
 
         Raises:
             ConfigError: A file is no public key.
             ResourceError: The SuperLink refuses a key.
         """
-        found = {path.stem: path for path in sorted(self._folder.glob("*.pub"))}
-        if new := {name: found[name] for name in found.keys() - self._known}:
+        found = {path: path.read_bytes() for path in sorted(self._folder.glob("*.pub"))}
+        new = {p.stem: p for p, key in found.items() if self._known.get(p.stem) != key}
+        if new:
             self._admit(new)
-            self._known |= new.keys()
+            self._known |= {name: found[path] for name, path in new.items()}
 
 
 def _wait(seconds: float, tick: Callable[[], None]) -> None:

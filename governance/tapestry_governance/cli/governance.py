@@ -17,6 +17,7 @@ from tapestry.cli.passphrases import (
     unlock,
 )
 from tapestry.errors import ConfigError, IncompleteError
+from tapestry_governance.cli.rotation import rotate
 from tapestry_governance.cli.votes import export, list_command, propose, vote
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def app() -> None:
     """Decide as a member: accept a charter, propose, vote."""
 
 
-for _command in (propose, vote, list_command, export):
+for _command in (propose, vote, list_command, export, rotate):
     app.add_command(_command)
 
 

@@ -52,6 +52,10 @@ def test_a_key_that_comes_later_is_registered_once(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("no key")
     doorman.look()
     assert admitted == [["fr"], ["de"]]
+    (tmp_path / "fr.pub").write_text("another key")
+    for _ in range(2):
+        doorman.look()
+    assert admitted == [["fr"], ["de"], ["fr"]]
 
 
 def test_a_key_that_was_not_registered_is_tried_again(tmp_path: Path) -> None:

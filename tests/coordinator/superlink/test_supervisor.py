@@ -24,7 +24,7 @@ from tapestry.protocol.messages import Message
 from tapestry.transport_keys import make_transport_key
 from tapestry_coordinator.superlink.outcome import clear_outcome, read_outcome
 from tapestry_coordinator.superlink.supervisor import Engine, Site
-from tapestry_node.flower import serve
+from tapestry_node.flower import serve, try_connection
 from tests.support.enrolled import enroll
 from tests.support.flwr_command import flwr, write_connection
 from tests.support.refusals import refused
@@ -270,3 +270,14 @@ def test_nothing_of_flower_listens_beyond_the_loopback() -> None:
     ]
     assert listening
     assert set(listening) == {"127.0.0.1"}
+
+
+def test_a_member_may_connect_by_another_key(engine: Engine, tmp_path: Path) -> None:
+    """Its name is taken already; so it is when a transport key was rotated."""
+    for file in ("first", "second"):
+        site = enroll(engine, "xx", tmp_path / file)
+        try_connection(
+            superlink=site.superlink,
+            root_certificates=site.root_certificates,
+            auth_key=site.auth_key,
+        )

@@ -162,7 +162,7 @@ def test_a_process_that_is_killed_at_any_line_leaves_all_or_nothing(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 10
+    assert int(done.stdout) >= 10
 
 
 # What the machine refuses
