@@ -355,8 +355,8 @@ class LogPublisher:
             VerificationError: The node has not signed it, or with another checkpoint.
         """
         rosters = self.logged.roster, self.state.roster  # a change may be on its way
-        keys = [r.node_keys[name] for r in rosters if name in r.node_keys]
-        opened = open_head(head, keys or [self.all_node_keys[name]])
+        keys = {r.node_keys[name] for r in rosters if name in r.node_keys}
+        opened = open_head(head, keys or {self.all_node_keys[name]})
         if opened.checkpoint != checkpoint:
             raise VerificationError(
                 f"the head of its outbox is of {opened.checkpoint.size} entries, the"

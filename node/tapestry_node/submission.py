@@ -106,11 +106,7 @@ def entries_to_submit(
 
 
 def sign_head(
-    store: NodeState,
-    cosigned: Checkpoint,
-    submitted: Sequence[bytes],
-    *,
-    key: SigningKey,
+    store: NodeState, key: SigningKey, cosigned: Checkpoint, submitted: Sequence[bytes]
 ) -> bytes:
     """Sign what goes with a cosignature, so that monitors see what is withheld."""
     leaves = [leaf_hash(entry) for entry in submitted[:MAX_WAITING]]
