@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from tests.support.long_logs import LongLog, Parties
 Figures = dict[str, float]
 ENTRIES = 100_000
 ACCOUNTS_BASE = 10_000  # entries that the accounts of one member are added to
+TURNS = 20  # at which a witness gets another key
 SIZES = {"1k": 1_000, "30k": 30_000}
 REPEATS = 9
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a file system without a disk
@@ -65,11 +66,33 @@ def plain_world() -> tuple[LongLog, World]:
     return log, world
 
 
-def write(folder: Path, log: LongLog, world: World) -> None:
+def grow_with_turns(
+    log: LongLog, world: World, entries: int, turns: int
+) -> dict[int, bytes]:
+    """Grow a log in which a witness gets another key at each turn.
+
+    Returns:
+        The cosigned checkpoint after each turn, by size.
+    """
+    notes = {}
+    for number in range(turns):
+        log.grow(entries * (number + 1) // (turns + 1), cohort=NAMES)
+        name = NAMES[number % len(NAMES)]
+        body = world.rotation(name, "witness", seed=str(number))
+        log.rotate_witness(name, body, world.keys[name, "witness'"])
+        log.add_round(NAMES)
+        notes[len(log.entries)] = log.note()
+    log.grow(entries, cohort=NAMES)
+    return notes
+
+
+def write(folder: Path, log: LongLog, world: World, turns: Mapping[int, bytes]) -> None:
     """Write a bundle of a log."""
     public = folder.with_name(f"{folder.name}-public")
     tiles.write(public, log.entries)
     durable_files.replace_file(public / "checkpoint", log.note())
+    for size, note in turns.items():
+        durable_files.replace_file(public / "turns" / str(size), note)
     write_bundle(
         folder,
         public=public,
@@ -79,11 +102,11 @@ def write(folder: Path, log: LongLog, world: World) -> None:
     )
 
 
-def _build(folder: str, entries: int, accounts: int) -> None:
+def _build(folder: str, entries: int, accounts: int, turns: int) -> None:
     log, world = plain_world()
-    log.grow(entries - accounts, cohort=NAMES)
+    notes = grow_with_turns(log, world, entries - accounts, turns)
     log.add_adapter_accounts(NAMES[0], accounts)
-    write(Path(folder), log, world)
+    write(Path(folder), log, world, notes)
 
 
 def _measure(folder: str, result: "multiprocessing.Queue[Figures]") -> None:
@@ -130,10 +153,12 @@ def _apart(work: Callable[..., None], *arguments: Any) -> None:
         raise RuntimeError(f"{work.__name__} failed")
 
 
-def build_bundle(place: Path, *, entries: int, accounts: int = 0) -> Path:
+def build_bundle(
+    place: Path, *, entries: int, accounts: int = 0, turns: int = 0
+) -> Path:
     """Build a bundle in a process of its own."""
     folder = place / f"bundle-{entries}-{accounts}"
-    _apart(_build, str(folder), entries, accounts)
+    _apart(_build, str(folder), entries, accounts, turns)
     return folder
 
 
@@ -145,8 +170,8 @@ def measure_bundle(folder: Path) -> Figures:
 
 
 def audit(place: Path, entries: int) -> Figures:
-    """Audit a log of so many entries, and verify as many signatures."""
-    found = measure_bundle(build_bundle(place, entries=entries))
+    """Audit a log of so many entries and 20 turns, and verify as many signatures."""
+    found = measure_bundle(build_bundle(place, entries=entries, turns=TURNS))
     label = f"{entries // 1000}k"
     return {
         f"audit_{label}_s": found["audit_s"],

@@ -14,6 +14,7 @@ from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.merkle import Tree, leaf_hash
 from tapestry_governance.events.envelope import Author, Seen, sign_entry
 from tapestry_governance.events.event_body import Body, Role
+from tapestry_governance.events.member_events import KeyRotated, VoteCast
 from tapestry_governance.events.model_events import ReleasePublished
 from tapestry_governance.events.privacy_events import (
     BlockEpsilon,
@@ -26,9 +27,11 @@ from tapestry_governance.events.round_events import (
     RoundClosed,
     RoundOpened,
 )
+from tapestry_governance.rules.thresholds import needed
 
 ROUNDS_PER_RUN = 100
 ROUNDS_PER_RELEASE = 50
+RELEASE_SHARE = "2/3"
 EPSILON = "0.9"  # above what ten thousand rounds cost with a noise multiplier of 100
 
 
@@ -39,7 +42,7 @@ class Parties:
     federation: str
     log: SigningKey
     coordinator: SigningKey
-    members: Mapping[str, Mapping[str, SigningKey]]
+    members: Mapping[str, dict[str, SigningKey]]
 
 
 class LongLog:
@@ -114,7 +117,29 @@ class LongLog:
         self.add(self._closing(manifest, sorted(cohort), commitments, after))
         self._base = after
         if self._rounds % ROUNDS_PER_RELEASE == 0:
-            self.add(self._release(manifest))
+            index = self.add(self._release(manifest))
+            if self._rounds % ROUNDS_PER_RUN == 0:
+                self._approve(index)
+
+    def _approve(self, release: int) -> None:
+        """Let members approve a release, so that the next run may begin with it."""
+        names = sorted(self._parties.members)
+        count = needed(RELEASE_SHARE, voters=len(names), members=len(names))
+        for name in names[:count]:
+            body = VoteCast(
+                subject=release,
+                entry=digest(self.entries[release]),
+                vote="yes",
+                reasons=None,
+            )
+            self.add(body, name, "root")
+        self._seen = self._newest()
+
+    def rotate_witness(self, name: str, body: KeyRotated, key: SigningKey) -> None:
+        """Give a member another witness key, in force when the next round opens."""
+        self.add(body, name, "root")
+        self._parties.members[name]["witness"] = key
+        self._seen = self._newest()
 
     def add_adapter_accounts(self, name: str, count: int) -> None:
         """Let one member account for adapters of its own, each with its own noise."""
