@@ -287,6 +287,7 @@ class TestExchange:
         assert [name for name, _ in grid.exchange(names, deadline=0.6)] == ["be"]
         release.set()
 
+    @pytest.mark.slow
     def test_a_node_that_was_started_again_is_asked_again(self) -> None:
         node = FakeNode("it", answer=never)
         grid, _ = grid_of(node)

@@ -172,6 +172,7 @@ def _goes_on(
     assert not federation.aborted()
 
 
+@pytest.mark.slow
 def test_no_shape_of_a_reply_ends_the_run(
     found: Found, caplog: pytest.LogCaptureFixture
 ) -> None:

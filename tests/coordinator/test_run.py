@@ -34,6 +34,7 @@ FLOOR: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "here",
     [

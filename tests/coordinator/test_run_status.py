@@ -89,6 +89,7 @@ def test_a_refusal_is_named_with_the_node_and_its_reason(found: Found) -> None:
     assert run.to_json()["rounds"][0]["refused"] == {NAMES[0]: "local_policy"}
 
 
+@pytest.mark.slow
 def test_a_member_that_refuses_shows_with_its_reason(found: Found) -> None:
     """By what it says when it is greeted, or by its answer to the last offer."""
     federation = found(

@@ -73,6 +73,7 @@ def test_nothing_else_passes(proxy: Proxy, method: str, path: str) -> None:
     assert proxy.passed == []
 
 
+@pytest.mark.slow
 def test_a_body_that_is_too_large_or_unfinished_reaches_no_witness(
     proxy: Proxy,
 ) -> None:

@@ -359,6 +359,7 @@ def test_whatever_a_superlink_answers_the_process_goes_on(
         assert f"status {status}" in caplog.text
 
 
+@pytest.mark.slow
 def test_what_it_waits_for_is_said_once_and_not_at_each_attempt(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

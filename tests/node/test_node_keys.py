@@ -162,6 +162,7 @@ def test_a_lost_key_is_not_missed_where_a_new_one_waits(
     assert set(ring.known(world.folded)) == {"witness", "community"}
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_leaves_each_key_whole(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.support.key_crashes", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

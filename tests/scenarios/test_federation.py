@@ -237,6 +237,7 @@ def test_the_bundle_verifies_and_costs_are_as_reported(federation: Federation) -
     assert all(a.recomputed is not None for a in audit.accounts)
 
 
+@pytest.mark.slow
 def test_one_flipped_byte_in_any_file_of_the_bundle_fails(
     federation: Federation, tmp_path: Path
 ) -> None:
@@ -276,6 +277,7 @@ def _parts(bundle: Path) -> dict[str, list[Path]]:
     return parts
 
 
+@pytest.mark.slow
 def test_what_is_taken_out_of_a_bundle_is_told_as_unchecked(
     federation: Federation, tmp_path: Path
 ) -> None:

@@ -160,6 +160,7 @@ def foreign(found: Found) -> list[Message]:
     return [e.request for e in other.wire.log if e.node == "fr"]
 
 
+@pytest.mark.slow
 def test_a_node_answers_mutated_requests_with_one_code_and_keeps_nothing(
     found: Found, foreign: list[Message]
 ) -> None:

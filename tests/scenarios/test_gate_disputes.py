@@ -47,6 +47,7 @@ def test_a_good_step_that_is_called_bad_ends_the_run_and_is_in_the_log(
     assert {number for _, number in federation.uploads()} == {1}
 
 
+@pytest.mark.slow
 def test_a_dispute_outlives_a_restart(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +116,7 @@ def test_held_out_data_that_the_round_does_not_name_are_not_taken(
     assert (closed.outcome, "fr" in closed.included) == ("applied", False)
 
 
+@pytest.mark.slow
 def test_an_aborted_round_names_those_whose_sum_may_be_known(found: Found) -> None:
     federation = found()
 

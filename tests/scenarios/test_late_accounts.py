@@ -20,6 +20,8 @@ from tests.support.settings_files import change_settings
 
 ALONE = {name: {"adapter": {"publish": name == "sw"}} for name in NAMES}
 
+pytestmark = pytest.mark.slow
+
 
 def accounts(federation: Federation, name: str) -> list[tuple[int, int | None]]:
     """Number and round of each account of a node, in the order of the log."""

@@ -31,6 +31,8 @@ from tests.support.replicas import replica_of
 
 OTHERS = tuple(name for name in NAMES if name != "fr")
 
+pytestmark = pytest.mark.slow
+
 
 def unharmed(federation: Federation, reason: str) -> None:
     """The round is logged as rejected, and nobody's base has moved."""

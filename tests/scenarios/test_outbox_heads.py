@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tapestry.metrics_page import render
 from tapestry.protocol.messages import Kind, Message
 from tapestry.tlog.checkpoint import read_claim
@@ -48,6 +50,7 @@ def test_heads_of_an_honest_coordinator_name_nothing_that_is_overdue(
     assert read_status(federation.coordinator).overdue == ()
 
 
+@pytest.mark.slow
 def test_a_censoring_coordinator_is_seen_by_what_it_publishes(
     found: Found,
 ) -> None:
@@ -70,6 +73,7 @@ def test_a_censoring_coordinator_is_seen_by_what_it_publishes(
     assert told.startswith("id submits an entry since entry")
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_publishes_old_heads_or_none_is_seen(found: Found) -> None:
     federation = found(coordinator={"rounds": 4})
     federation.cosign()

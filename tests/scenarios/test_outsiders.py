@@ -80,6 +80,7 @@ def test_an_outsider_gets_no_message_of_a_round_and_no_name(
     assert federation.aborted() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["own key", "flooding"])
 def test_where_the_member_is_kept_out_nobody_takes_its_place(
     found: Found, how: str

@@ -290,6 +290,7 @@ def test_a_second_run_starts_from_the_given_base_whatever_snapshots_there_are(
     assert federation.audit().verdict is AuditVerdict.HOLDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", KINDS)
 @pytest.mark.parametrize(
     "away",

@@ -125,6 +125,7 @@ def make(tmp_path: Path) -> Any:
         federation.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("noise", "plan"),
     [

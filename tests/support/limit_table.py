@@ -181,6 +181,7 @@ def _ask(count: int) -> dict[str, Any]:
         "checkpoint": None,
         "held_out": None,
         "name": "fr",
+        "other_proof": None,
         "refuses": None,
         "rests": False,
         "size": 0,

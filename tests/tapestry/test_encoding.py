@@ -138,6 +138,7 @@ _pieces = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(value=values, data=st.data())
 def test_a_damaged_spelling_is_refused_just_where_the_library_refuses_it(

@@ -40,6 +40,7 @@ def path(stored: Path, tmp_path: Path) -> Path:
     return copy
 
 
+@pytest.mark.slow
 def test_a_key_opens_with_its_passphrase_in_any_normal_form(
     path: Path, key: SigningKey
 ) -> None:
@@ -62,6 +63,7 @@ def test_the_file_is_private_and_holds_no_secret_in_the_clear(
     assert other.read_text().splitlines()[2:] != text.splitlines()[2:]  # a new salt
 
 
+@pytest.mark.slow
 def test_another_passphrase_opens_nothing(path: Path) -> None:
     for typed in ("correct horse battery cafe", PASSPHRASE + " ", ""):
         with refused(ConfigError, "passphrase-wrong"):
@@ -79,6 +81,7 @@ def test_a_short_passphrase_and_an_existing_file_are_refused(
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_no_change_of_a_line_goes_unnoticed(path: Path, key: SigningKey) -> None:
     text = path.read_text("ascii")
     lines = text.split("\n")

@@ -54,6 +54,7 @@ def test_every_package_of_the_product_is_in_the_digest() -> None:
     assert sorted(PACKAGES) == sorted(Path(folder).name for folder in FOLDERS)
 
 
+@pytest.mark.slow
 def test_two_processes_of_one_install_have_one_digest_unless_one_drops_asserts() -> (
     None
 ):
@@ -160,6 +161,7 @@ def test_each_variable_that_changes_results_changes_the_digest(
     assert _digest() == found[-1]
 
 
+@pytest.mark.slow
 def test_torch_computes_in_full_precision_unless_a_variable_says_otherwise() -> None:
     code = "import torch; print(torch.get_float32_matmul_precision())"
     for value, precision in ((None, "highest"), ("1", "high")):

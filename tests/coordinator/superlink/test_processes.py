@@ -86,6 +86,7 @@ def test_a_child_ends_when_we_are_killed(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_group_keeps_its_children_up_and_ends_them_all(tmp_path: Path) -> None:
     sleeps, environment = [sys.executable, "-c", SLEEP], dict(os.environ)
     with ChildGroup(tmp_path) as group:

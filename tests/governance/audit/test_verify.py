@@ -124,6 +124,7 @@ def test_a_cosignature_after_the_year_9999_is_a_bad_signature(
     assert found == ("signatures", AuditVerdict.FAILS, "cosignature-malformed")
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(data=st.data())
 def test_one_flipped_byte_in_any_file_is_noticed(

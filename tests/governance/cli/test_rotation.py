@@ -43,6 +43,7 @@ def test_a_key_that_was_made_elsewhere_is_shown_and_signed_for(vault: Path) -> N
     refuses(sign(), 1, "possession-not-proven")
 
 
+@pytest.mark.slow
 def test_a_new_root_key_is_made_beside_the_old_one_and_locked(vault: Path) -> None:
     (vault / "draft").write_bytes(draft("root").encode())
     found = json.loads(ok(sign("--json", "-o", "new.entry")).stdout)

@@ -288,6 +288,7 @@ times = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(text=times)
 def test_a_time_is_one_that_the_calendar_has_in_its_one_spelling(text: str) -> None:
     form = "%Y-%m-%dT%H:%M:%SZ"

@@ -209,6 +209,7 @@ def test_a_charter_refers_to_nothing_and_has_the_first_policy() -> None:
         world.append(world.entry(second))
 
 
+@pytest.mark.slow
 def test_the_list_of_rules_names_each_code_of_the_package() -> None:
     listed = set(re.findall("[a-z]+(?:-[a-z]+)+", rules.__doc__ or ""))
     raised = {s.code for s in error_codes.sites() if "/rules/" in s.file}

@@ -190,6 +190,7 @@ def test_a_tensor_keeps_its_type_until_it_moves_and_has_it_again_in_a_release(
     assert replica_of(released).digest != start.digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("relative", [1e-3, 3e-4])
 def test_small_steps_add_up_through_the_rounds_of_a_run(

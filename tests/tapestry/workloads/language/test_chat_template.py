@@ -41,6 +41,7 @@ def _plain(tokens: list[int]) -> list[int]:
     return [t if t >= 0 else ~t for t in tokens]
 
 
+@pytest.mark.slow
 @given(question=TURNS, answer=TURNS)
 def test_tokens_are_those_that_transformers_gives_for_ordinary_turns(
     model: LanguageModel, question: str, answer: str
@@ -75,6 +76,7 @@ def test_a_turn_that_spells_a_special_token_cannot_end_itself(
     assert prompt.count(END) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("special", [True, False])
 def test_no_added_token_can_be_spelled_in_a_turn(special: bool) -> None:
     template = ChatTemplate(marked(special=special))
@@ -114,6 +116,7 @@ def test_no_piece_of_a_unigram_model_spells_a_mark(special: bool) -> None:
     assert (row.count(259), row.count(260)) == (2, 1)  # the template's own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "same"), [("Ciao, come stai?", True), ("<s>", False)])
 @pytest.mark.parametrize("chat", [CHATML, None])
 def test_a_prompt_read_as_one_text_may_be_other_tokens(
@@ -130,6 +133,7 @@ def test_a_prompt_read_as_one_text_may_be_other_tokens(
         assert template.whole(prompt) == theirs
 
 
+@pytest.mark.slow
 def test_a_template_may_change_the_words_of_a_prompt(model: LanguageModel) -> None:
     template = _template(model, CHATML.replace("m.content", "m.content | trim"))
     prompt = Dialogue(turns=(" Ciao ",))
@@ -141,6 +145,7 @@ def test_a_template_may_change_the_words_of_a_prompt(model: LanguageModel) -> No
     assert template.whole(prompt) == theirs != ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "before",
     [
@@ -245,6 +250,7 @@ def test_a_tokenizer_without_a_template_gets_line_breaks(model: LanguageModel) -
     assert END in template.ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("template", "code"),
     [

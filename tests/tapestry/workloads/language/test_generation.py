@@ -61,6 +61,7 @@ def test_a_model_that_breaks_gives_no_answer(bounded: LanguageModel) -> None:
         bounded.load(before)
 
 
+@pytest.mark.slow
 def test_prompts_decoded_together_give_what_each_gives_alone(
     model: LanguageModel,
 ) -> None:

@@ -228,6 +228,7 @@ def test_a_missing_tokenizer_is_refused(folder: Path) -> None:
     assert "token" in _refused(folder, "model-unreadable")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("template", "code", "values"),
     [
@@ -383,6 +384,7 @@ def test_any_changed_setting_is_refused_in_words_or_leaves_the_parameters(
     model.save(folder.with_name("again"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("template", "code", "said"),
     [

@@ -230,6 +230,7 @@ def test_a_prompt_that_the_base_cannot_answer_is_named(
     federation.close()
 
 
+@pytest.mark.slow
 def test_what_was_looked_at_is_what_is_published(
     base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
