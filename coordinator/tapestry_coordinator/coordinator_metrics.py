@@ -7,10 +7,11 @@ log only what came since the last reading is replayed.
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tapestry.errors import ConfigError
+from tapestry.errors import ConfigError, TapestryError
 from tapestry.metrics_page import CountedBy, Metric
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.freshness import Times
@@ -40,7 +41,7 @@ class CoordinatorMetrics:
         self._state: FederationState | None = None
         self._rounds, self._aborts = CountedBy(), CountedBy()
         self._sizes: list[int] = []  # of published checkpoints
-        self._heads: dict[str, bytes] = {}  # of outboxes
+        self._heads: dict[str, bytes] | None = None  # of outboxes, if readable
 
     def read(self) -> list[Metric]:
         """Return the metrics of the moment.
@@ -78,7 +79,9 @@ class CoordinatorMetrics:
     def _follow(self) -> bytes | None:
         """Replay what is new in the log; return its newest public checkpoint."""
         place = self._folder / "log"
-        self._heads = read_heads(place / "public")  # first: none is beyond the log
+        self._heads = None
+        with suppress(TapestryError):
+            self._heads = read_heads(place / "public")  # first: none is beyond the log
         if not (place / "log.db").exists():
             return None
         store = LogDatabase(place, readonly=True)
@@ -100,9 +103,12 @@ class CoordinatorMetrics:
         return note
 
     def _late(self, state: FederationState) -> int:
-        """Count the members that a monitor sees treated late."""
-        found = HeadReport.of(self._heads, state=state, sizes=self._sizes)
-        return len({*found.withheld, *found.stale})
+        """Count the members that a monitor sees treated late; all if it cannot see."""
+        with suppress(TapestryError):
+            if self._heads is not None:
+                found = HeadReport.of(self._heads, state=state, sizes=self._sizes)
+                return len({*found.withheld, *found.stale})
+        return len(state.active)
 
     @property
     def _is_marked(self) -> bool:

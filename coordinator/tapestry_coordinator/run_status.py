@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tapestry.errors import TapestryError
 from tapestry.keys import SigningKey
 from tapestry.protocol.messages import Reason
 from tapestry.software_digest import software_digest
@@ -32,6 +33,7 @@ from tapestry_coordinator.superlink.tls import certificate_end
 from tapestry_governance.audit.bundle import read_small
 from tapestry_governance.events.envelope import Event, open_entry
 from tapestry_governance.events.round_events import RoundClosed, RoundOpened
+from tapestry_governance.log.database import LogDatabase
 from tapestry_governance.log.outbox_heads import HeadReport, read_heads
 from tapestry_governance.log.tile_writer import CHECKPOINT
 from tapestry_governance.log.turns import Turns
@@ -187,7 +189,7 @@ def read_status(directory: Path) -> CoordinatorStatus:
         ResourceError: A file cannot be read.
     """
     CoordinatorSettings.read(directory / "coordinator.toml")  # or it is another folder
-    heads = read_heads(directory / "log" / "public")  # first: none is beyond the log
+    heads = _heads(directory)  # first: none is beyond the log
     state, entries = read_settled(directory)
     events = [open_entry(entry).event for entry in entries]
     seen = read_members(directory)
@@ -198,7 +200,7 @@ def read_status(directory: Path) -> CoordinatorStatus:
         serving=seen is not None,
         members=tuple(_members(state, events, seen or {})),
         votes=tuple(_votes(state)),
-        overdue=_overdue(heads, state, events),
+        overdue=_overdue(directory, heads, state),
         entries=len(events),
         cosigned=cosigned.checkpoint.size if cosigned else 0,
         cosigners=tuple(name for name in names if name not in outsiders),
@@ -257,12 +259,29 @@ def _votes(state: FederationState) -> Iterator[str]:
             yield f"{what}, entry {ballot.index}: {yes} of {needed} yes"
 
 
+def _heads(directory: Path) -> dict[str, bytes] | TapestryError:
+    """Read the heads of outboxes, or why they cannot be read."""
+    try:
+        return read_heads(directory / "log" / "public")
+    except TapestryError as error:
+        return error
+
+
 def _overdue(
-    heads: Mapping[str, bytes], state: FederationState, events: Sequence[Event]
+    directory: Path, heads: dict[str, bytes] | TapestryError, state: FederationState
 ) -> tuple[str, ...]:
-    """Say what a monitor sees overdue."""
-    sizes = {event.seen.size for event in events if event.seen}
-    return tuple(HeadReport.of(heads, state=state, sizes=sizes).warnings)
+    """Say what a monitor sees overdue, or that it cannot see."""
+    try:
+        if isinstance(heads, TapestryError):
+            raise heads
+        store = LogDatabase(directory / "log", readonly=True)
+        try:
+            sizes = store.published_sizes()
+        finally:
+            store.close()
+        return tuple(HeadReport.of(heads, state=state, sizes=sizes).warnings)
+    except TapestryError as error:
+        return (f"the heads of outboxes cannot be read: {error}",)
 
 
 def _days_left(tls: Path) -> int | None:

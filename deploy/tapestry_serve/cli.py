@@ -124,6 +124,12 @@ def _log(base: str, given: _Options) -> "MemberView | None":
     if node is None and bundle is None and folder.is_dir() and beside.is_dir():
         bundle = beside
     if node is None and bundle is None:
+        if given["trust"] is not None:
+            raise ConfigError(
+                "--trust says whom a log has to be signed by, and no log is named; add"
+                " --bundle",
+                code="usage",
+            )
         return None
     return open_view(node=node, bundle=bundle, trust=given["trust"])
 
@@ -135,13 +141,13 @@ def _check_votes(
     manifests: Sequence[str],
     withdrawn: bool,
 ) -> None:
-    """Refuse what members withdrew, and tell of a base that is a candidate.
+    """Refuse what members withdrew, and tell of what they have not approved.
 
     Raises:
         WithdrawnError: Members withdrew the base or an adapter, and ``withdrawn``
             does not allow it.
     """
-    from tapestry_governance.vote_count import withdrawn_files
+    from tapestry_governance.vote_count import unknown_files, withdrawn_files
 
     if log is None:
         console.note("note: without --bundle or --node, no withdrawal is noticed")
@@ -152,6 +158,7 @@ def _check_votes(
         message = f"{'; '.join(said)}; --withdrawn runs it all the same"
         raise WithdrawnError(message, code="model-withdrawn")
     names = [n for n in state.releases if state.releases[n].model_digest == model]
+    said += unknown_files(state, model=model, manifests=manifests)
     if names and all(state.standing_of(name) == "candidate" for name in names):
         said.append(f"{names[-1]} is a candidate, members have not approved it")
     for each in said:

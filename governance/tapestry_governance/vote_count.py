@@ -127,3 +127,22 @@ def withdrawn_files(
         for name, manifest in state.withdrawn
         if name in models or manifest in manifests
     ]
+
+
+def unknown_files(
+    state: FederationState, *, model: str, manifests: Collection[str]
+) -> list[str]:
+    """List what the log does not name, so that no vote on it is known.
+
+    Another spelling of a withdrawn adapter's card, for one, is another adapter.
+    """
+    bases = state.policy.bases
+    given = {each.model for each in bases} if bases != "any" else {model}
+    models = given | {each.model_digest for each in state.releases.values()}
+    named = {each.manifest_digest for each in state.adapters.values()}
+    said = [] if model in models else [f"the log does not name the base {model}"]
+    return said + [
+        f"the log does not name an adapter with manifest {each} now"
+        for each in manifests
+        if each not in named
+    ]

@@ -36,7 +36,12 @@ from tapestry.artifacts import manifest
 from tapestry.artifacts.adapter_folder import ACCOUNTED, PUBLISHED
 from tapestry.artifacts.manifest import FOLDER
 from tapestry.encoding import decode_decimal
-from tapestry.errors import IncompleteError, TapestryError, VerificationError
+from tapestry.errors import (
+    ConfigError,
+    IncompleteError,
+    TapestryError,
+    VerificationError,
+)
 from tapestry.inputs.faults import Faults
 from tapestry.inputs.setting_values import to_toml
 from tapestry.model.release_draft import ReleaseDraft
@@ -95,6 +100,13 @@ def export(folder: Path, place: Path) -> Exported:
         VerificationError: The mirror or the state was changed, or the state is older.
     """
     settings = NodeSettings.read(folder / "node.toml")
+    data = (folder / settings.data).resolve()
+    if data in (place.resolve(), *place.resolve().parents):
+        raise ConfigError(
+            f"{place} lies in {data}, where each file is a record; choose another"
+            " folder",
+            code="output-in-data",
+        )
     with ExitStack() as opened:
         draft = opened.enter_context(new_bundle(place))
         mirror = open_mirror(folder, settings, readonly=True)
@@ -137,8 +149,11 @@ class _Export:
         self._write_json("receipts", [asdict(row) for row in self.store.receipts()])
         self._write_json("public-keys", _public_keys(state, name))
         self._write_data_manifest()
-        if (left := self.folder / f"{name}.left").exists():
-            durable_files.replace_file(self.draft / left.name, read_entry(left))
+        left = self.folder / f"{name}.left"
+        if left.exists():
+            entry = self._read(left.name, lambda: read_entry(left))
+            if entry is not None:
+                durable_files.replace_file(self.draft / left.name, entry)
         if state.releases:
             self._write_releases()
         for path in sorted(

@@ -7,14 +7,17 @@ from itertools import count
 
 import pytest
 
+from tapestry.metrics_page import render
 from tapestry.protocol.folder_faults import FolderFault
 from tapestry.protocol.messages import Kind, Reason
 from tapestry_coordinator import run_status, service
+from tapestry_coordinator.coordinator_metrics import CoordinatorMetrics
 from tapestry_coordinator.run_folders import PROGRESS
 from tapestry_coordinator.run_status import read_status
 from tapestry_coordinator.superlink.outcome import working_on
 from tapestry_node.open_folder import OpenFolder
 from tapestry_node.refusing_node import RefusingNode
+from tests.node.test_node_metrics import values
 from tests.support.federation import NAMES
 from tests.support.federation_fixtures import Found
 
@@ -120,3 +123,19 @@ def test_a_member_that_refuses_shows_with_its_reason(found: Found) -> None:
     assert (told["refuses"], told["words"]) == ("records-missing", said[26:])
     asked = [e.request.kind for e in federation.wire.log if e.node == "fi"]
     assert asked[-1] is Kind.HELLO  # and nothing else, for it can do nothing
+
+
+@pytest.mark.parametrize("damage", [b"", b"junk", b'{"xx":"junk"}'])
+def test_damaged_heads_are_told_and_cost_nothing_else(
+    found: Found, damage: bytes
+) -> None:
+    federation = found()
+    federation.run()
+    place = federation.coordinator / "log" / "public" / "outbox.json"
+    place.write_bytes(damage)
+    (said,) = read_status(federation.coordinator).overdue
+    assert said.startswith("the heads of outboxes cannot be read: ")
+    assert "outbox.json" in said
+    shown = values(render(CoordinatorMetrics(federation.coordinator).read()))
+    members = shown["tapestry_coordinator_members"]
+    assert shown["tapestry_coordinator_outbox_overdue"] == members

@@ -155,6 +155,25 @@ def test_data_and_given_base_that_are_gone_are_told(
     assert codes == {"corpus.toml": "data-manifest-missing", "base": "base-unknown"}
 
 
+def test_an_exit_that_was_damaged_is_told_and_all_else_is_there(
+    used: Path, tmp_path: Path
+) -> None:
+    (used / f"{NAME}.left").write_text("no entry")
+    made = export(used, place := tmp_path / "export")
+    assert list(made.lacks) == [f"{NAME}.left"]
+    assert (place / "ledger.json").exists()
+
+
+def test_no_export_is_written_among_the_records(used: Path) -> None:
+    data = (used / NodeSettings.read(used / "node.toml").data).resolve()
+    for place in (data / "export", used / "link" / "export"):
+        if place.parent != data:
+            place.parent.symlink_to(data)
+        with refused(ConfigError, "output-in-data"):
+            export(used, place)
+        assert not place.exists()
+
+
 def test_a_node_that_accepted_nothing_has_nothing_to_export(
     idle: Path, tmp_path: Path
 ) -> None:

@@ -1,7 +1,7 @@
 """Bundles on disk, made from a federation in memory."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.merkle import inclusion_proof, leaf_hash
 from tapestry.tlog.proof import Proof
 from tapestry_governance.audit.bundle import Bundle, write_bundle
+from tapestry_governance.log.outbox_heads import encode_heads
 from tests.support.log_world import World
 
 
@@ -70,6 +71,7 @@ def bundle_of(
     artifacts: dict[str, Path] | None = None,
     note: bytes | None = None,
     turns: Iterable[bytes] = (),
+    heads: Mapping[str, bytes] | None = None,
 ) -> Bundle:
     """Write the public files of a log and then its bundle."""
     public = folder / "public"
@@ -78,6 +80,8 @@ def bundle_of(
     for turn in turns:
         (public / "turns" / str(read_claim(turn).size)).write_bytes(turn)
     tiles.write(public, world.entries)
+    if heads is not None:
+        (public / "outbox.json").write_bytes(encode_heads(heads))
     return write_bundle(
         folder / "bundle",
         public=public,

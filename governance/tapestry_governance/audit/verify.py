@@ -128,7 +128,9 @@ class Audit:
     opened: CosignedCheckpoint = field(init=False)
     entries: StoredEntries = field(init=False)
     state: FederationState = field(init=False)
-    seen: set[int] = field(default_factory=set)  # sizes of checkpoints, by authors
+    # Sizes of checkpoints: who alone named each, or None if several members did, or the
+    # coordinator: one member alone ages nothing.
+    seen: dict[int, str | None] = field(default_factory=dict)
     unchecked: list[str] = field(default_factory=list)  # all that was not checked
     faults: Mapping[str, TapestryError] = field(default_factory=dict)  # by artifact
 
@@ -316,7 +318,10 @@ def _events(audit: Audit) -> Found:
             raise error.at(f"entry {index}") from error
         state = apply_signed(state, signed)
         if signed.event.seen is not None:
-            audit.seen.add(signed.event.seen.size)
+            size, actor = signed.event.seen.size, signed.event.actor
+            is_lead = signed.event.role == "coordinator"
+            if is_lead or audit.seen.setdefault(size, actor) != actor:
+                audit.seen[size] = None
         signatures += len(signed.signatures)
         kinds[signed.event.type] += 1
     audit.state = state or audit.state
@@ -354,10 +359,9 @@ def _age(audit: Audit) -> Found:
 
 def _outbox(audit: Audit) -> Found:
     """Say what is overdue; one member alone can claim it, so the verdict holds."""
-    found = HeadReport.of(audit.bundle.heads, state=audit.state, sizes=audit.seen)
+    sizes = [size for size, alone in audit.seen.items() if alone is None]
+    found = HeadReport.of(audit.bundle.heads, state=audit.state, sizes=sizes)
     detail = f"{len(found.heads)} heads of members, signed over this log"
-    if found.missing:
-        detail += f"; none of {', '.join(found.missing)}"
     detail += "".join(f"; OVERDUE: {each}" for each in found.warnings)
     return detail, {
         "heads": len(found.heads),

@@ -23,7 +23,8 @@ Not protected:
     at all, the log cannot tell.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,7 @@ MAX_WAITING = 16  # entries that a head names, the oldest; a coordinator takes 4
 OVERDUE = 8  # checkpoints: twice as many as it takes to log those
 _DOMAIN = "Tapestry outbox v1"
 _HEAD = 5  # lines before the entries
+_LONGEST_NAME = 63  # of a member
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +135,8 @@ def decode_heads(data: bytes) -> dict[str, bytes]:
     """
     found = decode_json(data, limit=MAX_FILE)
     if not isinstance(found, dict) or not all(
-        isinstance(note, str) for note in found.values()
+        isinstance(note, str) and len(name) <= _LONGEST_NAME
+        for name, note in found.items()
     ):
         raise _malformed(f"{FILE} is no object of notes by name")
     return {name: note.encode() for name, note in found.items()}
@@ -148,7 +151,10 @@ def read_heads(public: Path) -> dict[str, bytes]:
     """
     path = public / FILE
     with reading(path), suppress(FileNotFoundError):
-        return decode_heads(read_plain(path, limit=MAX_FILE))
+        try:
+            return decode_heads(read_plain(path, limit=MAX_FILE))
+        except ProtocolError as error:
+            raise error.at(str(path)) from None
     return {}
 
 
@@ -159,7 +165,7 @@ class HeadReport:
     heads: Mapping[str, OutboxHead] = field(default_factory=dict)
     withheld: Mapping[str, int] = field(default_factory=dict)  # since: the oldest
     stale: Mapping[str, int] = field(default_factory=dict)  # size of the last head
-    missing: tuple[str, ...] = ()  # members without a head
+    missing: tuple[str, ...] = ()  # members without a head; stale after a while
 
     @property
     def warnings(self) -> list[str]:
@@ -168,10 +174,11 @@ class HeadReport:
             f"{name} submits an entry since entry {since}, which the log lacks"
             for name, since in self.withheld.items()
         ]
-        return said + [
-            f"the last head of {name} is of entry {size}: it is away, or shut out"
-            for name, size in self.stale.items()
-        ]
+        for name, size in self.stale.items():
+            last = f"the last head of {name} is of entry {size}"
+            last = f"no head of {name} is there" if name in self.missing else last
+            said.append(f"{last}: it is away, or shut out")
+        return said
 
     @classmethod
     def of(
@@ -186,33 +193,44 @@ class HeadReport:
         Args:
             notes_by_name: The heads, as they are published.
             state: The federation after the last entry under the checkpoint.
-            sizes: Of cosigned checkpoints, as far as they are known.
+            sizes: Of cosigned checkpoints, as far as they are known, in any order.
 
         Raises:
             ProtocolError: A head is not a note over a head.
             VerificationError: A head is not signed by the member, or beyond the log.
             InconsistentLog: A member signed the head over another log.
         """
-        heads = {name: _open(name, note, state) for name, note in notes_by_name.items()}
-        found: dict[str, int] = {}
-        for name, head in heads.items():
-            due = _overdue(head, state, sizes)
-            if due:
-                found[name] = min(due)
+        settled, ordered = settle(state, seen=state.size), sorted(set(sizes))
+        heads = {
+            name: _open(name, note, state, settled=settled)
+            for name, note in notes_by_name.items()
+        }
+        due = {
+            name: overdue(head.waiting, size=head.checkpoint.size, sizes=ordered)
+            for name, head in heads.items()
+        }
+        lacking = tuple(sorted(state.active.keys() - heads.keys()))
         lasts = {name: head.checkpoint.size for name, head in heads.items()}
         stale = {
             name: size
-            for name, size in lasts.items()
-            if name in state.active and _between(size, state.size, sizes) >= OVERDUE
+            for name, size in (dict.fromkeys(lacking, 0) | lasts).items()
+            if name in state.active and _between(size, state.size, ordered) >= OVERDUE
         }
-        lacking = tuple(sorted(state.active.keys() - heads.keys()))
-        return cls(heads=heads, withheld=found, stale=stale, missing=lacking)
+        return cls(
+            heads=heads,
+            withheld=_withheld(due, state) if any(due.values()) else {},
+            stale=stale,
+            missing=lacking,
+        )
 
 
 def overdue(
-    waiting: Mapping[bytes, int], *, size: int, sizes: Collection[int]
+    waiting: Mapping[bytes, int], *, size: int, sizes: Sequence[int]
 ) -> dict[bytes, int]:
-    """Return what still waits at a size, some checkpoints after it was submitted."""
+    """Return what still waits at a size, some checkpoints after it was submitted.
+
+    ``sizes`` of checkpoints are in order.
+    """
     return {
         leaf: since
         for leaf, since in waiting.items()
@@ -220,25 +238,28 @@ def overdue(
     }
 
 
-def _overdue(
-    head: OutboxHead, state: FederationState, sizes: Collection[int]
-) -> list[int]:
-    """Return since when entries are submitted that the log should have, and lacks."""
-    due = overdue(head.waiting, size=head.checkpoint.size, sizes=sizes)
-    if not due:
-        return []
+def _withheld(
+    due: Mapping[str, Mapping[bytes, int]], state: FederationState
+) -> dict[str, int]:
+    """Return since when members submit what the log should have, and lacks."""
     logged = {state.past.tree.leaf(index) for index in range(state.size)}
-    return [since for leaf, since in due.items() if leaf not in logged]
+    lacking = {
+        name: [since for leaf, since in each.items() if leaf not in logged]
+        for name, each in due.items()
+    }
+    return {name: min(since) for name, since in lacking.items() if since}
 
 
-def _between(since: int, until: int, sizes: Collection[int]) -> int:
-    return sum(since < size <= until for size in sizes)
+def _between(since: int, until: int, sizes: Sequence[int]) -> int:
+    return bisect_right(sizes, until) - bisect_right(sizes, since)
 
 
-def _open(name: str, note: bytes, state: FederationState) -> OutboxHead:
+def _open(
+    name: str, note: bytes, state: FederationState, *, settled: FederationState
+) -> OutboxHead:
     try:
         claimed = OutboxHead.parse(notes.parse(note).text).checkpoint.size
-        head = open_head(note, _keys(name, state, claimed))
+        head = open_head(note, _keys(name, settled, claimed))
     except (ProtocolError, VerificationError) as error:
         raise error.at(f"{FILE}: the head of {name!r}") from error
     told = head.checkpoint
@@ -256,13 +277,12 @@ def _open(name: str, note: bytes, state: FederationState) -> OutboxHead:
     return head
 
 
-def _keys(name: str, state: FederationState, size: int) -> list[VerifyKey]:
+def _keys(name: str, settled: FederationState, size: int) -> list[VerifyKey]:
     """Return the node keys that a member had at a size or got since.
 
     Raises:
         VerificationError: There never was such a member.
     """
-    settled = settle(state, seen=state.size)
     former = settled.former_keys.get((name, "node"), ())
     keys = [each.key for each in former if size <= each.until]
     if name in settled.members:

@@ -225,6 +225,7 @@ class FederationState:
     waiting: tuple[Waiting, ...] = ()  # decided, and not in force
     rotations: PersistentMap[int, tuple[str, KeyRotated]] = _EMPTY  # member, new key
     rotated: PersistentMap[str, tuple[int, int]] = _EMPTY  # opening, number
+    withdrawals: PersistentMap[str, tuple[int, int]] = _EMPTY  # of own proposals
     known_keys: PersistentMap[str, str] = _EMPTY  # public half, or id -> id; for ever
     other_keys: PersistentMap[tuple[str, str], str] = _EMPTY  # transport, receipts
     former_keys: PersistentMap[tuple[str, str], tuple[FormerKey, ...]] = _EMPTY

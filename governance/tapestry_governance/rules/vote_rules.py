@@ -22,6 +22,7 @@ from tapestry_governance.rules.thresholds import needed, needed_for_policy
 
 MAX_PROPOSALS = 4  # of a member, open at a time
 MAX_CASTS = 8  # votes of a member on one subject
+MAX_WITHDRAWALS = 8  # of a member's own proposals between two openings of rounds
 
 
 def proposal_made(
@@ -45,6 +46,12 @@ def proposal_made(
         raise RuleError(
             f"{actor!r} has {MAX_PROPOSALS} open proposals; wait until one is"
             " decided, or withdraw one by a vote of no",
+            code="proposals-too-many",
+        )
+    if state.counted(state.withdrawals, actor)[1] > MAX_WITHDRAWALS:
+        raise RuleError(
+            f"{actor!r} withdrew {MAX_WITHDRAWALS} proposals since the last round was"
+            " opened, which is as many as it may; another member can make this one",
             code="proposals-too-many",
         )
     check_possible(state, body.proposal)
@@ -77,8 +84,8 @@ def vote_cast(
     """Count a vote; the last one of a member counts.
 
     Guarantees:
-        A proposal that lacks the votes ends once its author votes no: who made it
-        takes it back, and any other member may make it again.
+        A proposal that lacks the votes ends with the entry in which its author votes
+        no: who made it takes it back, and any member may make it again.
 
     Raises:
         RuleError: There is nothing to vote on, it is decided or lapsed, the voter is
@@ -104,7 +111,7 @@ def vote_cast(
         votes=ballot.votes.set(actor, body.vote),
         casts=ballot.casts.set(actor, ballot.casts.get(actor, 0) + 1),
     )
-    return _count(state, ballot, index)
+    return _count(state, ballot, index, by=actor)
 
 
 def eligible(state: FederationState, ballot: Ballot) -> list[str]:
@@ -131,7 +138,9 @@ def votes_for(state: FederationState, ballot: Ballot) -> int:
     return sum(ballot.votes.get(name) == "yes" for name in eligible(state, ballot))
 
 
-def _count(state: FederationState, ballot: Ballot, index: int) -> FederationState:
+def _count(
+    state: FederationState, ballot: Ballot, index: int, *, by: str
+) -> FederationState:
     enough = votes_for(state, ballot) >= votes_needed(state, ballot)
     waiting = state.waiting
     if enough and ballot.decided is None:
@@ -145,9 +154,17 @@ def _count(state: FederationState, ballot: Ballot, index: int) -> FederationStat
         state = dataclasses.replace(state, ballots=ballots)
         return take_effect(state, Waiting(since=index, subject=ballot.index))
     state = dataclasses.replace(state, ballots=ballots, waiting=waiting)
-    if ballot.proposal and not enough and ballot.votes.get(ballot.by) == "no":
-        return end(state, ballot, "withdrawn")
+    is_own = by == ballot.by and ballot.votes[by] == "no"
+    if ballot.proposal and not enough and is_own:
+        return _withdraw(state, ballot)
     return state
+
+
+def _withdraw(state: FederationState, ballot: Ballot) -> FederationState:
+    opened, number = state.counted(state.withdrawals, ballot.by)
+    counts = state.withdrawals.set(ballot.by, (opened, number))
+    state = dataclasses.replace(state, withdrawals=counts)
+    return end(state, ballot, "withdrawn")
 
 
 def _check_open(state: FederationState, ballot: Ballot) -> None:

@@ -16,20 +16,21 @@ from tapestry_node.node_state import NodeState
 from tapestry_node.round.base_snapshots import BaseSnapshots
 
 _logger = logging.getLogger(__name__)
+_MOST_CANDIDATES = 4  # a coordinator needs no vote to begin runs, and fills no disk
 
 
 def ends_of_releases(state: FederationState) -> list[int]:
     """List the log indexes at which rounds ended whose base a run may begin with.
 
-    They are those of the newest approved release and, of each run after it, of the last
-    candidate. No run begins with a release that was withdrawn.
+    They are those of the newest approved release and, of the last four runs after it,
+    of the last candidate. No run begins with a release that was withdrawn.
     """
     found: dict[str, int | None] = {}
     for release in state.released.newest_first():
         standing, end = state.standing_of(release.name), state.end_of(release)
         if standing == "approved":
             return [index for index in (*found.values(), end) if index is not None]
-        if standing == "candidate":
+        if standing == "candidate" and len(found) < _MOST_CANDIDATES:
             found.setdefault(release.run_id, end)
     return [index for index in found.values() if index is not None]
 

@@ -108,6 +108,31 @@ def test_a_log_elsewhere_tells_what_members_decided(
     assert both.exit_code == 64
 
 
+def test_what_the_log_does_not_name_is_run_with_a_note(
+    released: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Such as a withdrawn adapter with another word on its card."""
+    demo = make_demo(tmp_path, files=released, withdrawn="fr-culture")
+    folder = demo / "adapters" / "fr-culture"
+    (folder / "README.md").write_text("# fr-culture, again\n")
+    manifest.write(folder)
+    said = _ask(demo)
+    assert said.exit_code == 0
+    assert "note: the log does not name an adapter with manifest sha256:" in said.stderr
+
+
+def test_a_trust_policy_without_a_log_is_refused(
+    released: tuple[Path, Path], tmp_path: Path
+) -> None:
+    demo = make_demo(tmp_path, files=released)
+    trust = tmp_path / "trust-policy.txt"
+    shutil.move(demo / "bundle" / "trust-policy.txt", trust)
+    shutil.rmtree(demo / "bundle")
+    said = _ask(demo, "--trust", trust)
+    assert said.exit_code == 64
+    assert "no log is named; add --bundle" in said.stderr
+
+
 def test_a_candidate_is_run_with_a_note_and_an_approved_one_without(
     released: tuple[Path, Path], tmp_path: Path
 ) -> None:

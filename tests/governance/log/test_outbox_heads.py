@@ -17,7 +17,12 @@ from tapestry.errors import (
 from tapestry.tlog import note as notes
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.merkle import leaf_hash
-from tapestry_governance.events.member_events import MemberLeft
+from tapestry_governance.audit.verify import AuditVerdict, verify
+from tapestry_governance.events.member_events import (
+    MemberLeft,
+    PauseProposal,
+    ProposalMade,
+)
 from tapestry_governance.log.outbox_heads import (
     MAX_WAITING,
     OVERDUE,
@@ -29,6 +34,8 @@ from tapestry_governance.log.outbox_heads import (
     overdue,
     read_heads,
 )
+from tapestry_governance.rules.ballots import voters_digest
+from tests.support.audit_bundles import bundle_of
 from tests.support.log_world import NAMES, World
 from tests.support.refusals import refused
 
@@ -137,12 +144,13 @@ def test_what_waits_through_many_checkpoints_is_overdue(world: World) -> None:
     world.run_round(1)
     size, leaf = len(world.entries), leaf_hash(b"withheld")
     since = size - OVERDUE
-    fresh = head_of(world, "fr", waiting={leaf: since + 1})
-    assert report(world, {"fr": fresh}).warnings == []
+    fresh = {name: head_of(world, name) for name in NAMES}
+    fresh["fr"] = head_of(world, "fr", waiting={leaf: since + 1})
+    assert report(world, fresh).warnings == []
     found = report(world, {"fr": head_of(world, "fr", waiting={leaf: since})})
     assert found.withheld == {"fr": since}
     said = f"fr submits an entry since entry {since}, which the log lacks"
-    assert found.warnings == [said]
+    assert found.warnings[0] == said
     none = HeadReport.of(
         {"fr": head_of(world, "fr", waiting={leaf: 0})},
         state=world.folded,
@@ -167,7 +175,15 @@ def test_a_head_that_is_rolled_back_or_left_out_shows(world: World) -> None:
     assert old.missing == ()
     heads = {name: head_of(world, name) for name in NAMES[1:]}
     found = report(world, heads)
-    assert (found.stale, found.missing, found.warnings) == ({}, NAMES[:1], [])
+    assert (found.stale, found.missing) == ({NAMES[0]: 0}, NAMES[:1])
+    said = f"no head of {NAMES[0]} is there: it is away, or shut out"
+    assert found.warnings == [said]
+
+
+def test_none_is_missed_before_a_few_checkpoints(world: World) -> None:
+    sizes = range(1, OVERDUE)
+    found = HeadReport.of({}, state=world.folded, sizes=sizes)
+    assert (found.stale, found.missing, found.warnings) == ({}, NAMES, [])
 
 
 def test_who_left_owes_no_head(world: World) -> None:
@@ -231,9 +247,38 @@ def test_a_former_node_key_signed_in_its_time_alone(world: World) -> None:
 def test_the_file_has_one_spelling(world: World, tmp_path: Path) -> None:
     heads = {name: head_of(world, name) for name in NAMES}
     assert decode_heads(encode_heads(heads)) == heads
-    for odd in (b"[]", b'{"fr":1}', b'{"fr": ""}', b""):
+    for odd in (b"[]", b'{"fr":1}', b'{"fr": ""}', b"", b'{"%s":""}' % (b"a" * 64)):
         with pytest.raises(ProtocolError):
             decode_heads(odd)
     assert read_heads(tmp_path) == {}
     (tmp_path / "outbox.json").write_bytes(canonical_json({"fr": "x"}))
     assert read_heads(tmp_path) == {"fr": b"x"}
+    (tmp_path / "outbox.json").write_bytes(b"")
+    with pytest.raises(ProtocolError, match=r"outbox\.json"):
+        read_heads(tmp_path)
+
+
+@pytest.mark.parametrize("by", ["one", "two"])
+def test_one_member_alone_ages_no_head_in_an_audit(
+    world: World, tmp_path: Path, by: str
+) -> None:
+    """It names one size after the other, as if each were of a checkpoint."""
+    heads = {name: head_of(world, name) for name in NAMES}
+    world.add(world.declaration("id"), "id", "node")
+    for _ in range(OVERDUE):
+        seen = world.seen()
+        authors = ("fr",) if by == "one" else ("fr", "de")
+        for name in authors:
+            body = ProposalMade(
+                roster=voters_digest(world.settled.active),
+                proposal=PauseProposal(kind="pause"),
+            )
+            index = world.append(world.entry(body, name, "root", seen=seen))
+            world.vote(index, name, vote="no")
+    audit = verify(
+        bundle_of(world, tmp_path, heads=heads).folder, trust=world.trust.encode()
+    )
+    assert audit.verdict is AuditVerdict.HOLDS, audit.steps[-1]
+    (step,) = (each for each in audit.steps if each.name == "outbox")
+    assert step.counts is not None
+    assert step.counts["stale"] == (0 if by == "one" else len(NAMES))

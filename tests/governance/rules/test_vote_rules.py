@@ -21,6 +21,7 @@ from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.vote_rules import (
     MAX_CASTS,
     MAX_PROPOSALS,
+    MAX_WITHDRAWALS,
     eligible,
     proposal_made,
     vote_cast,
@@ -274,6 +275,31 @@ def test_an_author_takes_a_decision_back_that_needs_its_vote(world: World) -> No
     state = world.settled
     assert state.ballots[index].outcome == "withdrawn"
     assert (state.waiting, state.open_proposals, state.paused) == ((), (), None)
+
+
+def test_an_authors_no_ends_nothing_by_anothers_vote(world: World) -> None:
+    """What is decided without it stays open when another takes its yes back."""
+    index = world.propose(PAUSE, by="fr")
+    decided = world.vote(index, "de", "es")
+    for name in ("fr", "es"):
+        change = ballot_on(world, index, "no")
+        world.append(world.entry(change, name, "root", seen=world.seen(decided)))
+    assert world.folded.ballots[index].outcome == "open"
+    again = ballot_on(world, index, "yes")
+    world.append(world.entry(again, "es", "root", seen=world.seen(decided)))
+    assert world.folded.ballots[index].outcome == "decided"
+
+
+def test_a_member_withdraws_only_so_many_proposals_between_two_rounds(
+    world: World,
+) -> None:
+    for _ in range(MAX_WITHDRAWALS):
+        world.vote(world.propose(PAUSE, by="fr"), "fr", vote="no")
+    with refused(RuleError, "proposals-too-many", match="withdrew"):
+        world.propose(PAUSE, by="fr")
+    world.propose(PAUSE, by="de")
+    world.run_round(len(world.folded.closed) + 1)
+    world.propose(PAUSE, by="fr")
 
 
 def test_a_release_is_withdrawn_by_no_vote_of_its_publishers_name(world: World) -> None:
