@@ -60,6 +60,7 @@ JOINED = {
     ("node/tapestry_node/member_export.py", "name"): FILE,
     ("node/tapestry_node/member_export.py", "release.name"): "Base",
     ("node/tapestry_node/member_export.py", "self.settings.data"): OPERATOR,
+    ("node/tapestry_node/member_export.py", "settings.data"): OPERATOR,
     ("node/tapestry_node/member_export.py", "source.name"): LISTED,
     ("node/tapestry_node/membership_commands.py", "f'{name}.request'"): NAME,
     ("node/tapestry_node/node.py", "self.settings.data"): OPERATOR,
