@@ -108,6 +108,7 @@ def _lead(folder: Path) -> Leadership:
     """
     store = LogDatabase(folder / "log")
     try:
+        store.require_tables()  # nothing has told yet whose backup it is
         rows = store.rows(0, store.size())
         state = apply_all(None, (data for _, _, data in rows))
         if state is None:

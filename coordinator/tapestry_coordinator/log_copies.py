@@ -57,8 +57,9 @@ def read_copy(place: Path, trust: TrustPolicy) -> LogCopy:
         QuorumError: Too few witnesses cosigned a checkpoint.
         RuleError: An entry breaks a rule.
         InconsistentLog: A checkpoint is of other entries.
-        VerificationError: A file was changed, or a signature does not hold.
-        ResourceError: A file cannot be read, or is no mirror.
+        VerificationError: A file was changed, or a signature does not hold; or it is
+            no mirror, with other tables than a mirror's.
+        ResourceError: A file cannot be read.
     """
     if place.is_dir():
         return _of_bundle(place, trust)

@@ -5,15 +5,20 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tapestry.errors import ResourceError, TapestryError
+from tapestry.errors import ResourceError, TapestryError, VerificationError
 from tapestry.storage.durable_files import failure, storage_error, sync_folder
 
 _PATIENCE = 5.0  # seconds to wait for another process; what sqlite3 waits by itself
+_TABLES = """
+SELECT CAST(type AS BLOB), CAST(name AS BLOB), CAST(tbl_name AS BLOB),
+    CAST(sql AS BLOB)
+FROM sqlite_schema ORDER BY type, name
+"""  # as bytes: of another party's file, they may be no UTF-8
 
 
 ReadOnly = bool | Literal["still"]
@@ -30,6 +35,7 @@ class Schema:
     application: str  # four ASCII characters: SQLite's application_id
     version: int  # SQLite's user_version; 0 is a database without tables yet
     tables: str  # the statements that make it
+    longest: int = 0  # bytes of a value that is read from a copy; 0 for no limit
 
     @property
     def marks(self) -> tuple[int, int]:
@@ -132,6 +138,27 @@ class Database(sqlite3.Connection):
                 self.execute(f"PRAGMA application_id = {application}")
                 self.execute(f"PRAGMA user_version = {version}")
 
+    def require_exactly(self, *scripts: str) -> None:
+        """Require what one of some scripts makes, and sound rows: no table more.
+
+        Until then, use nothing of a file that another party may have written: its
+        tables may be views that never end, and its constraints any expression.
+
+        Raises:
+            OtherKindError: A table, an index, a trigger or a view differs.
+            sqlite3.DatabaseError: The file is damaged.
+        """
+        found = self.execute(_TABLES).fetchall()
+        for script in scripts:
+            with closing(sqlite3.connect(":memory:")) as fresh:
+                fresh.executescript(script)
+                if fresh.execute(_TABLES).fetchall() == found:
+                    return self.require_sound()
+        raise OtherKindError(
+            "its tables are not those of this version, so that nothing of it was read;"
+            " take another copy"
+        )
+
     def require_sound(self) -> None:
         """Require that each row has the types that its table declares.
 
@@ -152,7 +179,7 @@ def open_database(
     readonly: ReadOnly = False,
     check: bool = True,
     threads: bool = False,
-    damage: type[TapestryError] = ResourceError,
+    damage: type[TapestryError] | None = None,
 ) -> Database:
     """Open a database, or make it; it commits each statement outside a transaction.
 
@@ -173,6 +200,8 @@ def open_database(
         A rollback journal is there,  ``readonly`` is refused: to finish what was
         after a crash                 interrupted is to write
         Another kind or version       refused; nothing is changed
+        Other tables, or views, in a  refused by ``"still"``, before any is read
+        file of the right kind
         ============================  ==============================================
 
     Args:
@@ -181,10 +210,13 @@ def open_database(
         readonly: Read alone; then it must be there. SQLite may leave ``-wal`` and
             ``-shm`` files beside it, but not where ``"still"`` says that no process
             writes meanwhile, unless one that was killed left a ``-wal`` to be read.
+            Such a copy may be another party's: it is checked in any case, must
+            have exactly the tables of the schema, and no value that is too long.
         check: Look for rows of other types than their tables declare. It reads the
             whole file; leave it out where the caller checks each row by a digest.
         threads: Whether several threads use the connection, one at a time.
-        damage: The error to raise when the file is damaged.
+        damage: The error to raise when the file is damaged; by itself
+            ``VerificationError`` for ``"still"``, and ``ResourceError`` otherwise.
 
     Raises:
         ResourceError: The file cannot be read or written, or is no plain file; another
@@ -192,6 +224,8 @@ def open_database(
         TapestryError: The file is damaged, or of another kind or version; the error
             is of the class ``damage``.
     """
+    if damage is None:
+        damage = VerificationError if readonly == "still" else ResourceError
     with _database_errors(path, "open", damage=damage):
         _require_plain(path)
         if not readonly:
@@ -213,10 +247,7 @@ def open_database(
                 _set_wal(database)
                 database.execute("PRAGMA synchronous = FULL")
                 database.execute("PRAGMA foreign_keys = ON")
-            if check:
-                database.require_sound()
-            if schema is not None:
-                _require_tables(database, schema, readonly=readonly)
+            _check_content(database, schema, readonly=readonly, check=check)
         except BaseException:
             database.close()
             raise
@@ -273,6 +304,19 @@ def _set_wal(database: Database) -> None:
             time.sleep(0.01)
         else:
             return
+
+
+def _check_content(
+    database: Database, schema: Schema | None, *, readonly: ReadOnly, check: bool
+) -> None:
+    if schema is not None:
+        _require_tables(database, schema, readonly=readonly)
+    if schema is not None and readonly == "still":
+        database.require_exactly(schema.tables)
+        if schema.longest:
+            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, schema.longest)
+    elif check:
+        database.require_sound()
 
 
 def _require_tables(database: Database, schema: Schema, *, readonly: ReadOnly) -> None:

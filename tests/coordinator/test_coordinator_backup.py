@@ -1,6 +1,9 @@
 """Backup and restoration of a coordinator's folder."""
 
+import hashlib
 import shutil
+import sqlite3
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 
@@ -160,6 +163,23 @@ def test_a_list_that_another_key_signed_is_refused(
     other = SigningKey.generate("coordinator/author")
     (place / LIST).write_bytes(text + other.sign(text).hex().encode() + b"\n")
     with refused(VerificationError, "backup-signature-invalid"):
+        restore(place, tmp_path / "restored")
+    assert not (tmp_path / "restored").exists()
+
+
+def test_a_log_with_other_tables_is_not_read(found: Found, tmp_path: Path) -> None:
+    """Which key signs a backup is in its log, which is opened before."""
+    place = back_up(found().coordinator, tmp_path / "backup").folder
+    log = place / "log" / "log.db"
+    before = hashlib.sha256(log.read_bytes()).hexdigest()
+    with closing(sqlite3.connect(log)) as database:
+        database.execute("ALTER TABLE entry RENAME TO other")
+        database.execute("CREATE VIEW entry AS SELECT * FROM other")
+    after = hashlib.sha256(log.read_bytes()).hexdigest()
+    listed = (place / LIST).read_text()
+    assert before in listed
+    (place / LIST).write_text(listed.replace(before, after))
+    with refused(InconsistentLog, "database-kind-differs", match="log.db"):
         restore(place, tmp_path / "restored")
     assert not (tmp_path / "restored").exists()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tapestry.cli.exit_status import ExitStatus, status_of
 from tapestry.errors import (
     IncompleteError,
     InconsistentLog,
@@ -13,6 +14,8 @@ from tapestry.errors import (
     TapestryError,
     VerificationError,
 )
+from tapestry.tlog.note import MAX_BYTES
+from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_coordinator.log_copies import check_reaches, newest_of, read_copy
 from tapestry_governance.log.mirror import LogMirror
 from tests.support.audit_bundles import bundle_of
@@ -110,6 +113,95 @@ def test_a_changed_entry_or_checkpoint_is_noticed(world: World, tmp_path: Path) 
         newest_of(copies)
     with refused(InconsistentLog, "log-forked"):
         check_reaches(copies[0], world.note(), trust=world.trust)
+
+
+@pytest.fixture
+def turned(world: World, tmp_path: Path) -> tuple[Path, TrustPolicy]:
+    """A mirror that went over a turn, and the policy of the founding."""
+    before, trust, path = world.note(), world.trust, tmp_path / "view.db"
+    world.decide(new_coordinator(world))
+    world.log_key = new_key(world.log_key.name)
+    turn = world.note()
+    world.add(world.declaration("fr"), "fr", "node")
+    mirror = LogMirror.open(path, trust=trust, genesis=world.genesis)
+    mirror.extend(0, world.entries, world.note(), cosigned=[before, turn])
+    mirror.accept_checkpoint(world.note(), world.now)
+    assert mirror.turns() == [turn]
+    mirror.close()
+    return path, trust
+
+
+REMAKE = """
+ALTER TABLE accepted RENAME TO other;
+CREATE TABLE accepted (size, note);
+INSERT INTO accepted SELECT size, note FROM other;
+"""
+OTHER_ENTRIES = """
+ALTER TABLE entry RENAME TO other;
+CREATE TABLE entry (idx, leaf, bytes);
+INSERT INTO entry SELECT * FROM other;
+UPDATE entry SET bytes = 10000000000000 WHERE idx = 3;
+"""
+VIEW = """
+ALTER TABLE entry RENAME TO other;
+CREATE VIEW entry AS SELECT * FROM other
+"""
+# It ends, lest the test of a program that reads it does not.
+LONG_VIEW = """
+ALTER TABLE entry RENAME TO other;
+CREATE VIEW entry AS SELECT * FROM other UNION ALL SELECT * FROM (
+    WITH RECURSIVE c (x) AS (SELECT 99 UNION ALL SELECT x + 1 FROM c WHERE x < 999)
+    SELECT x, x'00', zeroblob(1000) FROM c
+)"""
+SET_NOTE = """
+UPDATE accepted SET note = {}
+WHERE size = (SELECT size FROM accepted ORDER BY size DESC LIMIT 1 OFFSET 1)
+"""
+SIZE_OF_TEXT = "INSERT INTO accepted VALUES ('x', x'00')"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        REMAKE + SET_NOTE.format("10000000000000"),
+        REMAKE + SET_NOTE.format("'text'"),
+        REMAKE + SET_NOTE.format("NULL"),
+        REMAKE + SIZE_OF_TEXT,
+        OTHER_ENTRIES,
+        VIEW,
+        LONG_VIEW,
+        "CREATE TRIGGER later AFTER INSERT ON entry BEGIN DELETE FROM accepted; END",
+        "DROP INDEX entry_leaf",
+    ],
+)
+def test_a_file_with_other_tables_than_a_mirror_is_not_read(
+    turned: tuple[Path, TrustPolicy], change: str
+) -> None:
+    path, trust = turned
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(change)
+    said = r"view\.db: its tables are not those"
+    with refused(VerificationError, "database-kind-differs", match=said) as caught:
+        read_copy(path, trust)
+    assert status_of(caught.value) is ExitStatus.FAILED
+
+
+def test_a_value_of_another_type_or_over_the_length_is_damage(
+    turned: tuple[Path, TrustPolicy],
+) -> None:
+    path, trust = turned
+    notes = read_copy(path, trust).notes
+    change(path, SET_NOTE.format("NULL"))
+    with refused(VerificationError, "mirror-damaged", match=r"view\.db is"):
+        read_copy(path, trust)
+    change(path, SET_NOTE.format("?"), bytes(MAX_BYTES + 1))
+    with refused(VerificationError, "database-damaged", match=r"view\.db: "):
+        read_copy(path, trust)
+    change(path, SET_NOTE.format("?"), notes[0])
+    assert read_copy(path, trust).notes == notes
+    change(path, "UPDATE entry SET bytes = zeroblob(?) WHERE idx = 8", MAX_BYTES + 1)
+    with refused(VerificationError, "database-damaged", match=r"view\.db: "):
+        read_copy(path, trust)
 
 
 def test_a_copy_must_lead_to_a_checkpoint_that_was_kept(

@@ -1,6 +1,8 @@
 """Backup and restoration of a node's folder, checked before anything is made."""
 
 import shutil
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -170,6 +172,19 @@ def test_a_backup_that_another_key_signed_is_refused(
         restore(place, tmp_path / "restored")
     sign_anew(place, SigningKey.load(used / "keys" / "node.key"))
     restore(place, tmp_path / "restored")
+
+
+@pytest.mark.parametrize("name", ["node.db", "view.db"])
+def test_a_database_with_other_tables_is_not_read(
+    place: Path, tmp_path: Path, name: str
+) -> None:
+    """Which key signs a backup is in its databases: they are opened before."""
+    with closing(sqlite3.connect(place / name)) as database:
+        database.execute("CREATE VIEW more AS SELECT 1")
+    sign_anew(place, SigningKey.generate(f"{NAME}/node"))
+    with refused(VerificationError, "database-kind-differs", match=name):
+        restore(place, tmp_path / "restored")
+    assert not (tmp_path / "restored").exists()
 
 
 def test_what_is_checked_is_what_is_restored(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tapestry.errors import IncompleteError, VerificationError
+from tapestry.errors import IncompleteError, RuleError, VerificationError
 from tapestry.keys import SigningKey
 from tapestry.protocol.messages import Kind
 from tapestry.storage.sqlite_database import copy_database
@@ -21,9 +21,10 @@ from tapestry_coordinator.log_reader import read_log
 from tapestry_coordinator.restored_log import hear_members
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_governance.audit.verify import AuditVerdict
-from tapestry_governance.events.member_events import PauseProposal, Removal
+from tapestry_governance.events.member_events import Admission, PauseProposal, Removal
 from tapestry_governance.log.writer import Log
 from tests.scenarios.conftest import Found
+from tests.scenarios.test_membership import NEW, ask
 from tests.support.commands import tapestry
 from tests.support.federation import Federation, lost
 from tests.support.refusals import refused
@@ -170,6 +171,32 @@ def test_after_it_all_goes_on_as_before(found: Found) -> None:
     restore(place, restored)
     shutil.copytree(folder / "keys", restored / "keys")
     assert read_log(restored)[1] == federation.entries()
+
+
+def test_a_later_member_joins_by_the_files_of_the_founding(found: Found) -> None:
+    """The charter names the coordinator that is gone; the log, its successor."""
+    federation = found()
+    federation.cosign()
+    old = lose(federation)
+    recover(federation, "fi")
+    vote(federation, propose(federation), "fi", "fr", "id")
+    federation.cosign()
+    shutil.copy(old / "simulated.charter", federation.coordinator)
+    with refused(RuleError, "invitation-differs", match="log key"):
+        ask(federation, NEW)
+    shutil.rmtree(node(federation, NEW))
+    shutil.rmtree(federation.directory / "more")
+    shutil.copy(old / "simulated.invite", federation.coordinator)
+    asked = ask(federation, NEW)
+    admission = Admission(
+        kind="admit", request=asked.request, possession=asked.possession
+    )
+    federation.decide(admission, "fi", "fr", "id")
+    federation.start(NEW)
+    for _ in range(2):
+        federation.cosign()
+    assert NEW in federation.view("fi").logged.members
+    assert federation.view(NEW).state.lead.log == str(federation.log_key().verify_key)
 
 
 def test_with_its_own_keys_a_coordinator_needs_no_vote(found: Found) -> None:

@@ -133,6 +133,15 @@ class LogDatabase:
             self.database.execute_script(_SCHEMA)
             self.database.execute("INSERT INTO log VALUES (1, ?)", (key,))
 
+    def require_tables(self) -> None:
+        """Require the tables of a log and no others, before any of them is read.
+
+        Raises:
+            InconsistentLog: A table, trigger or view differs, or the file is damaged.
+        """
+        with self.database.errors():
+            self.database.require_exactly(_SCHEMA, _SCHEMA + _FORMER)
+
     def check_key(self, key: str) -> None:
         """Require an undamaged log of this verify key.
 

@@ -41,6 +41,7 @@ from tapestry.storage.sqlite_database import Database, ReadOnly, Schema, open_da
 from tapestry.tlog.checkpoint import Checkpoint, read_claim
 from tapestry.tlog.freshness import Times, check_fresh
 from tapestry.tlog.merkle import leaf_hash
+from tapestry.tlog.note import MAX_BYTES
 from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 from tapestry_governance.events.envelope import Seen, open_entry
 from tapestry_governance.events.event_body import Body
@@ -66,7 +67,7 @@ CREATE TABLE evidence (
     id INTEGER PRIMARY KEY, reason TEXT, note BLOB, update_json BLOB
 ) STRICT;
 """
-_SCHEMA = Schema(application="TpLm", version=1, tables=_TABLES)
+_SCHEMA = Schema(application="TpLm", version=1, tables=_TABLES, longest=MAX_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +117,7 @@ class LogMirror:
         Raises:
             ResourceError: The file cannot be opened or is no database.
             VerificationError: The stored entries are damaged, lack one, or do not
-                lead to the genesis and the stored checkpoints.
+                lead to the genesis and the stored checkpoints; or a copy is none.
         """
         database = open_database(  # no check of rows: entries are verified by hash
             path, _SCHEMA, readonly=readonly, check=False, threads=True
@@ -196,7 +197,7 @@ class LogMirror:
         """The newest checkpoint that the log signed, cosigned or not."""
         query = "SELECT note FROM signed ORDER BY size DESC LIMIT 1"
         rows = self._database.query(query)
-        return _stored(rows[0][0]) if rows else None
+        return self._stored(rows[0][0]) if rows else None
 
     def close(self) -> None:
         """Close the database."""
@@ -346,9 +347,9 @@ class LogMirror:
     def turns(self) -> list[bytes]:
         """Return the accepted checkpoints by which other witnesses came into force."""
         sizes = self.accepted_sizes
-        chosen = self._turns.sizes(self.state, sizes) if sizes else []
+        found = self._turns.sizes(self.state, sizes) if sizes else []
         query = "SELECT note FROM accepted WHERE size = ?"
-        return [bytes(self._database.query(query, size)[0][0]) for size in chosen]
+        return [self._stored(self._database.query(query, size)[0][0]) for size in found]
 
     def verify_prefix(self, note: bytes) -> int:
         """Verify that a quorum has cosigned a prefix of the log; return its size.
@@ -400,7 +401,8 @@ class LogMirror:
         if not 0 <= start <= stop <= self.size:
             raise ValueError(f"no entries {start} to {stop} among {self.size}")
         query = "SELECT bytes FROM entry WHERE idx >= ? AND idx < ? ORDER BY idx"
-        return [bytes(row[0]) for row in self._database.query(query, start, stop)]
+        rows = self._database.query(query, start, stop)
+        return [self._stored(entry) for (entry,) in rows]
 
     def evidence(self) -> list[ForkEvidence]:
         """Return the refused notes and entries, the oldest first."""
@@ -418,7 +420,7 @@ class LogMirror:
             ).fetchone()
             if row is None:
                 continue
-            note = _stored(row[0])
+            note = self._stored(row[0])
             opened = self._in_force(read_claim(note).size).open_pending(note)
             checkpoint, size = opened.checkpoint, opened.checkpoint.size
             if size > self.size or checkpoint != self._prefix(size):
@@ -436,12 +438,21 @@ class LogMirror:
         for expected, (index, entry) in enumerate(rows):
             if index != expected:
                 raise VerificationError(
-                    f"the mirror lacks entry {expected}; put its newest copy back",
+                    f"{self._database.path} lacks entry {expected}; take another copy",
                     code="log-entries-missing",
                 )
             if index == 0:
-                self._check_genesis(_stored(entry))
-            yield _stored(entry)
+                self._check_genesis(self._stored(entry))
+            yield self._stored(entry)
+
+    def _stored(self, value: object) -> bytes:
+        """Return bytes that SQLite gave back; of a damaged file it gives anything."""
+        if not isinstance(value, bytes):
+            raise VerificationError(
+                f"{self._database.path} is damaged; take its newest copy, or another's",
+                code="mirror-damaged",
+            )
+        return value
 
     def _check_append(
         self, start: int, entries: Sequence[bytes], checkpoint: Checkpoint
@@ -581,15 +592,6 @@ def _beyond(size: int, stored: int) -> ProtocolError:
         " first",
         code="checkpoint-beyond-mirror",
     )
-
-
-def _stored(value: object) -> bytes:
-    """Return bytes that SQLite gave back; of a damaged file it gives anything."""
-    if not isinstance(value, bytes):
-        raise VerificationError(
-            "the mirror is damaged; put its newest copy back", code="mirror-damaged"
-        )
-    return value
 
 
 def _seconds(now: datetime) -> int:

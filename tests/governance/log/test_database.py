@@ -186,6 +186,16 @@ def test_a_damaged_index_is_found_by_the_check(
     damaged.close()
 
 
+def test_a_log_has_its_tables_and_no_others(database: LogDatabase) -> None:
+    database.require_tables()
+    with database.transaction():
+        database.insert_former(["former"], 0)
+    database.require_tables()
+    database.database.execute("DROP TRIGGER entries_keep")
+    with refused(InconsistentLog, "database-kind-differs", match=r"log\.db"):
+        database.require_tables()
+
+
 def test_keys_of_adopted_entries_are_kept_and_a_log_without_has_none(
     database: LogDatabase,
 ) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tapestry.errors import InconsistentLog, ResourceError
+from tapestry.errors import InconsistentLog, ResourceError, VerificationError
 from tapestry.storage.sqlite_database import (
     Database,
     Schema,
@@ -34,6 +34,7 @@ CREATE TRIGGER numbers_stay BEFORE DELETE ON number
 BEGIN SELECT raise(ABORT, 'a number stays; always'); END;
 """,
 )
+_WRITE_SCHEMA = "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET"
 _RACE = """
 import pathlib, sys
 from contextlib import closing
@@ -159,6 +160,40 @@ def test_a_table_that_was_dropped_is_not_made_anew(path: Path) -> None:
         refused(ResourceError, "database-unavailable", match="no such table: number"),
     ):
         database.query("SELECT * FROM number")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP TABLE number",
+        "CREATE TABLE more (value INTEGER) STRICT",
+        "CREATE INDEX more ON child (value)",
+        "CREATE VIEW more AS SELECT 1",
+        "CREATE VIRTUAL TABLE more USING fts5(text)",
+        "CREATE TRIGGER more AFTER INSERT ON child BEGIN DELETE FROM parent; END",
+        "DROP TABLE child; CREATE TABLE child (value INTEGER REFERENCES parent)",
+        "DROP TABLE parent; CREATE VIEW parent AS SELECT value AS id FROM number",
+        f"{_WRITE_SCHEMA} sql = replace(sql, ' STRICT', '') WHERE name = 'parent'",
+        f"{_WRITE_SCHEMA} sql = sql || x'202f2aff2a2f' WHERE name = 'parent'",
+    ],
+)
+def test_a_copy_from_elsewhere_has_exactly_the_tables(path: Path, change: str) -> None:
+    open_database(path, SCHEMA).close()
+    open_database(path, SCHEMA, readonly="still").close()
+    with closing(sqlite3.connect(path)) as foreign:
+        foreign.executescript(change)
+    said = r"some\.db: its tables are not those"
+    with refused(VerificationError, "database-kind-differs", match=said):
+        open_database(path, SCHEMA, readonly="still")
+
+
+def test_a_copy_from_elsewhere_is_checked_in_any_case(path: Path) -> None:
+    with closing(open_database(path, SCHEMA)) as database:
+        database.execute("INSERT INTO parent VALUES (1)")
+        change = "rootpage = (SELECT rootpage FROM sqlite_schema WHERE name = 'child')"
+        database.executescript(f"{_WRITE_SCHEMA} {change} WHERE name = 'parent'")
+    with refused(VerificationError, "database-damaged", match=r"some\.db: it is dam"):
+        open_database(path, SCHEMA, readonly="still", check=False)
 
 
 @pytest.mark.parametrize("damage", [ResourceError, InconsistentLog])
