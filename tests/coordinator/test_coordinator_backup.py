@@ -197,5 +197,6 @@ def test_the_public_log_is_written_again(found: Found) -> None:
     after = {
         p.relative_to(public): p.read_bytes() for p in public.rglob("*") if p.is_file()
     }
+    del before[Path("outbox.json")]  # members sign others with the next checkpoint
     assert before.items() <= after.items()
     assert set(NAMES) <= set(federation.nodes)
