@@ -336,7 +336,7 @@ class Node:
             reason = Reason.STALE_CHECKPOINT
             raise Refused(reason, str(error), code=error.code) from None
         self._follow_keys()
-        own = {key.keyid for key in self._folder.ring.witnesses}
+        own = self._folder.ring.witnesses_ever(self.mirror.state)
         trust = self.mirror.trust
         restored = self._store.restored
         if restored and is_enough(opened, restored, trust=trust, own=own):

@@ -131,8 +131,9 @@ def is_enough(
 ) -> bool:
     """Return whether others alone have cosigned a checkpoint since a restoration.
 
-    ``own`` has the key ids of this node's witness keys, which do not count. A line
-    counts from 300 seconds after the restoration on, as clocks may differ by that.
+    ``own`` has the ids of this node's witness keys, also of those that it lost; they do
+    not count. A line counts from 300 seconds after the restoration on, as clocks may
+    differ by that.
     """
     since = restored.time.timestamp() + MAX_AHEAD
     return trust.is_quorum(
