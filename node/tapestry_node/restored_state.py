@@ -20,7 +20,9 @@ Guarantees:
 
 Not protected:
     The other process, if the node was copied and not lost: two of them share keys.
-    Receipts of what left since the backup, and disputes that the log never got.
+    Receipts of what left since the backup, and disputes that the log never got. An
+    older ``view.db`` that was put back alone, if the coordinator shows no checkpoint
+    with this node's line: ``node.db`` does not note what was cosigned.
 """
 
 from collections import defaultdict
