@@ -10,6 +10,8 @@ signs for it, here or on a machine without a network; that gets a *draft*::
 A new root key is made where the old one lies, and a draft of it names none.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
@@ -21,6 +23,7 @@ from tapestry.errors import ConfigError
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.schema import Name, Strict
 from tapestry.storage import durable_files
+from tapestry.storage.file_lock import lock_folder
 from tapestry_governance.events.envelope import Author, Seen, sign_entry
 from tapestry_governance.events.event_body import SignatureKey
 from tapestry_governance.events.member_events import KeyRotated, Signature
@@ -52,7 +55,15 @@ class RotationDraft(Strict):
         found = self.purpose == "root", self.key is None, self.possession is None
         if len({*found}) != 1:
             raise ValueError("a root key is made where the root is, others are named")
+        if self.purpose != "root":
+            _ = self.body
         return self
+
+    @property
+    def body(self) -> KeyRotated:
+        """The event's body, of a draft that names a key."""
+        named = self.model_dump(include={"purpose", "key", "reason", "possession"})
+        return KeyRotated.model_validate(named)
 
 
 def rotated_body(
@@ -101,9 +112,7 @@ def sign_rotation(
             federation=draft.federation,
         )
     else:
-        body = KeyRotated.model_validate(
-            draft.model_dump(include={"purpose", "key", "reason", "possession"})
-        )
+        body = draft.body
         by = draft.node if draft.purpose == "transport" else body.key
         check_rotation(body, by=by, name=draft.name, federation=draft.federation)
     author = Author(federation=draft.federation, actor=draft.name, role="root")
@@ -130,17 +139,47 @@ def next_root(path: Path) -> Path:
     return path.with_suffix(NEXT)
 
 
+@contextmanager
+def placing(path: Path) -> Iterator[Path]:
+    """Give a name to write a new key under, and the key's own name once it is whole.
+
+    Guarantees:
+        Of processes that make one key at a time, one does; no key takes the place of
+        another, which the log may expect by then.
+
+    Raises:
+        ConfigError: Another process makes a key there, or has made it.
+        ResourceError: The folder cannot be locked or written.
+    """
+    try:
+        lock = lock_folder(path.parent)
+    except BlockingIOError:
+        raise ConfigError(
+            f"another process makes a key in {path.parent}; call again after it",
+            code="folder-in-use",
+        ) from None
+    with lock:
+        if path.exists():
+            raise ConfigError(
+                f"{path} was made by another process, and a key is never overwritten;"
+                " call again, to go on with that one",
+                code="file-exists",
+            )
+        staged = path.with_name(path.name + durable_files.SUFFIX)
+        staged.unlink(missing_ok=True)
+        yield staged
+        durable_files.move_file(staged, path)
+
+
 def place_key(key: SigningKey, path: Path, *, passphrase: str | None = None) -> None:
     """Write a new key under a name that is free, whole or not at all.
 
     Raises:
-        ConfigError: The passphrase is too short.
+        ConfigError: The passphrase is too short, or the name is taken.
         ResourceError: The file cannot be written.
     """
-    staged = path.with_name(path.name + durable_files.SUFFIX)
-    staged.unlink(missing_ok=True)
-    save_key(key, staged, passphrase=passphrase)
-    durable_files.move_file(staged, path)
+    with placing(path) as staged:
+        save_key(key, staged, passphrase=passphrase)
 
 
 def make_next_root(path: Path, name: str, *, passphrase: str | None) -> VerifyKey:

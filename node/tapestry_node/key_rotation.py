@@ -6,15 +6,15 @@ nor log has the entry. A key that no entry names yet waits, and signs nothing.
 
 Guarantees:
     The new key is on the disk before the entry is in the outbox, so that the log never
-    has a key in force which the node lacks. A witness key that is made after a
-    restoration is noted in the node's state: by it alone the node cosigns again.
+    has a key in force which the node lacks. A witness key is noted in the node's state
+    before it is on the disk: after a restoration the node cosigns by such a one alone.
 """
 
 from pathlib import Path
 
 from tapestry.encrypted_keys import load_public
 from tapestry.errors import ConfigError, IncompleteError
-from tapestry.keys import SigningKey
+from tapestry.keys import SigningKey, VerifyKey
 from tapestry.storage import durable_files
 from tapestry.transport_keys import (
     load_transport_key,
@@ -33,6 +33,7 @@ from tapestry_governance.key_turn import (
     RotationDraft,
     next_root,
     place_key,
+    placing,
     rotated_body,
 )
 from tapestry_node.directory import PURPOSES, open_mirror
@@ -81,7 +82,8 @@ class Rotation:
             )
         store = NodeState(folder / DATABASE, readonly=True)
         try:
-            self._outbox = store.outbox()
+            self._outbox, replay = store.outbox(), store.reading()
+            self._noted = set(replay.witnesses) if replay.has_forgotten else None
         finally:
             store.close()
 
@@ -109,19 +111,48 @@ class Rotation:
     def under_way(self) -> str | None:
         """Say where a rotation to the new key is; None if it has to be signed for."""
         key = self.public
-        if key is None:
+        if key is None or self._is_spent(key):
             return None
-        if self.in_force == key:
+        if self.in_force == key and not self._has_to_say_more:
             return "in force: the node takes it up with the next checkpoint"
         asked = {each.subject for each in self.logged.waiting}
         for index, (name, body) in self.logged.rotations.items():
             if index in asked and name == self.name and self._is_this(body, key):
                 return f"entry {index} of the log, not in force yet"
+        if self.posted is not None:
+            return "in the outbox, for the node's next cosignature"
+        return None
+
+    @property
+    def posted(self) -> bytes | None:
+        """The entry in the outbox that names the new key, or None."""
+        key = self.public
         for entry in self._outbox:
             event = open_entry(entry).event
             if event.actor == self.name and self._is_this(event.body, key):
-                return "in the outbox, for the node's next cosignature"
+                return entry
         return None
+
+    def _is_spent(self, key: str) -> bool:
+        """Return whether a key that waits is of an older copy of ``keys/``.
+
+        It was in force before, or it may have cosigned what a restored folder forgot.
+        """
+        former = self.state.former_keys.get((self.name, self.purpose), ())
+        is_lost = self._noted is not None and key not in self._noted
+        return key in {str(each.key) for each in former} or (
+            self.purpose == "witness" and is_lost
+        )
+
+    @property
+    def _has_to_say_more(self) -> bool:
+        """True if the rotation in force did not call the former key compromised."""
+        former = self.state.former_keys.get((self.name, self.purpose))
+        return (
+            self.reason == "compromised"
+            and former is not None
+            and not former[-1].compromised
+        )
 
     @property
     def in_force(self) -> str | None:
@@ -131,7 +162,7 @@ class Rotation:
             return key
         return str(getattr(self.state.members[self.name], self.purpose))
 
-    def _is_this(self, body: object, key: str) -> bool:
+    def _is_this(self, body: object, key: str | None) -> bool:
         return (
             isinstance(body, KeyRotated)
             and (body.purpose, body.key) == (self.purpose, key)
@@ -141,12 +172,20 @@ class Rotation:
     def draft(self) -> RotationDraft:
         """Make the new key, unless it is there, and the draft that the root signs.
 
+        Edge cases:
+            A key that waits, and can no longer come in force, is moved aside.
+
         Raises:
             ConfigError: A key file is in the way, or missing.
             ResourceError: A file cannot be written.
         """
         member, body = self.state.members[self.name], None
         federation = self.settings.federation
+        if (waits := self.public) is not None and self._is_spent(waits):
+            kept = VerifyKey.parse(waits).id.hex()
+            durable_files.move_file(
+                self.path, self.path.with_name(f"{self.path.name}.{kept}")
+            )
         if self.purpose != "root":
             signer, key = self._new_key()
             body = rotated_body(
@@ -177,10 +216,11 @@ class Rotation:
                 _make_transport(self.path)
             return self._own("node"), str(self.public)
         if not self.path.exists():
-            place_key(generate_member_key(self.name, self.purpose), self.path)
+            made = generate_member_key(self.name, self.purpose)
+            if self.purpose == "witness":  # before it can sign anything
+                self._note_witness(made)
+            place_key(made, self.path)
         key = SigningKey.load(self.path)
-        if self.purpose == "witness":
-            self._note_witness(key)
         return key, str(key.verify_key)
 
     def _note_witness(self, key: SigningKey) -> None:
@@ -230,10 +270,8 @@ class Rotation:
 
 def _make_transport(path: Path) -> None:
     """Make a transport key; its file takes the name once it is whole."""
-    staged = path.with_name(path.name + durable_files.SUFFIX)
-    for each in (staged, staged.with_name(staged.name + ".pub")):
-        each.unlink(missing_ok=True)
-    make_transport_key(staged)
-    public = path.with_name(path.name + ".pub")
-    durable_files.move_file(staged.with_name(staged.name + ".pub"), public)
-    durable_files.move_file(staged, path)
+    with placing(path) as staged:
+        staged.with_name(staged.name + ".pub").unlink(missing_ok=True)
+        make_transport_key(staged)
+        public = path.with_name(path.name + ".pub")
+        durable_files.move_file(staged.with_name(staged.name + ".pub"), public)

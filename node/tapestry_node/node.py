@@ -75,7 +75,7 @@ from tapestry_node.refusal import Objection, Refused, log_refusal, reason_of
 from tapestry_node.restored_state import (
     Settlement,
     check_memory,
-    cosigning_key,
+    cosign,
     is_enough,
     require_settled,
 )
@@ -284,8 +284,8 @@ class Node:
         require_settled(self._store)
         self._base.check_ends()
         self._base.check_releases()
-        key = cosigning_key(self._store, ring, self.directory)
-        line = self.mirror.cosign(key, self.clock())
+        where, now = self.directory, self.clock()
+        line = cosign(self._store, self.mirror, ring, folder=where, now=now)
         submitted = self._submitted_entries()
         head = sign_head(self._store, self.keys["node"], read_claim(note), submitted)
         reply = CosignReply(line=line.decode(), head=head.decode())
@@ -336,7 +336,7 @@ class Node:
             reason = Reason.STALE_CHECKPOINT
             raise Refused(reason, str(error), code=error.code) from None
         self._follow_keys()
-        own = {key.keyid for key in self._folder.ring.witnesses}
+        own = self._folder.ring.witnesses_ever(self.mirror.state)
         trust = self.mirror.trust
         restored = self._store.restored
         if restored and is_enough(opened, restored, trust=trust, own=own):

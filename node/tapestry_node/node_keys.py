@@ -81,10 +81,26 @@ class KeyRing:
         """Return the keys that a state of the log must name: all without a new one.
 
         A folder whose key was lost, or restored from an old copy, is helped by a new
-        one; until the log has that in force, the log names neither.
+        one; until the log has that in force, the log names neither. A key that waits
+        and was in force before is no new one.
         """
-        found = self.as_of(state)
-        return {p: key for p, key in found.items() if p not in self.coming}
+        coming = {
+            purpose
+            for purpose, key in self.coming.items()
+            if key.verify_key not in self._former(state, purpose)
+        }
+        return {p: key for p, key in self.as_of(state).items() if p not in coming}
+
+    def _former(self, state: FederationState, purpose: str) -> list[VerifyKey]:
+        former = state.former_keys.get((self.name, purpose), ())
+        return [each.key for each in former]
+
+    def witnesses_ever(self, state: FederationState) -> set[str]:
+        """Return the ids of this member's witness keys: those here, all in the log."""
+        member = state.members.get(self.name)
+        logged = [] if member is None else [VerifyKey.parse(member.witness)]
+        former = self._former(state, "witness")
+        return {key.keyid for key in (*self.witnesses, *logged, *former)}
 
     def other_node_key(self) -> SigningKey | None:
         """Return the node key that is not signed with, while a rotation is under way.

@@ -19,6 +19,7 @@ digest of its last entry are mirrored in a file beside it:
 * The base that each round gave by this node's own step, so that a dispute outlives
   a restart.
 * The manifest of each release as this node rebuilt it, likewise.
+* The most entries of the log that it has cosigned, with their root.
 * The witness keys that were made since the state was restored, if ever it was.
 * Chunks of sums that the node drew for spot checks: a draw is made once.
 * The rounds whose outcome is not the gate's, by this node's own scores.
@@ -295,6 +296,17 @@ class NodeState:
         """Note that the witness keys so far have cosigned what is not stored."""
         with self.writing() as replay:
             replay.append({"type": "witness-forgotten"})
+
+    @property
+    def cosigned(self) -> tuple[int, str]:
+        """The most entries that are noted as cosigned, and their root; 0 for none."""
+        return self.reading().cosigned
+
+    def keep_cosigned(self, size: int, root: str) -> None:
+        """Note what is about to be cosigned, if it is more than before."""
+        with self.writing() as replay:
+            if size > replay.cosigned[0]:
+                replay.append({"type": "cosigned", "size": size, "root": root})
 
     def account(self, key: Key, sign: Sign) -> bytes:
         """Return the account of a key; sign and post one if there is none."""

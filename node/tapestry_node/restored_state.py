@@ -20,7 +20,9 @@ Guarantees:
 
 Not protected:
     The other process, if the node was copied and not lost: two of them share keys.
-    Receipts of what left since the backup, and disputes that the log never got.
+    Receipts of what left since the backup, and disputes that the log never got. A whole
+    folder that was put back without the command, if the coordinator shows no checkpoint
+    with this node's line.
 """
 
 from collections import defaultdict
@@ -31,7 +33,7 @@ from math import isfinite
 from pathlib import Path
 
 from tapestry.encoding import decode_decimal
-from tapestry.errors import ConfigError, ProtocolError
+from tapestry.errors import ConfigError, InconsistentLog, ProtocolError
 from tapestry.keys import SigningKey
 from tapestry.privacy import accounting
 from tapestry.protocol.messages import Reason
@@ -47,6 +49,7 @@ from tapestry_governance.events.round_events import (
     RoundDisputed,
     RoundOpened,
 )
+from tapestry_governance.log.mirror import LogMirror
 from tapestry_governance.rules.round_records import AccountedSpending
 from tapestry_node.adapters.publication import Publisher
 from tapestry_node.budget.ledger_entries import Charge
@@ -79,13 +82,15 @@ def check_memory(
 ) -> None:
     """Note it if this node has cosigned more than it has stored.
 
-    What is cosigned was stored before. So a checkpoint of more than ``size`` entries
-    with a line by a key of here shows that the folder, or its mirror, is an older copy
-    that was put back without a word.
+    What is cosigned was stored before. So a checkpoint of more entries than ``size``,
+    and than are noted as cosigned, with a line by a key of here, shows that the folder
+    is an older copy that was put back without a word. Of an older mirror alone the
+    notes say enough: see ``cosign``.
 
     Raises:
         ProtocolError, VerificationError: A note is malformed, or such a line is bad.
     """
+    size = max(size, store.cosigned[0])
     known = [key for key in ring.witnesses if store.may_cosign(str(key))]
     own = {(key.name, key.id): key for key in known}
     for each in notes:
@@ -122,6 +127,39 @@ def cosigning_key(store: NodeState, ring: KeyRing, folder: Path) -> SigningKey:
     )
 
 
+def cosign(
+    store: NodeState, mirror: LogMirror, ring: KeyRing, *, folder: Path, now: datetime
+) -> bytes:
+    """Cosign all that is stored; returns a signature line.
+
+    Guarantees:
+        The line covers what was cosigned before, by the notes of ``node.db``, also
+        where the mirror is an older copy or was deleted. They are on the disk first.
+
+    Raises:
+        Refused: A witness key is yet to be made; or the mirror is still shorter than
+            what was cosigned.
+        InconsistentLog: The mirror is of another log than what was cosigned.
+    """
+    key, past = cosigning_key(store, ring, folder), mirror.state.past
+    size, root = store.cosigned
+    if mirror.size < size:
+        raise Refused(
+            Reason.MAINTENANCE,
+            f"{size} entries were cosigned here, and the mirror has {mirror.size}; it"
+            " waits for the rest from the coordinator",
+            code="mirror-behind-cosigned",
+        )
+    if size and past.root(size).hex() != root:
+        raise InconsistentLog(
+            f"fork: the first {size} entries are not those that were cosigned here;"
+            " keep view.db as evidence, and tell the other members",
+            code="log-forked",
+        )
+    store.keep_cosigned(mirror.size, past.root(mirror.size).hex())
+    return mirror.cosign(key, now)
+
+
 def is_enough(
     opened: CosignedCheckpoint,
     restored: Restored,
@@ -131,8 +169,9 @@ def is_enough(
 ) -> bool:
     """Return whether others alone have cosigned a checkpoint since a restoration.
 
-    ``own`` has the key ids of this node's witness keys, which do not count. A line
-    counts from 300 seconds after the restoration on, as clocks may differ by that.
+    ``own`` has the ids of this node's witness keys, also of those that it lost; they do
+    not count. A line counts from 300 seconds after the restoration on, as clocks may
+    differ by that.
     """
     since = restored.time.timestamp() + MAX_AHEAD
     return trust.is_quorum(

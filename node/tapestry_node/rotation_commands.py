@@ -14,6 +14,7 @@ from tapestry_governance.cli.rotation import next_root_key
 from tapestry_node.membership_commands import new_folder
 
 if TYPE_CHECKING:
+    from tapestry.storage.file_lock import FileLock
     from tapestry_governance.key_turn import Purpose, Reason, RotationDraft
     from tapestry_node.key_rotation import Rotation
 
@@ -71,13 +72,10 @@ def rotate(folder: Path, purpose: str, **given: Unpack[_RotateOptions]) -> None:
         )
     root = given["root_key"] or folder / "keys" / "root.key"
     reason: Reason = "compromised" if given["compromised"] else "routine"
-    found = Rotation(folder, cast("Purpose", purpose), reason, root=root)
-    where, draft = found.under_way, None
-    if where is None:
-        draft = found.draft()
-        is_here = given["root_key"] is not None or root.exists()
-        where = (_sign if is_here else _write_draft)(found, draft, root, given)
-    request = found.write_request() if purpose == "transport" else None
+    with _alone(folder):
+        found = Rotation(folder, cast("Purpose", purpose), reason, root=root)
+        where = _go_on(found, root, given)
+        request = found.write_request() if purpose == "transport" else None
     if given["as_json"]:
         said = {"purpose": purpose, "key": found.public, "standing": where}
         console.say_json({**said, "request": request and str(request)})
@@ -89,6 +87,33 @@ def rotate(folder: Path, purpose: str, **given: Unpack[_RotateOptions]) -> None:
             f"request   {request}: once it is in force, for tapestry coordinator"
         )
         console.say("          enroll; the node takes the key up when it connects next")
+
+
+def _alone(folder: Path) -> "FileLock":
+    """Keep another call out: of two that make one key, one would be lost."""
+    from tapestry.storage.file_lock import lock_file
+
+    try:
+        return lock_file(folder / "rotate.lock")
+    except BlockingIOError:
+        raise ConfigError(
+            f"another process gives {folder} a new key; call again when it has ended",
+            code="folder-in-use",
+        ) from None
+
+
+def _go_on(found: "Rotation", root: Path, given: _RotateOptions) -> str:
+    """Sign, or write what is to be signed, unless that was done; say where it is."""
+    from tapestry.storage.durable_files import replace_file
+
+    where, output = found.under_way, given["output"]
+    if where is not None and output is None:
+        return where
+    if where is not None and output is not None and found.posted is not None:
+        replace_file(output, found.posted)
+        return f"{where}; a copy is {output}"
+    is_here = given["root_key"] is not None or root.exists()
+    return (_sign if is_here else _write_draft)(found, found.draft(), root, given)
 
 
 def _sign(

@@ -100,6 +100,7 @@ class StateReplay:
         self.restored: Restored | None = None  # from a backup, and not settled yet
         self.has_forgotten = False  # ever, what it cosigned; then it goes on by keys
         self.witnesses: set[str] = set()  # that were made since
+        self.cosigned = 0, ""  # the most entries, and their root
         self.secrets: dict[str, bytes] = {}
 
     @property
@@ -354,16 +355,24 @@ class StateReplay:
                 self.restored = Restored(since=since, time=self._last)
                 self.session = None  # what it did after the backup is not known
                 self.has_forgotten, self.witnesses = True, set()
-            case "witness-forgotten":
-                self.has_forgotten, self.witnesses = True, set()
-            case "witness-made":
-                self.witnesses.add(entry["key"])
             case "settled":
                 self.restored = None
             case "session":
                 self._go_on(SessionMark.parse(entry["mark"]), number)
             case "session-end":
                 self.session = None
+            case _:
+                self._replay_cosigning(number, entry)
+
+    def _replay_cosigning(self, number: int, entry: dict[str, Any]) -> None:
+        """Replay what was cosigned, and by which keys it may be."""
+        match entry["type"]:
+            case "cosigned":
+                self.cosigned = entry["size"], entry["root"]
+            case "witness-forgotten":
+                self.has_forgotten, self.witnesses = True, set()
+            case "witness-made":
+                self.witnesses.add(entry["key"])
             case _:
                 raise ProtocolError(
                     f"entry {number} is of an unknown type", code="state-entry-unknown"

@@ -4,10 +4,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from tapestry.encrypted_keys import load_encrypted, load_public
 from tapestry.errors import ConfigError, VerificationError
 from tapestry.keys import SigningKey
+from tapestry.storage.file_lock import lock_folder
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.member_events import KeyRotated
 from tapestry_governance.events.possession import check_rotation
@@ -118,6 +120,32 @@ def test_a_new_root_lies_locked_beside_the_old_and_is_made_once(
     assert load_public(path) == ROOT.verify_key
     with refused(ConfigError, "file-exists", match="never overwritten"):
         make_next_root(path, "norden", passphrase=PHRASE)
+
+
+def test_no_key_takes_the_place_of_another(tmp_path: Path) -> None:
+    """The log may expect that one already, by the entry of another process."""
+    place = tmp_path / "node.next"
+    with (
+        lock_folder(tmp_path),
+        refused(ConfigError, "folder-in-use", match="another process"),
+    ):
+        place_key(NODE, place)
+    place_key(NODE, place)
+    with refused(ConfigError, "file-exists", match=r"node\.next"):
+        place_key(generate_member_key(NAME, "node"), place)
+    assert SigningKey.load(place).verify_key == NODE.verify_key
+
+
+@pytest.mark.parametrize(
+    ("purpose", "key"),
+    [("witness", "junk"), ("witness", str(NODE.verify_key)), ("transport", "junk")],
+)
+def test_a_draft_names_a_key_of_the_kind_for_its_purpose(
+    purpose: Purpose, key: str
+) -> None:
+    whole = draft("node", str(NODE.verify_key), NODE).model_dump()
+    with pytest.raises(ValidationError):
+        RotationDraft.model_validate({**whole, "purpose": purpose, "key": key})
 
 
 def test_what_a_crash_left_of_a_key_is_written_anew(tmp_path: Path) -> None:

@@ -4,18 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from tapestry.encrypted_keys import load_key
+from tapestry.encrypted_keys import load_key, load_public
 from tapestry.errors import ConfigError, IncompleteError, RuleError
-from tapestry.keys import SigningKey
+from tapestry.keys import SigningKey, VerifyKey
 from tapestry.transport_keys import load_transport_key, public_text, transport_digest
 from tapestry_coordinator import coordinator_folder
 from tapestry_governance.events.envelope import open_entry
+from tapestry_governance.founding import generate_member_key
 from tapestry_governance.founding_files import (
     RequestFile,
     check_request,
     read_document,
 )
-from tapestry_governance.key_turn import Purpose, Reason, sign_rotation
+from tapestry_governance.key_turn import Purpose, Reason, place_key, sign_rotation
+from tapestry_node import key_rotation
 from tapestry_node.key_rotation import Rotation
 from tapestry_node.node_state import NodeState
 from tests.support.federation import NAMES, Federation
@@ -78,6 +80,80 @@ def test_a_key_that_turns_out_to_be_known_is_signed_for_once_more(
     assert again.under_way is None  # it waits as a routine one alone
     assert again.draft().key == key
     assert rotation(federation, "node").under_way is not None
+
+
+@pytest.mark.parametrize("is_logged", [False, True], ids=["posted", "logged"])
+def test_a_key_that_was_stolen_is_marked_although_its_rotation_was_a_routine_one(
+    federation: Federation, is_logged: bool
+) -> None:
+    key = rotate(federation, NAME, "node")
+    if is_logged:
+        federation.cosign()
+        assert rotation(federation, "node").under_way is not None
+    assert rotation(federation, "node", "compromised").under_way is None
+    assert rotate(federation, NAME, "node", "compromised") == key
+    for purpose in ("community", "node", "witness"):
+        rotate(federation, OTHER, purpose)
+        federation.cosign()
+        federation.cosign()
+    state = federation.nodes[OTHER].mirror.state
+    assert state.members[NAME].node == key
+    assert [each.compromised for each in state.former_keys[NAME, "node"]] == [True]
+
+
+def test_a_witness_key_that_may_have_cosigned_what_is_forgotten_is_replaced(
+    federation: Federation,
+) -> None:
+    """It lies in keys/ and its rotation in the outbox; neither makes it a new one."""
+    key = rotate(federation, NAME, "witness")
+    store = federation.nodes[NAME].store
+    store.mark_restored(since=7)
+    again = rotation(federation, "witness")
+    assert again.under_way is None
+    made = again.draft().key
+    assert made is not None
+    assert made != key
+    assert not store.may_cosign(key)
+    assert store.may_cosign(made)
+    aside = f"witness.next.{VerifyKey.parse(key).id.hex()}"
+    assert load_public(again.path.with_name(aside)) == VerifyKey.parse(key)
+    assert rotation(federation, "witness").draft().key == made
+
+
+def test_a_key_that_was_made_meanwhile_is_kept(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may have handed its entry in by then."""
+    late, made = rotation(federation, "node"), list[str]()
+
+    def is_overtaken(name: str, purpose: str) -> SigningKey:
+        monkeypatch.undo()
+        made.append(rotate(federation, NAME, "node"))
+        return generate_member_key(name, purpose)
+
+    monkeypatch.setattr(key_rotation, "generate_member_key", is_overtaken)
+    with refused(ConfigError, "file-exists"):
+        late.draft()
+    assert [str(load_public(late.path))] == made
+
+
+def test_a_former_key_from_an_old_copy_of_the_keys_is_replaced(
+    federation: Federation,
+) -> None:
+    keys = federation.directory / "nodes" / NAME / "keys"
+    old = SigningKey.load(keys / "node.key")
+    rotate(federation, NAME, "node")
+    for purpose in ("community", "witness"):
+        rotate(federation, OTHER, purpose)
+        federation.cosign()
+        federation.cosign()
+    assert not (keys / "node.next").exists()
+    place_key(old, keys / "node.next")
+    again = rotation(federation, "node")
+    assert again.under_way is None
+    made = again.draft().key
+    assert made == str(load_public(keys / "node.next"))
+    assert made != str(old.verify_key)
 
 
 def test_the_node_signs_for_its_new_transport_key_and_is_enrolled_by_it(

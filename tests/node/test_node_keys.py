@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from tapestry.errors import ConfigError
-from tapestry.keys import SigningKey
+from tapestry.keys import SigningKey, VerifyKey
 from tapestry_governance.events.round_events import RoundOpened
+from tapestry_governance.founding import generate_member_key
+from tapestry_governance.key_turn import place_key
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_node.node_keys import KeyRing
 from tests.support.key_crashes import NAME, OTHERS, PURPOSES, lay, next_of, take_in
@@ -160,6 +162,42 @@ def test_a_lost_key_is_not_missed_where_a_new_one_waits(
     ring = KeyRing.read(tmp_path, NAME)
     assert spelled(ring, "node") == str(world.keys[NAME, "node'"].verify_key)
     assert set(ring.known(world.folded)) == {"witness", "community"}
+
+
+def test_a_former_key_that_waits_is_no_new_one(world: World, tmp_path: Path) -> None:
+    """Of an old copy of the keys both are former ones: the log names neither."""
+    lay(world, tmp_path)
+    world.rotate(NAME, "node", seed="one")
+    next_of(world, tmp_path, "node")
+    ring = KeyRing.read(tmp_path, NAME)
+    assert "node" not in ring.known(world.folded)  # it is not in force yet
+    world.add(world.declaration("de"), "de", "node")
+    assert ring.as_of(world.folded)["node"] == ring.coming["node"]
+    world.rotate(NAME, "node", seed="two")
+    world.add(world.declaration("es"), "es", "node")
+    assert spelled(ring, "node") == str(ring.known(world.folded)["node"].verify_key)
+
+
+def test_a_witness_key_that_is_not_here_is_the_members_own_as_well(
+    world: World, tmp_path: Path
+) -> None:
+    lay(world, tmp_path)
+    here = KeyRing.read(tmp_path, NAME)
+    lost = [world.keys[NAME, "witness"]]
+    for seed in ("one", "two"):
+        world.rotate(NAME, "witness", seed=seed)
+        world.add(world.declaration("de"), "de", "node")
+        lost.append(world.keys[NAME, "witness'"])
+    (tmp_path / "keys" / "witness.key").unlink()
+    place_key(generate_member_key(NAME, "witness"), tmp_path / "keys" / "witness.key")
+    found = KeyRing.read(tmp_path, NAME).witnesses_ever(world.folded)
+    assert found >= {key.verify_key.keyid for key in lost}
+    assert not found & {
+        VerifyKey.parse(member.witness).keyid
+        for name, member in world.folded.members.items()
+        if name != NAME
+    }
+    assert here.witnesses == [lost[0].verify_key]
 
 
 @pytest.mark.slow

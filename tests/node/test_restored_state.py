@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tapestry.errors import PolicyError, VerificationError
+from tapestry.errors import InconsistentLog, PolicyError, VerificationError
 from tapestry.protocol.messages import Reason
 from tapestry.protocol.round_manifest import Participant
 from tapestry.tlog.checkpoint import Checkpoint
@@ -14,12 +14,14 @@ from tapestry.tlog.freshness import MAX_AHEAD
 from tapestry.tlog.trust_policy import witness_quorum
 from tapestry_governance.founding import generate_member_key
 from tapestry_governance.key_turn import place_key
+from tapestry_governance.log.mirror import LogMirror
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.node_keys import KeyRing
 from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
 from tapestry_node.restored_state import (
     check_memory,
+    cosign,
     cosigning_key,
     is_enough,
     require_settled,
@@ -27,6 +29,7 @@ from tapestry_node.restored_state import (
 from tapestry_node.round.survivor_marks import UploadMark
 from tapestry_node.state_entries import Restored
 from tests.node.budget.test_ledger import TERMS, charge, open_ledger, shared
+from tests.support.log_world import World
 from tests.support.plans import privacy_plan, round_manifest
 from tests.support.refusals import refused
 from tests.support.unsigned_accounts import unsigned
@@ -131,12 +134,71 @@ def test_a_line_over_more_than_is_stored_shows_that_something_was_forgotten(
     with refused(VerificationError, "signature-invalid"):
         check_memory(store, ring, size=5, notes=[forged])
     assert store.may_cosign(str(own.verify_key))
+    store.keep_cosigned(5, "root")
+    check_memory(store, ring, size=4, notes=notes)  # the mirror alone is older
+    assert store.may_cosign(str(own.verify_key))
+    store.close()
+    (tmp_path / "other").mkdir()
+    store = NodeState(tmp_path / "other" / "node.db")
     check_memory(store, ring, size=4, notes=notes)
     assert not store.may_cosign(str(own.verify_key))
     number = store.reading().number
     check_memory(store, ring, size=4, notes=notes)  # noted once
     assert store.reading().number == number
     store.close()
+
+
+def test_what_is_cosigned_is_noted_once(tmp_path: Path) -> None:
+    world = World().found()
+    store, ring = NodeState(tmp_path / "node.db"), ring_of(tmp_path)
+    mirror = mirror_of(world, tmp_path / "view.db")
+    assert store.cosigned == (0, "")
+    line = signed(store, ring, mirror)
+    assert line == mirror.cosign(ring.keys["witness"], datetime.fromtimestamp(NOW, UTC))
+    number = store.reading().number
+    assert signed(store, ring, mirror) == line
+    assert store.reading().number == number
+    store.close()
+    store = NodeState(tmp_path / "node.db")
+    assert store.cosigned == (mirror.size, mirror.state.root.hex())
+    mirror.close()
+    store.close()
+
+
+def test_by_its_notes_a_node_cosigns_nothing_but_what_extends_them(
+    tmp_path: Path,
+) -> None:
+    """Its mirror may be an older copy, or made anew of another log."""
+    world, fork = World().found(), World().found()
+    store, ring = NodeState(tmp_path / "node.db"), ring_of(tmp_path)
+    short = mirror_of(world, tmp_path / "short.db")
+    for each, name in ((world, "de"), (fork, "es")):
+        each.add(each.declaration(name), name, "node")
+    whole, other = (
+        mirror_of(each, tmp_path / name)
+        for each, name in ((world, "whole.db"), (fork, "other.db"))
+    )
+    signed(store, ring, whole)
+    with refused(Refused, "mirror-behind-cosigned", match=str(whole.size)) as caught:
+        signed(store, ring, short)
+    assert caught.value.reason is Reason.MAINTENANCE
+    with refused(InconsistentLog, "log-forked", match=str(whole.size)):
+        signed(store, ring, other)
+    assert store.cosigned == (whole.size, whole.state.root.hex())
+    for mirror in (short, whole, other):
+        mirror.close()
+    store.close()
+
+
+def mirror_of(world: World, path: Path) -> LogMirror:
+    mirror = LogMirror.open(path, trust=world.trust, genesis=world.genesis)
+    mirror.extend(0, world.entries, world.note())
+    return mirror
+
+
+def signed(store: NodeState, ring: KeyRing, mirror: LogMirror) -> bytes:
+    now = datetime.fromtimestamp(NOW, UTC)
+    return cosign(store, mirror, ring, folder=store.path.parent, now=now)
 
 
 def test_the_earliest_of_two_restorations_counts(tmp_path: Path) -> None:

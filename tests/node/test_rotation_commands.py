@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tapestry.encrypted_keys import is_encrypted, load_encrypted
+from tapestry.storage.file_lock import lock_file
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.member_events import KeyRotated
 from tests.support.commands import Result, tapestry
@@ -66,6 +67,30 @@ def test_an_entry_may_be_carried_to_another_member(
     ok(tapestry("node", "submit", federation.directory / "nodes" / OTHER, place))
     federation.cosign()
     assert place.read_bytes() in federation.entries()
+
+
+@pytest.mark.parametrize("is_logged", [False, True], ids=["posted", "logged"])
+def test_an_entry_is_written_also_when_the_rotation_is_under_way(
+    federation: Federation, tmp_path: Path, is_logged: bool
+) -> None:
+    place = tmp_path / "node.entry"
+    ok(rotate(federation, "node"))
+    (body,) = posted(federation)
+    if is_logged:
+        federation.cosign()
+    ok(rotate(federation, "node", "-o", place))
+    assert open_entry(place.read_bytes()).event.body == body
+    if not is_logged:
+        assert place.read_bytes() in federation.nodes[NAME].store.outbox()
+
+
+def test_one_call_at_a_time_makes_a_key(federation: Federation) -> None:
+    folder = federation.directory / "nodes" / NAME
+    with lock_file(folder / "rotate.lock"):
+        refuses(rotate(federation, "node"), 64, "folder-in-use")
+    assert posted(federation) == []
+    assert not (folder / "keys" / "node.next").exists()
+    ok(rotate(federation, "node"))
 
 
 def test_the_root_key_signs_where_it_is(

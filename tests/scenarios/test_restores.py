@@ -161,6 +161,29 @@ def test_a_restored_node_cosigns_by_a_new_witness_key_alone(found: Found) -> Non
     holds(federation)
 
 
+def test_a_restored_node_with_a_rotation_in_its_outbox_cosigns_again(
+    found: Found,
+) -> None:
+    """The key of that rotation is as old as the backup; another takes its place."""
+    federation = found(coordinator={"rounds": 1}, institution=ALONE)
+    federation.run()
+    federation.cosign()
+    old = rotate(federation, NAME, "witness")
+    place = federation.directory / "backup"
+    back_up(federation.nodes[NAME].directory, place)
+    put_back(federation, place)
+    federation.cosign()
+    go_on(federation)
+    go_on(federation, "third")
+    go_on(federation, "fourth")
+    accepted = federation.nodes[NAME].mirror.accepted
+    assert accepted is not None
+    named = federation.nodes[NAME].mirror.state.members[NAME].witness
+    assert named != old
+    assert VerifyKey.parse(named).keyid in {c.key.keyid for c in accepted.cosignatures}
+    holds(federation)
+
+
 def loses_account(found: Found) -> tuple[Federation, Path]:
     """A node paid, and neither upload nor account reached the log."""
     federation = found(coordinator={"rounds": 1}, institution=ALONE)

@@ -1,6 +1,7 @@
 """Members give themselves other keys while the federation goes on."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -177,22 +178,54 @@ def test_a_lost_root_is_replaced_by_the_others_votes(
     holds(federation)
 
 
-def test_an_older_mirror_put_back_without_a_word_is_found_out(found: Found) -> None:
-    """The log shows a line of the node's own over more than it has stored."""
+def puts_back(found: Found, *, names: Sequence[str], copied: bool = True) -> Federation:
+    """Cosign more, and put an older copy of these files back, or delete them."""
     federation = found(coordinator={"rounds": 1})
     federation.cosign()
     folder = keys_of(federation).parent
     federation.kill(NAME)
-    copy = federation.directory / "older.db"
-    shutil.copy(folder / "view.db", copy)
+    copies = federation.directory / "older"
+    copies.mkdir()
+    for name in names:
+        shutil.copy(folder / name, copies)
     federation.start(NAME)
     federation.wire.on(NAME, Kind.ADVERTISE_KEYS, unanswered)
     federation.run()
     federation.cosign()
     federation.kill(NAME)
-    for path in folder.glob("view.db*"):
-        path.unlink()
-    shutil.copy(copy, folder / "view.db")
+    for name in names:
+        for path in (*folder.glob(f"{name}-*"), folder / name):
+            path.unlink(missing_ok=True)
+        if copied:
+            shutil.copy(copies / name, folder / name)
+    return federation
+
+
+@pytest.mark.parametrize("copied", [True, False], ids=["older", "deleted"])
+def test_a_mirror_that_is_lost_alone_is_extended_to_what_was_cosigned(
+    found: Found, copied: bool
+) -> None:
+    """What that was is in node.db: the same key cosigns, and no shorter log."""
+    federation = puts_back(found, names=["view.db"], copied=copied)
+    node = federation.start(NAME)
+    size, _ = node.store.cosigned
+    assert node.mirror.size < size
+    key = str(node.keys["witness"].verify_key)
+    federation.wire.log.clear()
+    federation.cosign()
+    kinds = {e.reply.kind for e in federation.wire.log if e.node == NAME and e.reply}
+    assert Kind.COSIGNATURE in kinds
+    assert node.mirror.size >= size
+    assert node.store.may_cosign(key)
+    go_on(federation, "second")
+    assert in_force(federation, "witness") == key
+    holds(federation)
+
+
+def test_an_older_folder_put_back_without_a_word_is_found_out(found: Found) -> None:
+    """The log shows a line of the node's own over more than it has stored."""
+    names = ["view.db", "node.db", "node.db.mirror"]
+    federation = puts_back(found, names=names)
     node = federation.start(NAME)
     federation.wire.log.clear()
     federation.cosign()

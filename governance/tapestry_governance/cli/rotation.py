@@ -55,10 +55,10 @@ def rotate(
     asked = read_document(draft, RotationDraft)
     require_root(asked, load_public(key))
     new_root = None
-    if not as_json:
-        console.say(f"member    {asked.name} of {asked.federation}")
-        console.say(f"new key   {asked.purpose}, {asked.reason}")
-        console.say(f"          {asked.key or 'a root key, made here'}")
+    show = console.note if as_json else console.say
+    show(f"member    {asked.name} of {asked.federation}")
+    show(f"new key   {asked.purpose}, {asked.reason}")
+    show(f"          {asked.key or 'a root key, made here'}")
     root = unlock(key, passphrase_file)
     if asked.purpose == "root":
         new_root = next_root_key(key, asked.name, passphrase_file)

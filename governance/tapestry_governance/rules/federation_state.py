@@ -298,27 +298,35 @@ class FederationState:
     def with_key(
         self, name: str, purpose: str, key: str, *, compromised: bool
     ) -> "FederationState":
-        """Return this state with another key of a member; the former one is kept.
-
-        Guarantees:
-            A root key that is called compromised takes along the new keys that wait:
-            whoever stole it may have signed for them.
-        """
-        state = self.retire(name, purpose, compromised=compromised)
-        if purpose == "root" and compromised:
-            rotations, waiting = self.rotations, self.waiting
-            still = (w for w in waiting if rotations.get(w.subject, ("",))[0] != name)
-            state = dataclasses.replace(state, waiting=tuple(still))
+        """Return this state with another key of a member; the former one is kept."""
+        state = self.retire(name, purpose)
+        if compromised:
+            state = state.with_compromised(name, purpose)
         member = self.members[name].model_copy(update={purpose: key})
         state = state.knowing([VerifyKey.parse(key)])
         return state.with_members({**self.members, name: member})
 
-    def retire(
-        self, name: str, purpose: str, *, compromised: bool = False
-    ) -> "FederationState":
+    def with_compromised(self, name: str, purpose: str) -> "FederationState":
+        """Return this state with the newest former key of a member as compromised.
+
+        Guarantees:
+            A root key takes along the new keys that wait: whoever stole it may have
+            signed for them.
+        """
+        *kept, last = self.former_keys[name, purpose]
+        last = dataclasses.replace(last, compromised=True)
+        keys = self.former_keys.set((name, purpose), (*kept, last))
+        state = dataclasses.replace(self, former_keys=keys)
+        if purpose == "root":
+            rotations, waiting = self.rotations, self.waiting
+            still = (w for w in waiting if rotations.get(w.subject, ("",))[0] != name)
+            state = dataclasses.replace(state, waiting=tuple(still))
+        return state
+
+    def retire(self, name: str, purpose: str) -> "FederationState":
         """Return this state with the present key of a member noted as a former one."""
         key = VerifyKey.parse(getattr(self.members[name], purpose))
-        former = FormerKey(key=key, until=self.size, compromised=compromised)
+        former = FormerKey(key=key, until=self.size, compromised=False)
         kept = (*self.former_keys.get((name, purpose), ()), former)
         keys = self.former_keys.set((name, purpose), kept)
         return dataclasses.replace(self, former_keys=keys)

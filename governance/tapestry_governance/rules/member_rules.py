@@ -19,7 +19,7 @@ from tapestry_governance.rules.federation_state import FederationState, round_ke
 from tapestry_governance.rules.persistent_collections import PersistentList
 from tapestry_governance.rules.proposal_rules import check_free, check_trust
 from tapestry_governance.rules.round_records import ReleaseRecord, RoundRecord
-from tapestry_governance.rules.settlement import lapse
+from tapestry_governance.rules.settlement import calls_compromised, lapse
 
 MAX_ROTATIONS = 24  # of a member between two openings of rounds
 _READERS = 2  # other members that a founder hears the fingerprint from
@@ -132,7 +132,8 @@ def key_rotated(
 
     Edge cases:
         Of a key that is called compromised no entry is taken any more; entries that a
-        routine rotation found on their way still count, where the member owes them.
+        routine rotation found on their way still count, where the member owes them,
+        until the same rotation is declared once more as one of a compromised key.
 
     Raises:
         VerificationError: The new key did not sign for itself.
@@ -141,7 +142,8 @@ def key_rotated(
             opened: each may be another quorum, which every mirror keeps.
     """
     key, members = body.key, len(state.members)
-    if body.purpose == "witness" and witness_quorum(members) == members:
+    is_late = calls_compromised(state, body, actor=actor)
+    if body.purpose == "witness" and witness_quorum(members) == members and not is_late:
         raise RuleError(
             f"with {members} members each must cosign, by the key that it has, before a"
             " new one counts; admit another member first",
@@ -149,7 +151,7 @@ def key_rotated(
         )
     if body.purpose == "transport":  # of another kind: the node's key vouches for it
         key = state.members[actor].node
-    else:
+    elif not is_late:
         check_free(state, [VerifyKey.parse(key)])
     check_rotation(body, by=key, name=actor, federation=state.federation)
     opened, number = state.counted(state.rotated, actor)

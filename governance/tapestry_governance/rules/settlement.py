@@ -163,12 +163,28 @@ def _rotate(state: FederationState, name: str, body: KeyRotated) -> FederationSt
         return dataclasses.replace(state, other_keys=others)
     key = VerifyKey.parse(body.key)
     if state.owned(key) is not None:
-        return state
+        is_late = calls_compromised(state, body, actor=name)
+        return state.with_compromised(name, body.purpose) if is_late else state
     if body.purpose == "receipts":
         return dataclasses.replace(state.knowing([key]), other_keys=others)
     compromised = body.reason == "compromised"
     rotated = state.with_key(name, body.purpose, body.key, compromised=compromised)
     return rotated if _names_witnesses(rotated) else state
+
+
+def calls_compromised(state: FederationState, body: KeyRotated, *, actor: str) -> bool:
+    """Return whether a rotation that is in force is called compromised only now.
+
+    It gives the key that the member has already, and says of the one before that others
+    may know it, which no entry has said yet.
+    """
+    former = state.former_keys.get((actor, body.purpose))
+    return (
+        body.reason == "compromised"
+        and former is not None
+        and not former[-1].compromised
+        and getattr(state.members.get(actor), body.purpose, None) == body.key
+    )
 
 
 def _leave(state: FederationState, index: int) -> FederationState:

@@ -43,10 +43,21 @@ def test_a_key_that_was_made_elsewhere_is_shown_and_signed_for(vault: Path) -> N
     refuses(sign(), 1, "possession-not-proven")
 
 
+def test_a_draft_that_was_changed_is_refused_and_signs_nothing(vault: Path) -> None:
+    key = generate_member_key(NAME, "witness")
+    asked = draft("witness", str(key.verify_key), key)
+    changed = asked.encode().replace(str(key.verify_key).encode(), b"junk")
+    (vault / "draft").write_bytes(changed)
+    refuses(sign(), 1, "schema-violated")
+    assert list(vault.glob("*.entry")) == []
+
+
 @pytest.mark.slow
 def test_a_new_root_key_is_made_beside_the_old_one_and_locked(vault: Path) -> None:
     (vault / "draft").write_bytes(draft("root").encode())
-    found = json.loads(ok(sign("--json", "-o", "new.entry")).stdout)
+    done = ok(sign("--json", "-o", "new.entry"))
+    assert "new key   root, routine" in done.stderr  # also then it is shown
+    found = json.loads(done.stdout)
     assert found == {"entry": "new.entry"}
     body = open_entry((vault / "new.entry").read_bytes()).event.body
     assert isinstance(body, KeyRotated)

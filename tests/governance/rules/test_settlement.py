@@ -248,6 +248,55 @@ def test_a_compromised_key_never_counts_again(world: World) -> None:
     world.add(world.account(manifest), "fr", "node")
 
 
+@pytest.mark.parametrize("waits", [True, False], ids=["waiting", "in force"])
+def test_a_routine_rotation_may_be_called_one_of_a_compromised_key_later(
+    world: World, waits: bool
+) -> None:
+    manifest = world.manifest()
+    world.add(RoundOpened(manifest=manifest))
+    late = world.entry(world.account(manifest), "fr", "node")
+    abort(world)
+    key = world.rotation("fr", "node")
+    world.add(key, "fr", "root")
+    if not waits:
+        world.add(world.declaration("de"), "de", "node")
+    worse = key.model_copy(update={"reason": "compromised"})
+    world.add(worse, "fr", "root")
+    world.add(world.declaration("es"), "es", "node")
+    state = world.folded
+    assert str(state.key_of("fr", "node")) == key.key
+    assert [each.compromised for each in state.former_keys["fr", "node"]] == [True]
+    with refused(RuleError, "signature-missing"):
+        world.append(late)
+    for again in (worse, key):
+        with refused(RuleError, "key-taken"):
+            world.add(again, "fr", "root")
+
+
+def test_a_root_that_is_called_compromised_later_takes_along_what_waits(
+    world: World,
+) -> None:
+    key = world.rotation("fr", "root")
+    world.add(key, "fr", "root")
+    world.add(world.declaration("de"), "de", "node")
+    world.add(RoundOpened(manifest=world.manifest()))
+    world.keys["fr", "root"] = world.keys["fr", "root'"]
+    world.rotate("fr", "community", seed="thief")
+    world.rotate("de", "node")
+    world.add(key.model_copy(update={"reason": "compromised"}), "fr", "root")
+    assert {world.settled.rotations[w.subject][0] for w in world.settled.waiting} == {
+        "de"
+    }
+
+
+def test_another_member_calls_no_key_compromised(world: World) -> None:
+    key = world.rotation("fr", "node")
+    world.add(key, "fr", "root")
+    world.add(world.declaration("de"), "de", "node")
+    with refused(RuleError, "key-taken"):
+        world.add(key.model_copy(update={"reason": "compromised"}), "de", "root")
+
+
 def test_a_removed_member_owes_its_account_and_no_more(world: World) -> None:
     manifest = world.run_round(names=NAMES[:3])
     adapter = world.adapter_account()
