@@ -64,7 +64,9 @@ def rotate(folder: Path, purpose: str, **given: Unpack[_RotateOptions]) -> None:
     """
     from tapestry_governance.key_turn import PURPOSES
     from tapestry_node.key_rotation import Rotation
+    from tapestry_node.settings import NodeSettings
 
+    NodeSettings.read(folder / "node.toml")  # or it is another folder
     if purpose not in PURPOSES:
         raise ConfigError(
             f"{purpose!r} is no purpose of a key; say one of {', '.join(PURPOSES)}",
