@@ -139,6 +139,7 @@ def test_no_key_takes_the_place_of_another(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("purpose", "key"),
     [("witness", "junk"), ("witness", str(NODE.verify_key)), ("transport", "junk")],
+    ids=["junk", "of a node", "no digest"],
 )
 def test_a_draft_names_a_key_of_the_kind_for_its_purpose(
     purpose: Purpose, key: str
