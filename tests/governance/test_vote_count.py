@@ -3,6 +3,7 @@
 from tapestry_governance.vote_count import (
     count_ballots,
     count_votes,
+    unknown_files,
     withdrawals,
     withdrawn_files,
 )
@@ -83,3 +84,20 @@ def test_files_are_withdrawn_whatever_their_folder_is_called() -> None:
     said = ["base-1 is withdrawn: harmful"]
     assert withdrawn_files(world.settled, model=model, manifests=[]) == said
     assert withdrawn_files(world.settled, model=fake_digest("x"), manifests=[]) == []
+
+
+def test_files_that_the_log_does_not_name_are_told() -> None:
+    world = grown()
+    world.add(world.adapter_account(), "fr", "node")
+    world.add(world.adapter(1), "fr", "community")
+    state, other = world.settled, fake_digest("x")
+    model = state.releases["base-1"].model_digest
+    manifest = state.adapters["fr-culture"].manifest_digest
+    assert unknown_files(state, model=model, manifests=[manifest]) == []
+    bases = state.policy.bases
+    assert bases != "any"
+    assert unknown_files(state, model=bases[0].model, manifests=[]) == []
+    assert unknown_files(state, model=other, manifests=[manifest, other]) == [
+        f"the log does not name the base {other}",
+        f"the log does not name an adapter with manifest {other} now",
+    ]
