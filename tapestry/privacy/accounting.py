@@ -26,8 +26,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
-from scipy import optimize
-
 from tapestry.errors import ConfigError
 from tapestry.privacy.bounds import MAX_EPSILON
 from tapestry.privacy.loss_distribution import LossDistribution, Mechanism
@@ -199,6 +197,8 @@ def calibrate(
     Raises:
         ConfigError: A value is out of range, or no noise up to 10000 is enough.
     """
+    from scipy import optimize  # 0.2 s of imports, for this function alone
+
     check_epsilon(target_epsilon)
 
     def spent(noise: float) -> float:

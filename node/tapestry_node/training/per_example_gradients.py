@@ -18,7 +18,9 @@ gradients of its rows are summed before clipping, so that a record counts as one
 long it is.
 """
 
+import importlib.util
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +30,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 import torch
-from opacus.grad_sample import GradSampleHooks
 from torch import Tensor, nn
 
 from tapestry.errors import ConfigError
@@ -38,6 +39,27 @@ from tapestry.vectors import FloatVector, IntegerVector
 from tapestry.workloads.base import Example
 from tapestry.workloads.data_manifest import Row
 from tapestry_node.training.microbatches import BatchLimits, alike, pack
+
+
+@contextmanager
+def _without_init(package: str) -> Iterator[None]:
+    """Import modules of a package, but not what its ``__init__`` imports beside them.
+
+    Whoever imports the package later gets all of it.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or package in sys.modules:
+        yield
+        return
+    sys.modules[package] = importlib.util.module_from_spec(spec)
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
+with _without_init("opacus"):  # its accountants load scipy.stats: 0.5 s a node
+    from opacus.grad_sample import GradSampleHooks
 
 _TOLERANCE = 1e-3
 _BLOCK = 1 << 16

@@ -1,5 +1,7 @@
 """Sums in which no unit weighs more than the bound, on every tested architecture."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -239,6 +241,16 @@ def test_nothing_of_opacus_stays_behind() -> None:
             assert not module._forward_hooks
             assert not module._backward_hooks
             assert not hasattr(module, "activations")
+
+
+def test_training_loads_no_statistics_and_leaves_opacus_whole() -> None:
+    program = (
+        "import sys, tapestry_node.training.dp_sgd\n"
+        "assert not {'scipy.stats', 'scipy.optimize'} & sys.modules.keys()\n"
+        "from opacus import PrivacyEngine\n"
+        "from opacus.grad_sample import GradSampleHooks"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_a_failed_batch_leaves_nothing_to_the_next_training() -> None:
