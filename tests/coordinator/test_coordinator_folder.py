@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from tapestry.encrypted_keys import load_key, load_public
-from tapestry.errors import ConfigError, IncompleteError, RuleError, VerificationError
+from tapestry.errors import (
+    ConfigError,
+    IncompleteError,
+    ResourceError,
+    RuleError,
+    VerificationError,
+)
 from tapestry.keys import SigningKey
 from tapestry_coordinator import coordinator_folder
 from tapestry_coordinator.coordinator_folder import (
@@ -21,6 +27,7 @@ from tapestry_coordinator.superlink.tls import issue_certificate
 from tapestry_governance.events.federation_events import GivenBase, Policy
 from tapestry_governance.founding_files import Invitation, check_invitation
 from tapestry_governance.policy_file import read_policy
+from tests.support.file_limits import file_limit
 from tests.support.founders import Founders, asks
 from tests.support.log_world import fake_digest
 from tests.support.refusals import refused
@@ -226,6 +233,18 @@ def test_a_log_opens_with_a_charter_and_all_acceptances(folder: Path) -> None:
     assert open_log(folder, accepted).genesis == first.genesis
     with refused(ConfigError, "log-exists"):
         write_charter(folder, [])
+
+
+@pytest.mark.parametrize("room", [0, 4096, 20_000])
+def test_a_full_disk_opens_no_log_and_room_opens_it(folder: Path, room: int) -> None:
+    founders = Founders.of(NAMES)
+    accepted = _accepted(folder, founders, _sent(folder, founders))
+    before = _files(folder)
+    with file_limit(room), pytest.raises(ResourceError, match="log"):
+        open_log(folder, accepted)
+    assert not (folder / "log").exists()
+    assert {path: _files(folder)[path] for path in before} == before
+    assert open_log(folder, accepted).requests
 
 
 @pytest.mark.parametrize("number", [16, pytest.param(128, marks=pytest.mark.slow)])
