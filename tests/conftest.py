@@ -9,6 +9,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -26,6 +27,21 @@ settings.load_profile("tapestry")
 
 
 def pytest_configure() -> None:
+    """Take signals as at a terminal, and keep folders in memory where there is room.
+
+    What runs in the background or outlives a terminal is started with some signals
+    ignored; children inherit that, and many a test sends one.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            is_break = number is signal.SIGINT
+            signal.signal(
+                number, signal.default_int_handler if is_break else signal.SIG_DFL
+            )
+    _keep_folders_in_memory()
+
+
+def _keep_folders_in_memory() -> None:
     """Keep the folders of tests in memory where there is room.
 
     The journals and logs under test wait for the disk at every commit, and thousands

@@ -32,7 +32,7 @@ def test_the_metrics_of_a_run_are_those_of_its_log(found: Found) -> None:
     assert after['tapestry_coordinator_rounds_total{outcome="applied"}'] == 2
     assert after["tapestry_coordinator_members"] == len(NAMES)
     assert after["tapestry_coordinator_cosignatures"] == len(NAMES)
-    assert 0 <= after["tapestry_coordinator_checkpoint_age_seconds"] < 60
+    assert 0 <= after["tapestry_coordinator_checkpoint_age_seconds"] < 600
     assert after["tapestry_coordinator_disputes"] == 0
     assert 800 < after["tapestry_coordinator_certificate_days"] < 826
     assert values(render(metrics.read())).keys() == after.keys()

@@ -1,6 +1,5 @@
 """The coordinator's access to the log: it orders entries, witnesses cosign."""
 
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
@@ -26,6 +25,7 @@ from tapestry_governance.rules.replay import apply_all
 from tapestry_governance.witness.witness_server import serving
 from tests.support.log_world import NAMES, World
 from tests.support.outside_witness import make_witness, opened, trust_of
+from tests.support.ports import free_port
 from tests.support.refusals import refused
 
 
@@ -157,8 +157,7 @@ def with_witness(
 
 @pytest.fixture
 def port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        return int(free.getsockname()[1])
+    return free_port()
 
 
 def test_what_needs_an_outside_witness_is_published_with_its_line(

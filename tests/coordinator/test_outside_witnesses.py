@@ -20,6 +20,7 @@ from tapestry_governance.witness.witness_folder import WitnessFolder
 from tapestry_governance.witness.witness_server import serving
 from tests.support.cosigning import LOG_KEY, TIME, WITNESSES, entry
 from tests.support.outside_witness import MAIN, make_witness, opened, trust_of
+from tests.support.process_families import wait_until
 from tests.support.refusals import refused
 
 Say = Callable[[socket.socket], None]
@@ -145,7 +146,7 @@ def other_server(say: Say, requests: list[bytes]) -> Iterator[str]:
                 while True:
                     client, _ = server.accept()
                     with client, suppress(OSError):
-                        client.settimeout(10)
+                        client.settimeout(120)
                         asked = client.recv(1 << 16)
                         while asked.startswith(b"POST") and not asked.endswith(b"=\n"):
                             more = client.recv(1 << 16)  # up to the log's signature
@@ -182,7 +183,7 @@ def endless(client: socket.socket) -> None:
 
 def drips(client: socket.socket) -> None:
     client.sendall(b"HTTP/1.1 200 OK\r\n")
-    for _ in range(100):
+    for _ in range(300):
         client.sendall(b"X: x\r\n")
         time.sleep(0.1)
 
@@ -223,8 +224,9 @@ def test_one_that_says_nonsense_costs_seconds_and_is_not_believed(
         grow(log, 7, trust)
         begun = time.monotonic()
         OutsideWitnesses(log, trust).ask()
-        assert time.monotonic() - begun < 5
-    assert 1 <= len(requests) <= 2
+        assert time.monotonic() - begun < 25
+        wait_until(lambda: requests != [])
+    assert len(requests) <= 2
     with refused(QuorumError, "quorum-not-reached"):
         log.publish(trust=trust)
 
@@ -276,6 +278,8 @@ def test_one_that_is_still_being_asked_is_not_asked_again(
         trust = trust_of(key, url=url)
         outside = OutsideWitnesses(log, trust)
         grow(log, 7, trust)
-        for _ in range(3):
+        outside.ask()
+        wait_until(lambda: requests != [])
+        for _ in range(2):
             outside.ask()
         assert len(requests) == 1

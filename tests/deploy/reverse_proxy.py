@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tapestry_coordinator.superlink.tls import ServerFiles
+from tests.support.ports import free_port
 from tests.support.process_families import wait_until
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "deploy" / "nginx.conf"
@@ -80,7 +81,7 @@ class Proxy:
         """Send the bytes of a request; return the status, or 0 if there is none."""
         context = ssl.create_default_context(cafile=self.authority)
         with (
-            socket.create_connection(("127.0.0.1", self.port), timeout=10) as plain,
+            socket.create_connection(("127.0.0.1", self.port), timeout=60) as plain,
             context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
         ):
             connection.sendall(text)
@@ -103,7 +104,7 @@ def ask(
 ) -> tuple[int, bytes]:
     """Send a request to a server; return status and content."""
     context = ssl.create_default_context(cafile=authority)
-    connection = http.client.HTTPSConnection(address, context=context, timeout=10)
+    connection = http.client.HTTPSConnection(address, context=context, timeout=60)
     try:
         kind = {"Content-Type": "application/protobuf"}
         connection.request(method, path, body=body, headers=kind)
@@ -111,13 +112,6 @@ def ask(
         return answer.status, answer.read()
     finally:
         connection.close()
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def rendered(values: Mapping[str, str], shipped_file: Path = CONFIGURATION) -> str:
@@ -172,7 +166,7 @@ def listening(folder: Path, configuration: str, port: int) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def _listens(port: int) -> bool:
@@ -228,5 +222,5 @@ def recording(files: ServerFiles) -> Iterator[RecordingServer]:
         yield server
     finally:
         server.shutdown()
-        thread.join(10)
+        thread.join(60)
         server.server_close()

@@ -1,6 +1,7 @@
 """What the shipped proxy passes, and what it does not, by a server that records it."""
 
 import itertools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -254,9 +255,11 @@ def test_an_address_that_activates_again_and_again_is_slowed_down(
 ) -> None:
     with proxied(tmp_path, files, superlink=server.address) as proxy:
         server.seen.clear()
+        begun = time.monotonic()
         said = [proxy.ask("POST", PATHS[0], b"")[0] for _ in range(60)]
+        more = (time.monotonic() - begun) / 2  # one that passes each two seconds
         assert said[:21] == [200] * 21
-        assert said.count(429) >= 30
+        assert said.count(429) >= 60 - 22 - more
         assert len(server.seen) == said.count(200)
         assert proxy.ask("POST", PATHS[3], b"")[0] == 200  # only activating is slow
 

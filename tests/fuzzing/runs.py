@@ -23,7 +23,7 @@ from tests.fuzzing.cases import Case
 from tests.fuzzing.surroundings import Surroundings
 from tests.fuzzing.verdicts import Outcome
 
-SECONDS = 120  # after which a case hangs; the slowest takes ten on a busy machine
+SECONDS = 300  # after which a case hangs; the slowest takes ten on a busy machine
 _ADDRESSES = 16 << 20  # KiB that a process may map; a terabyte of a file is more
 _MEMORY = 2 << 30  # bytes that a case may map beside what is mapped already
 

@@ -196,12 +196,12 @@ def _interrupted(installed: Installed, bundle: Path) -> int:
         _wait_until_idle(process.pid)
         process.send_signal(signal.SIGINT)
         printed.read()
-        return process.wait(timeout=60)
+        return process.wait(timeout=300)
 
 
 def _wait_until_idle(pid: int) -> None:
     """Wait until a process sleeps and has used no processor time for half a second."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     before, same = "", 0
     while same < 10:
         assert time.monotonic() < deadline, f"process {pid} never waited: {before}"

@@ -396,7 +396,7 @@ def test_a_node_does_not_start_with_an_edited_package(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,  # a node that started after all would run until it is stopped
+        timeout=600,  # a node that started after all would run until it is stopped
     )
     assert done.returncode == 1, done.stderr
     assert done.stderr.count("\n") == 1

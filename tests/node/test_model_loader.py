@@ -85,7 +85,7 @@ def test_the_model_is_built_after_the_first_request_without_another() -> None:
         handle = model.watching(answer)
         assert not base.began.wait(0.3)
         assert handle(HELLO, "17").kind is Kind.HELLO
-        assert base.began.wait(5)
+        assert base.began.wait(60)
     assert deferred.fault is None
     assert not stop.is_set()
 
@@ -98,7 +98,7 @@ def test_a_base_without_a_model_ends_the_node_with_the_reason() -> None:
         ModelLoader(deferred_of(base), stop=stop) as model,
     ):
         model.watching(answer)(HELLO, "17")
-        assert stop.wait(5)
+        assert stop.wait(60)
 
 
 def test_a_request_that_needs_the_model_ends_the_node_at_once() -> None:

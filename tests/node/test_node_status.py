@@ -2,9 +2,10 @@
 
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import pytest
 
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.storage.file_lock import lock_file
@@ -15,11 +16,9 @@ from tests.support.federation import Base
 from tests.support.node_folders import NAME, change, opened
 from tests.support.refusals import refused
 
-NOW = datetime.now(UTC)
-ENDS = NOW + timedelta(days=100, hours=1)
 AWAY = ResourceError("no SuperLink listens at there:1", code="superlink-away")
 WITHOUT_TORCH = """
-import resource, sys
+import sys, time
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
@@ -32,17 +31,29 @@ from tapestry.cli import main
 try:
     main(["node", "status", sys.argv[1]])
 except SystemExit as end:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    print("seconds", used.ru_utime + used.ru_stime)
+    begun = time.process_time()  # from the start of the process on
+    sum(range(10**7))
+    print("loops", begun / (time.process_time() - begun))
     raise
 """
 
 
-def read(folder: Path, *, now: datetime = NOW) -> NodeStatus:
-    return read_node_status(folder, now=now)
+@pytest.fixture
+def now() -> datetime:
+    """The time at which a test begins, hours after its module was read."""
+    return datetime.now(UTC)
 
 
-def lines(folder: Path, *, now: datetime = NOW) -> dict[str, str]:
+@pytest.fixture
+def ends(now: datetime) -> datetime:
+    return now + timedelta(days=100, hours=1)
+
+
+def read(folder: Path, *, now: datetime | None = None) -> NodeStatus:
+    return read_node_status(folder, now=now or datetime.now(UTC))
+
+
+def lines(folder: Path, *, now: datetime | None = None) -> dict[str, str]:
     return {line.label: line.text for line in read(folder, now=now).lines()}
 
 
@@ -57,15 +68,15 @@ def test_a_node_that_never_ran_says_so(idle: Path) -> None:
     assert not read(idle).ready
 
 
-def test_each_state_of_the_process_is_told_apart(idle: Path) -> None:
+def test_each_state_of_the_process_is_told_apart(idle: Path, ends: datetime) -> None:
     status = StatusFile(idle, superlink="there:1")
     with lock_file(idle / LOCK):
         status.starting()
         assert read(idle).state == "starting"
-        status.connection(AWAY, ENDS)
+        status.connection(AWAY, ends)
         assert not read(idle).ready
         assert f": {AWAY} [superlink-away]" in lines(idle)["waiting"]
-        status.connection(None, ENDS)
+        status.connection(None, ends)
         assert read(idle).ready
         assert lines(idle)["connected"].startswith("to there:1 since ")
         assert lines(idle)["work"] == "waits for the next round"
@@ -87,7 +98,7 @@ def test_a_start_after_an_end_is_no_end(idle: Path) -> None:
 
 
 def test_budget_log_and_checkpoint_are_those_of_the_node(
-    used: Path, base: Base
+    used: Path, base: Base, now: datetime
 ) -> None:
     node = opened(used, base)
     StatusFile(used, superlink="there:1").watching(node, node.handle)
@@ -98,23 +109,25 @@ def test_budget_log_and_checkpoint_are_those_of_the_node(
     assert "rounds like the last one fit" in said["budget"]
     assert said["log"].startswith(f"{size} entries, checkpoint ")
     assert said["log"].endswith(" old, of at most 24 h")
-    later = lines(used, now=NOW + timedelta(days=3, hours=1))["log"]
+    later = lines(used, now=now + timedelta(days=3, hours=1))["log"]
     assert "checkpoint 3 days old" in later
     assert later.endswith("; the next offer has to bring a newer one")
 
 
-def test_pause_hours_disk_and_exit_are_read_from_the_folder(idle: Path) -> None:
+def test_pause_hours_disk_and_exit_are_read_from_the_folder(
+    idle: Path, now: datetime, ends: datetime
+) -> None:
     hours = {"days": ["mon"], "from": "20:00", "to": "06:00", "timezone": "UTC"}
     limits = {"disk_free_gib": 1_000_000}
     change(idle, {"hours": hours, "limits": limits})
-    pause(idle, now=NOW)
+    pause(idle, now=now)
     (idle / f"{NAME}.left").write_bytes(b"")
-    StatusFile(idle, superlink="there:1").connection(None, ENDS)
+    StatusFile(idle, superlink="there:1").connection(None, ends)
     with lock_file(idle / LOCK):
         assert lines(idle)["work"] == "rests: it begins no round"
     tuesday = datetime(2026, 12, 1, 12, tzinfo=UTC)
     said = lines(idle, now=tuesday)
-    assert said["paused"] == f"since {NOW:%Y-%m-%d %H:%M} UTC"
+    assert said["paused"] == f"since {now:%Y-%m-%d %H:%M} UTC"
     assert said["hours"].startswith("closed until Mon 2026-12-07 20:00 UTC; mon from")
     assert said["disk"].endswith("limits.disk_free_gib is 1000000: no new work")
     assert said["leaves"].endswith(f"{NAME}.left is signed")
@@ -137,7 +150,6 @@ def test_a_status_takes_no_machine_learning_and_little_time(
     StatusFile(used, superlink="there:1").watching(node, node.handle)
     node.close()
     before = {path: path.stat().st_mtime_ns for path in used.rglob("*")}
-    start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, str(used)],
         capture_output=True,
@@ -145,7 +157,7 @@ def test_a_status_takes_no_machine_learning_and_little_time(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - start < 30
     assert "budget      epsilon" in done.stdout
-    assert float(done.stdout.split("seconds ")[1]) < 1.0
+    # A loop of ten millions, by which machines differ: here an eighth of a second.
+    assert float(done.stdout.split("loops ")[1]) < 8
     assert {path: path.stat().st_mtime_ns for path in used.rglob("*")} == before

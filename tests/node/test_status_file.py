@@ -12,6 +12,7 @@ import pytest
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.protocol.messages import Kind, Message
 from tapestry.storage import durable_files
+from tapestry_node import status_file
 from tapestry_node.availability import pause
 from tapestry_node.status_file import (
     LOCK,
@@ -102,11 +103,13 @@ def test_a_reader_finds_a_whole_file_at_any_time(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=read)
     thread.start()
-    for number in range(300):
-        status.connection(ResourceError("x" * number, code=f"code-{number}"), ENDS)
+    written = 0
+    while written < 300 or len(seen) < 300:
+        said = "x" * (written % 300)
+        status.connection(ResourceError(said, code=f"code-{written}"), ENDS)
+        written += 1
     done.set()
     thread.join()
-    assert len(seen) > 10
     assert None not in seen
 
 
@@ -161,7 +164,7 @@ def test_a_round_is_told_stage_by_stage_and_what_it_cost(found: Found) -> None:
     assert after.log is not None
     assert after.log.entries == node.mirror.size
     assert after.log.cosigned is not None
-    assert abs(after.log.cosigned - datetime.now(UTC).timestamp()) < 60
+    assert abs(after.log.cosigned - datetime.now(UTC).timestamp()) < 600
 
 
 def test_a_training_tells_its_steps_and_not_each_of_them(
@@ -180,6 +183,7 @@ def test_a_training_tells_its_steps_and_not_each_of_them(
         real(path, *chunks, **rest)
 
     monkeypatch.setattr(durable_files, "replace_file", count)
+    monkeypatch.setattr(status_file, "_PATIENCE", 60.0)
     for step in range(1, 101):
         status.progress({"done": step, "total": 100})
     assert 1 <= len(writes) <= 2

@@ -20,12 +20,13 @@ from flwr.supernode import node_auth_http_interceptor
 from tapestry.errors import TapestryError
 from tapestry.transport_keys import make_transport_key
 from tapestry_coordinator.superlink import tls
-from tapestry_coordinator.superlink.tls import make_server_certificate
+from tapestry_coordinator.superlink.tls import (
+    certificate_end,
+    make_server_certificate,
+)
 from tapestry_node.flower import serve, try_connection
 from tapestry_node.superlink_faults import Dialled, explain
 from tests.support.superlink import SuperLink
-
-NOW = datetime.datetime.now(datetime.UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,7 @@ def test_a_registered_key_connects_and_leaves_no_trace(site: Site) -> None:
     before = site.link.status(node_id)
     assert before == ("registered", "", "")
     files = sorted(site.key.parent.iterdir())
-    ends = site.dial()
-    assert abs(ends - NOW - datetime.timedelta(days=825)) < datetime.timedelta(hours=1)
+    assert site.dial() == certificate_end(site.link.authority.parent)
     assert site.link.status(node_id) == before
     assert sorted(site.key.parent.iterdir()) == files
 
@@ -111,6 +111,10 @@ def test_a_key_that_is_not_registered_is_named_with_the_file_to_send(
     assert fault.code == "transport-key-unknown"
     said = f"the coordinator does not know {site.key}; send it {site.key}.pub again"
     assert str(fault) == said
+
+
+def utc_now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 @pytest.mark.parametrize("seconds", [-300, 4])
@@ -137,7 +141,7 @@ def test_a_clock_beyond_flowers_limit_is_named_with_both_times(
             str(fault).partition(f"{site.link.address} ")[2],
         )
     )
-    assert abs((here - there).total_seconds() - seconds) <= 2
+    assert abs((here - there).total_seconds() - seconds) <= 5
 
 
 def turn(monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
@@ -180,10 +184,12 @@ def test_a_certificate_of_another_time_is_named_with_the_clock_here(
     code: str,
 ) -> None:
     monkeypatch.setattr(tls, constant, datetime.timedelta(hours=hours))
+    before = utc_now()
     with server(tmp_path, lambda *_: 200) as site:
         fault = site.fault()
     assert fault.code == code
-    assert f"by the clock here ({NOW:%Y-%m-%d}" in str(fault)
+    days = {f"by the clock here ({now:%Y-%m-%d}" for now in (before, utc_now())}
+    assert any(day in str(fault) for day in days)
 
 
 @pytest.mark.parametrize(
@@ -322,7 +328,7 @@ def serving(site: Site) -> Iterator[None]:
 
 
 def wait_for(caplog: pytest.LogCaptureFixture, text: str) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while text not in caplog.text:
         assert time.monotonic() < end, caplog.text
         time.sleep(0.02)

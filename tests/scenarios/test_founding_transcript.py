@@ -21,7 +21,7 @@ import pytest
 from tapestry.keys import SigningKey
 from tapestry_governance.log.writer import Log
 from tapestry_governance.rules.replay import apply_all
-from tests.scenarios.test_service import free_port
+from tests.support.ports import free_port
 from tests.support.processes import environment, run
 
 pytestmark = pytest.mark.slow
@@ -139,7 +139,7 @@ class _Walk:
         for process in self.running:
             process.send_signal(signal.SIGTERM)
         for process in self.running:
-            process.wait(60)
+            process.wait(_SECONDS)
 
 
 @pytest.fixture

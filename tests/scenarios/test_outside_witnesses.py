@@ -1,7 +1,5 @@
 """A federation that lets an archive witness its log: nothing is public without it."""
 
-import socket
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from tests.support.federation import Federation
 from tests.support.federation_fixtures import Found
 from tests.support.founding_place import NAMES, Place, ok, refuses
 from tests.support.outside_witness import NAME, opened
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.slow
 LINE = f"{NAME}/witness"
@@ -27,8 +26,7 @@ ORIGIN = "simulated.example/log"
 
 @pytest.fixture
 def port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        return int(free.getsockname()[1])
+    return free_port()
 
 
 def founded_with(found: Found, folder: Path, *, port: int, quorum: int) -> Federation:

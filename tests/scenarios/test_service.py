@@ -7,11 +7,11 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from tapestry_governance.founding_files import (
 from tapestry_node.settings import NodeSettings
 from tests.node.test_node_metrics import values
 from tests.support.commands import tapestry
+from tests.support.ports import free_port
+from tests.support.process_families import lives
 from tests.support.settings_files import change_settings
 from tests.tapestry.test_metrics_page import get
 
@@ -73,7 +75,7 @@ class Site:
         """Ask a party to end, and return its status."""
         process = self.processes.pop(name)
         process.send_signal(signal.SIGTERM)
-        return process.wait(60)
+        return process.wait(SECONDS)
 
     def kill_and_start(self, name: str, stage: str, *, away: float = 0) -> None:
         """Kill a member when the state after a stage is all that it has left."""
@@ -104,6 +106,12 @@ class Site:
     def ended(self, run_id: str) -> bool:
         return any(r["run"] == run_id and r["end"] for r in self.status()["runs"])
 
+    def is_cosigned(self) -> bool:
+        """Whether every member has cosigned all that the log has."""
+        found = self.status()
+        by_all = len(found["cosigners"]) == len(NAMES)
+        return by_all and found["cosigned"] == found["entries"]
+
     def wait(self, is_so: Callable[[], bool]) -> None:
         end = time.monotonic() + SECONDS
         while not is_so():
@@ -111,7 +119,7 @@ class Site:
                 log = self.place / f"{name}.log"
                 assert process.poll() is None, log.read_text()
             assert time.monotonic() < end, (self.place / "rivers.log").read_text()
-            time.sleep(1.0)
+            time.sleep(0.3)
 
     def approve(self, release: str) -> None:
         """Let members vote, each by its own key, while the service runs."""
@@ -140,12 +148,6 @@ class Site:
 def run(*words: object) -> None:
     done = tapestry(*words)
     assert done.exit_code == 0, done.stderr
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def found_by_commands(place: Path) -> Site:
@@ -210,8 +212,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def superlinks(site: Site) -> list[psutil.Process]:
-    children = psutil.Process(site.processes["rivers"].pid).children(recursive=True)
-    return [p for p in children if "flower-superlink" in " ".join(p.cmdline())]
+    found = []
+    for process in psutil.Process(site.processes["rivers"].pid).children(
+        recursive=True
+    ):
+        with suppress(psutil.Error):  # it has just ended
+            if "flower-superlink" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def test_two_runs_follow_one_another_on_one_log(site: Site) -> None:
@@ -241,9 +249,10 @@ def test_a_run_survives_the_death_of_the_superlink(site: Site) -> None:
 def test_a_service_that_is_stopped_goes_on_at_its_next_start(site: Site) -> None:
     site.plan("run-4", "--rounds", "4")
     site.wait(lambda: site.closed("run-4") >= 1)
+    children = psutil.Process(site.processes["rivers"].pid).children(recursive=True)
+    assert children
     assert site.stop("rivers") == 0
-    children = [p for p in psutil.process_iter() if "rivers" in p.name()]
-    assert children == []
+    assert not any(lives(process.pid) for process in children)
     site.lead()
     site.wait(lambda: site.ended("run-4"))
     assert site.closed("run-4") == 4
@@ -304,6 +313,7 @@ def test_a_node_and_a_coordinator_serve_metrics_while_they_work(site: Site) -> N
     site.start("sueden", "node", "run")
     site.plan("run-6-watched")
     site.wait(lambda: site.ended("run-6-watched"))
+    site.wait(site.is_cosigned)
     led, own = (values(get(address)[2]) for address in (leads, serves))
     applied = led['tapestry_coordinator_rounds_total{outcome="applied"}']
     assert applied == sum(site.closed(each["run"]) for each in site.status()["runs"])
@@ -327,13 +337,13 @@ def test_a_coordinator_goes_on_from_its_newest_backup_and_from_no_older(
     site: Site, tmp_path: Path
 ) -> None:
     """Both were taken while it worked, the older one in the midst of a run."""
-    site.plan("run-7", "--rounds", "3")
+    site.plan("run-7", "--rounds", "4")
     site.wait(lambda: site.closed("run-7") >= 1)
     older, newest = tmp_path / "older", tmp_path / "newest"
     run("coordinator", "backup", site.coordinator, "-o", older)
     run("node", "backup", site.place / "sueden", "-o", tmp_path / "sueden")
     site.wait(lambda: site.ended("run-7"))
-    time.sleep(5)  # the last cosignatures
+    site.wait(site.is_cosigned)
     run("coordinator", "backup", site.coordinator, "-o", newest)
     assert site.stop("rivers") == 0
     put_back(site, older)

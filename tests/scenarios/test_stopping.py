@@ -61,7 +61,7 @@ def _interrupt(demo: subprocess.Popen[str], words: str, number: signal.Signals) 
             started = psutil.Process(demo.pid).children(recursive=True)
             assert bool(list(_survivors())) == ("flower" in str(demo.args))
             demo.send_signal(number)
-            rest, _ = demo.communicate(timeout=60)
+            rest, _ = demo.communicate(timeout=300)
         finally:
             demo.kill()
     assert demo.returncode == 130, said + rest
@@ -131,7 +131,7 @@ def test_a_demo_in_one_process_goes_on_wherever_it_was_stopped() -> None:
         ],
     )
     again = _start("--resume", "--out", str(out))
-    said, _ = again.communicate(timeout=60)
+    said, _ = again.communicate(timeout=300)
     assert again.returncode == 0
     assert "demo is finished; there is nothing left to do" in said
     view = json.loads((out / "report.json").read_text())["coordinator_view"]
@@ -165,7 +165,7 @@ def test_an_engine_that_is_stopped_while_it_starts_leaves_no_process(
             assert demo.poll() is None
             time.sleep(0.05)
         demo.send_signal(signal.SIGTERM)
-        said, _ = demo.communicate(timeout=60)
+        said, _ = demo.communicate(timeout=300)
     finally:
         demo.kill()
     assert demo.returncode == 130

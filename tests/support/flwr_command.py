@@ -37,7 +37,7 @@ def flwr(*words: str, home: Path, search: str = "") -> Any:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr or done.stdout
     answer = json.loads(done.stdout[done.stdout.find("{") :])

@@ -14,7 +14,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if len(sys.argv) > 2:
     subprocess.Popen([sys.executable, __file__, sys.argv[1]], start_new_session=True)
 pathlib.Path(sys.argv[1], str(os.getpid())).touch()
-time.sleep(60)
+time.sleep(300)
 """
 
 
@@ -37,7 +37,7 @@ def pids(script: Path, number: int) -> list[int]:
     return [int(path.name) for path in folder.iterdir()]
 
 
-def wait_until(holds: Callable[[], bool], *, seconds: float = 20) -> None:
+def wait_until(holds: Callable[[], bool], *, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end

@@ -197,7 +197,7 @@ def test_concurrent_builds_of_a_cached_folder_give_one_whole_folder(
 
     def build(folder: Path) -> None:
         _build(folder)
-        both.wait(timeout=20)  # all have built before the first one is done
+        both.wait(timeout=120)  # all have built before the first one is done
 
     with ThreadPoolExecutor(4) as pool:
         found = set(pool.map(lambda _: cached(tmp_path, "base", build), range(4)))

@@ -9,6 +9,7 @@ import pytest
 from tapestry.errors import VerificationError
 from tapestry.installed_files import require_installed_files
 from tapestry.installed_packages import InstalledPackage, required_packages
+from tests.support.file_times import let_a_step_pass
 from tests.support.installed_folders import CODE, install
 from tests.support.refusals import refused
 
@@ -49,6 +50,7 @@ def test_files_are_read_once_and_again_after_they_were_written(
     start()
     start()
     assert reads == ["second"]
+    let_a_step_pass()
     file.write_bytes(CODE)
     start()
     start()
@@ -62,6 +64,7 @@ def test_an_edited_file_stops_every_start_until_it_is_put_back(
     for _ in range(checks_before):
         start()
     kept = file.stat()
+    let_a_step_pass()
     file.write_bytes(CODE.replace(b"1", b"2"))
     os.utime(file, ns=(kept.st_atime_ns, kept.st_mtime_ns))
     for _ in range(2):

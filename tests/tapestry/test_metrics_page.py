@@ -14,6 +14,7 @@ from tapestry.metrics_page import (
     render,
     serving,
 )
+from tests.support.ports import free_port
 from tests.support.refusals import refused
 
 ONE = Metric(name="some_bytes", help="Bytes.", value=12_345_678_901)
@@ -21,14 +22,12 @@ ONE = Metric(name="some_bytes", help="Bytes.", value=12_345_678_901)
 
 @pytest.fixture
 def address() -> str:
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
-    return f"127.0.0.1:{port}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def get(address: str, path: str = "/metrics") -> tuple[int, str, str]:
     """Return status, type and text of an answer."""
-    with closing(http.client.HTTPConnection(address, timeout=10)) as client:
+    with closing(http.client.HTTPConnection(address, timeout=60)) as client:
         client.request("GET", path)
         reply = client.getresponse()
         return reply.status, reply.headers["Content-Type"], reply.read().decode()

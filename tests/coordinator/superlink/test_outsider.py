@@ -21,7 +21,7 @@ from tapestry.keys import SigningKey
 from tapestry.protocol.messages import Kind, Message
 from tapestry.transport_keys import make_transport_key
 from tapestry_coordinator.superlink.supervisor import Engine
-from tapestry_node.flower import serve
+from tapestry_node.flower import LineUse, serve
 from tests.support.echo_members import NAMES, identity
 from tests.support.enrolled import enroll
 from tests.support.flwr_command import flwr, write_connection
@@ -43,7 +43,7 @@ class Outsider:
         make_transport_key(home / "key")
         self.key = SigningKey.generate("fr.example/node")
         self.got: list[Kind] = []
-        self.stop = threading.Event()
+        self.stop, self.met = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self._connect)
 
     def control(self, *arguments: str) -> Any:
@@ -60,6 +60,7 @@ class Outsider:
             superlink=self.address,
             root_certificates=self.authority,
             auth_key=self.home / "key",
+            use=LineUse(tell=lambda *_: self.met.set()),
             stop=self.stop,
         )
 
@@ -89,6 +90,7 @@ def test_an_outsider_at_the_control_paths_gains_no_name_and_no_message(
     control("register", str(outsider.home / "key.pub"), "local", "--name", "fr")
     outsider.thread.start()
     try:
+        assert outsider.met.wait(120)  # before any member
         for name in NAMES:
             site = enroll(engine, name, engine.home / "keys" / name)
             script = [sys.executable, str(HERE / "echo_node.py"), name, site.superlink]
@@ -109,4 +111,4 @@ def test_an_outsider_at_the_control_paths_gains_no_name_and_no_message(
         assert outsider.thread.is_alive()
     finally:
         outsider.stop.set()
-        outsider.thread.join(15)
+        outsider.thread.join(120)

@@ -2,8 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -11,21 +9,15 @@ import pytest
 
 from tapestry_coordinator.superlink import processes
 from tapestry_coordinator.superlink.processes import Child, ChildGroup
+from tests.support.process_families import lives, wait_until
 
-SLEEP = "import time; print('ready', flush=True); time.sleep(60)"
+SLEEP = "import time; print('ready', flush=True); time.sleep(300)"
 
 
 def child(tmp_path: Path, code: str) -> Child:
     return Child(
         [sys.executable, "-c", code], log=tmp_path / "log", environment=dict(os.environ)
     )
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_output_goes_to_the_log(tmp_path: Path) -> None:
@@ -37,6 +29,7 @@ def test_output_goes_to_the_log(tmp_path: Path) -> None:
 def test_what_ended_is_started_again_but_not_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(processes, "_QUICK_DEATH", 3600.0)
     one = child(tmp_path, "pass")
     before = one.pid
     assert not one.tend()
@@ -52,7 +45,7 @@ def test_who_does_not_listen_is_killed(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     code = (
         "import pathlib, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
-        f"pathlib.Path({str(ready)!r}).touch(); time.sleep(60)"
+        f"pathlib.Path({str(ready)!r}).touch(); time.sleep(300)"
     )
     one = child(tmp_path, code)
     wait_until(ready.exists)
@@ -67,9 +60,9 @@ def test_a_child_ends_when_we_are_killed(tmp_path: Path) -> None:
     code = (
         "import os, sys, time, pathlib\n"
         "from tapestry_coordinator.superlink.processes import Child\n"
-        "child = Child([sys.executable, '-c', 'import time; time.sleep(60)'],\n"
+        "child = Child([sys.executable, '-c', 'import time; time.sleep(300)'],\n"
         "              log=pathlib.Path(sys.argv[1]), environment=dict(os.environ))\n"
-        "print(child.pid, flush=True); time.sleep(60)\n"
+        "print(child.pid, flush=True); time.sleep(300)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "log")], stdout=subprocess.PIPE
@@ -78,12 +71,7 @@ def test_a_child_ends_when_we_are_killed(tmp_path: Path) -> None:
         pid = int(parent.stdout.readline())
         parent.kill()
         parent.wait()
-    wait_until(
-        lambda: (
-            not psutil.pid_exists(pid)
-            or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-        )
-    )
+    wait_until(lambda: not lives(pid))
 
 
 @pytest.mark.slow

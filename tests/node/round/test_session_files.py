@@ -25,6 +25,7 @@ from tapestry_node.round.session_files import (
     message_of,
 )
 from tapestry_node.round.session_marks import SessionMark
+from tests.support.file_times import let_a_step_pass
 from tests.support.kills import dies
 from tests.support.log_world import renamed
 from tests.support.refusals import refused
@@ -164,6 +165,7 @@ def test_a_file_that_was_put_back_is_refused_although_it_is_the_same(
     _, mark = written(files, round_)
     path = files.folder / mark.stage
     kept = path.with_name("kept")
+    let_a_step_pass()
     if how == "moved":
         path.rename(kept)
         kept.rename(path)

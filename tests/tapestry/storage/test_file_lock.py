@@ -87,7 +87,7 @@ def test_a_lock_may_be_waited_for(tmp_path: Path) -> None:
         thread.start()
         assert not taken.wait(0.2)
         process.kill()
-        thread.join(10)
+        thread.join(60)
     assert taken.is_set()
 
 

@@ -36,7 +36,7 @@ def _browse(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
         page.as_uri(),
     ]  # fmt: skip
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=True
+        command, capture_output=True, text=True, timeout=600, check=True
     )
 
 
