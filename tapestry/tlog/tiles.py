@@ -31,7 +31,7 @@ from tapestry.errors import (
 from tapestry.inputs.plain_file import read_plain
 from tapestry.storage import durable_files
 from tapestry.tlog.checkpoint import Checkpoint
-from tapestry.tlog.merkle import HASH_BYTES, Tree, leaf_hash, root
+from tapestry.tlog.merkle import HASH_BYTES, Tree, leaf_hash
 
 WIDTH = 256
 MAX_ENTRY_BYTES = 65_535
@@ -244,16 +244,6 @@ class StoredEntries(Sequence[bytes]):
     def __iter__(self) -> Iterator[bytes]:
         for number in range(-(-len(self) // WIDTH)):
             yield from self._read(number)
-
-    def root(self, size: int) -> bytes:
-        """Return the root over the first entries.
-
-        Raises:
-            ValueError: The log has fewer entries.
-        """
-        if not 0 <= size <= len(self):
-            raise ValueError(f"no prefix of {size} entries in a log of {len(self)}")
-        return root(self._hashes(0, size))
 
     def _hashes(self, start: int, stop: int) -> list[bytes]:
         cut = range(start * HASH_BYTES, stop * HASH_BYTES, HASH_BYTES)

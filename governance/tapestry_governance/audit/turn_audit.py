@@ -151,7 +151,7 @@ def _pinned(log: FollowedLog) -> int:
 
 def _check_prefix(log: FollowedLog, checkpoint: Checkpoint) -> None:
     size = checkpoint.size
-    if size > len(log.entries) or log.entries.root(size) != checkpoint.root:
+    if size > log.state.size or log.state.past.root(size) != checkpoint.root:
         message = f"fork: turns/{size} is of another log"
         raise InconsistentLog(message, code="log-forked")
 

@@ -31,7 +31,7 @@ Not protected:
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -65,7 +65,7 @@ from tapestry_governance.audit.turn_audit import (
     dated,
     step_over_turns,
 )
-from tapestry_governance.events.envelope import DecodedEvents, open_entry
+from tapestry_governance.events.envelope import DecodedEvents, Signed, open_entry
 from tapestry_governance.log.outbox_heads import FILE, HeadReport
 from tapestry_governance.log.turns import Turns
 from tapestry_governance.rules.federation_state import FederationState
@@ -131,6 +131,10 @@ class Audit:
     # Sizes of checkpoints: who alone named each, or None if several members did, or the
     # coordinator: one member alone ages nothing.
     seen: dict[int, str | None] = field(default_factory=dict)
+    contents: set[str] = field(
+        default_factory=set
+    )  # digests of further content, as entries name it
+    unnamed: set[str] = field(default_factory=set)  # blobs that no entry has named yet
     unchecked: list[str] = field(default_factory=list)  # all that was not checked
     faults: Mapping[str, TapestryError] = field(default_factory=dict)  # by artifact
 
@@ -210,6 +214,7 @@ def verdict_of(error: TapestryError) -> AuditVerdict:
 
 def _files(audit: Audit) -> Found:
     audit.bundle = open_bundle(audit.folder)
+    audit.unnamed = set(audit.bundle.blobs)
     count, later = len(audit.bundle.files), len(audit.bundle.unread)
     but = f", {later} of them compared with the log below" if later else ""
     return f"{count} files, each as listed{but}", {"files": count}
@@ -274,7 +279,7 @@ def _since(audit: Audit) -> Found:
     if older.size > checkpoint.size:
         message = f"rollback: {older.size} entries were seen, here {checkpoint.size}"
         raise InconsistentLog(message, code="log-shrunk")
-    if audit.entries.root(older.size) != older.root:
+    if audit.state.past.root(older.size) != older.root:
         message = f"fork: another log of {older.size} entries was seen"
         raise InconsistentLog(message, code="log-forked")
     new = checkpoint.size - older.size
@@ -317,11 +322,7 @@ def _events(audit: Audit) -> Found:
         except TapestryError as error:
             raise error.at(f"entry {index}") from error
         state = apply_signed(state, signed)
-        if signed.event.seen is not None:
-            size, actor = signed.event.seen.size, signed.event.actor
-            is_lead = signed.event.role == "coordinator"
-            if is_lead or audit.seen.setdefault(size, actor) != actor:
-                audit.seen[size] = None
+        _note_names(audit, signed)
         signatures += len(signed.signatures)
         kinds[signed.event.type] += 1
     audit.state = state or audit.state
@@ -343,6 +344,19 @@ def _events(audit: Audit) -> Found:
         detail += f"; {disputes} disputes of them, by {', '.join(sorted(members))}"
     counts = {"events": audit.state.size, "author_signatures": signatures}
     return detail, counts | dict(sorted(kinds.items()))
+
+
+def _note_names(audit: Audit, signed: Signed) -> None:
+    """Note the checkpoint and the digests that an entry names."""
+    if signed.event.seen is not None:
+        size, actor = signed.event.seen.size, signed.event.actor
+        is_lead = signed.event.role == "coordinator"
+        if is_lead or audit.seen.setdefault(size, actor) != actor:
+            audit.seen[size] = None
+    payload = signed.payload.decode()
+    audit.contents.update(_CONTENT.findall(payload))
+    if audit.unnamed:
+        audit.unnamed.difference_update(_DIGEST.findall(payload))
 
 
 def _turns(audit: Audit) -> Found:
@@ -399,28 +413,15 @@ def _privacy(audit: Audit) -> Found:
 
 def _blobs(audit: Audit) -> Found:
     blobs = audit.bundle.blobs
-    unnamed = blobs.keys() - _digests_in(audit.entries) if blobs else set()
-    if unnamed:
-        refuse("blobs that no entry names", foreign=unnamed)
+    if audit.unnamed:
+        refuse("blobs that no entry names", foreign=audit.unnamed)
     for name, path in blobs.items():
         if digest_file(path) != name:
             message = f"blob {name} has another digest"
             raise VerificationError(message, code="blob-digest-differs")
-    named = {
-        found for each in _payloads(audit.entries) for found in _CONTENT.findall(each)
-    }
-    lacking = {f"{each[:15]}…" for each in named - blobs.keys()}
+    lacking = {f"{each[:15]}…" for each in audit.contents - blobs.keys()}
     audit.unchecked += _counted(lacking, "contents that entries name by digest")
     return f"{len(blobs)} blobs, each named by its digest", {"blobs": len(blobs)}
-
-
-def _digests_in(entries: Iterable[bytes]) -> set[str]:
-    """List the digests that events name."""
-    return {found for each in _payloads(entries) for found in _DIGEST.findall(each)}
-
-
-def _payloads(entries: Iterable[bytes]) -> Iterator[str]:
-    return (open_entry(entry).payload.decode() for entry in entries)
 
 
 def _sums(audit: Audit) -> Found:

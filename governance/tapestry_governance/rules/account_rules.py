@@ -56,8 +56,7 @@ def dp_accounted(
     if account.promise is None and (bare is None or account.number < bare.number):
         bare = account
     without = state.without_noise
-    return dataclasses.replace(
-        following,
+    return following.but(
         newest_account=state.newest_account.set(actor, newest),
         without_noise=without if bare is None else without.set(actor, bare),
         spending=state.spending.set(
@@ -146,7 +145,7 @@ def _account_round(
         _check_data(state, body.promise, actor, declared=declared, least=declared)
     _check_plan(body, record, declared, actor)
     accounted = state.accounted.set(key, before | {actor})
-    return dataclasses.replace(state, accounted=accounted)
+    return state.but(accounted=accounted)
 
 
 def _account_adapter(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from tapestry.errors import IncompleteError
 from tapestry.keys import VerifyKey
@@ -166,6 +166,20 @@ class OpenRound:
         return round_key(self.manifest)
 
 
+class Frequent(TypedDict, total=False):
+    """The fields of a state that accounts and commitments change, as most entries."""
+
+    past: Past
+    seen: PersistentMap[str, Seen]
+    shown: int
+    open_round: OpenRound | None
+    uploads: PersistentMap[str, PersistentMap[str, int]]
+    accounted: PersistentMap[RoundKey, frozenset[str]]
+    spending: PersistentMap[str, PersistentList[AccountedSpending]]
+    newest_account: PersistentMap[str, AccountedSpending]
+    without_noise: PersistentMap[str, AccountedSpending]
+
+
 @dataclass(frozen=True, kw_only=True)
 class FederationState:
     """Members, rules, models and budgets, as of ``size`` entries.
@@ -246,12 +260,10 @@ class FederationState:
         """The log's root."""
         return self.past.root(self.past.size)
 
-    def after(
-        self, past: Past, *, seen: PersistentMap[str, Seen], shown: int
-    ) -> "FederationState":
-        """Return this state under a longer past, ten times faster than ``replace``."""
+    def but(self, **changes: Unpack[Frequent]) -> "FederationState":
+        """Return this state with other fields, ten times faster than ``replace``."""
         made = object.__new__(FederationState)
-        made.__dict__.update(self.__dict__, past=past, seen=seen, shown=shown)
+        made.__dict__.update(self.__dict__, **changes)
         return made
 
     @property

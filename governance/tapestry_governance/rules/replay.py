@@ -111,7 +111,7 @@ def apply_signed(state: FederationState | None, signed: Signed) -> FederationSta
     except TapestryError as error:
         raise error.at(f"entry {index}") from error
     past = state.past.push(signed.entry, signed.event)
-    following = following.after(past, seen=seen, shown=shown)
+    following = following.but(past=past, seen=seen, shown=shown)
     return _turned(before, following)
 
 

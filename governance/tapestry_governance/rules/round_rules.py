@@ -94,8 +94,7 @@ def contribution_committed(
     following = dataclasses.replace(current, commitments=commitments)
     runs = state.uploads.get(actor, PersistentMap())
     highest = max(body.round_number, runs.get(body.run_id, 0))
-    return dataclasses.replace(
-        state,
+    return state.but(
         open_round=following,
         uploads=state.uploads.set(actor, runs.set(body.run_id, highest)),
     )

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_type_hints
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +19,11 @@ from tapestry_governance.events.round_events import (
     RoundClosed,
     RoundOpened,
 )
-from tapestry_governance.rules.federation_state import FederationState, round_key
+from tapestry_governance.rules.federation_state import (
+    FederationState,
+    Frequent,
+    round_key,
+)
 from tapestry_governance.rules.replay import apply
 from tests.support.log_world import EPSILON, NAMES, World, fake_digest, renamed
 from tests.support.proposals import new_key, withdrawal
@@ -299,6 +303,14 @@ def test_ended_rounds_of_one_plan_share_their_terms() -> None:
     assert len(records) == 3
     assert len({id(record.terms) for record in records}) == 1
     assert world.folded.newest == world.manifest(3)
+
+
+def test_a_fast_copy_changes_fields_of_the_state_alone() -> None:
+    state = World().found().folded
+    assert state.but(shown=7) == dataclasses.replace(state, shown=7)
+    assert state.shown != 7
+    types = get_type_hints(FederationState)
+    assert get_type_hints(Frequent).items() <= types.items()
 
 
 def test_a_count_starts_again_with_each_opening() -> None:
