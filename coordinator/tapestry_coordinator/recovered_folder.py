@@ -17,8 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tapestry.errors import ConfigError, RuleError
+from tapestry.errors import ConfigError, IncompleteError, RuleError
 from tapestry.keys import SigningKey, VerifyKey
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.storage import durable_files
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.trust_policy import TrustPolicy
@@ -30,6 +31,7 @@ from tapestry_coordinator.log_copies import (
     read_copy,
 )
 from tapestry_coordinator.log_reader import read_log
+from tapestry_coordinator.run_folders import run_folder
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_governance.audit.bundle import read_small
 from tapestry_governance.audit.privacy_accounts import check_new
@@ -142,7 +144,8 @@ def recover(
     Raises:
         ConfigError: The folder has no settings or keys, or a log of other entries; or
             it is of another federation.
-        IncompleteError: The copies are behind a checkpoint that was kept.
+        IncompleteError: The copies are behind a checkpoint that was kept; or the folder
+            has the keys of the log, in which a round without noise is open.
         TapestryError: A copy does not verify.
     """
     settings, key = _own(folder)
@@ -153,6 +156,8 @@ def recover(
     state = copy.state
     _check_same(settings, state)
     place, is_named = folder / "log", state.lead.log == str(key.verify_key)
+    if is_named:
+        lost_round(folder, state)
     if was_there := place.exists():
         known = Log.read(place, key=key)
         if known[: len(copy.entries)] != list(copy.entries):
@@ -214,6 +219,31 @@ def take(folder: Path, entries: Sequence[bytes]) -> LeadVotes | None:
         is_named = state.lead.log == str(key.verify_key)
         ballots = {} if is_named else _write_ballots(folder, log, state)
         return LeadVotes(ballots=ballots, is_named=is_named)
+
+
+def lost_round(folder: Path, state: FederationState) -> RoundManifest | None:
+    """Return the round that is open in the log while the folder of its run is lost.
+
+    Without noise members cosign no end that leaves out those whose sum they helped to
+    open, and the lost folder alone knew them. They do accept it of a coordinator whom
+    they named since, and keep their own marks.
+
+    Raises:
+        IncompleteError: It has no noise, and its coordinator was not replaced.
+    """
+    current = state.open_round
+    if not current or run_folder(folder, current.manifest.run_id).exists():
+        return None
+    manifest = current.manifest
+    if manifest.privacy.noise == "none" and not state.has_other_lead:
+        raise IncompleteError(
+            f"round {manifest.round_number} of {manifest.run_id!r} has no noise, is"
+            " open, and the folder of its run is lost: under the same keys members"
+            " cosign no end of it; make a folder with new keys, by tapestry coordinator"
+            " init, recover the log into it, and have members vote on them",
+            code="round-end-unknown",
+        )
+    return manifest
 
 
 def _was_recovered(place: Path) -> bool:
