@@ -14,6 +14,7 @@ and cosigned by a quorum of the old witnesses.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.storage import durable_files
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.led_log import MARKER
 from tapestry_coordinator.log_copies import (
     LogCopy,
@@ -222,23 +224,30 @@ def take(folder: Path, entries: Sequence[bytes]) -> LeadVotes | None:
 
 
 def lost_round(folder: Path, state: FederationState) -> RoundManifest | None:
-    """Return the round that is open in the log while the folder of its run is lost.
+    """Return the round that is open in the log, and that no journal here knows.
 
     Without noise members cosign no end that leaves out those whose sum they helped to
-    open, and the lost folder alone knew them. They do accept it of a coordinator whom
+    open, and the lost journal alone knew them. They do accept it of a coordinator whom
     they named since, and keep their own marks.
+
+    Edge cases:
+        Another run may have been planned here under the name of the one that is lost.
 
     Raises:
         IncompleteError: It has no noise, and its coordinator was not replaced.
     """
-    current = state.open_round
-    if not current or run_folder(folder, current.manifest.run_id).exists():
+    if state.open_round is None:
         return None
-    manifest = current.manifest
+    manifest = state.open_round.manifest
+    place = run_folder(folder, manifest.run_id)
+    if Journal.is_there(place):
+        with closing(Journal(place, readonly=True)) as journal:
+            if manifest.encode() in [each.manifest for each in journal.rounds()]:
+                return None
     if manifest.privacy.noise == "none" and not state.has_other_lead:
         raise IncompleteError(
             f"round {manifest.round_number} of {manifest.run_id!r} has no noise, is"
-            " open, and the folder of its run is lost: under the same keys members"
+            " open, and the journal of its run is lost: under the same keys members"
             " cosign no end of it; make a folder with new keys, by tapestry coordinator"
             " init, recover the log into it, and have members vote on them",
             code="round-end-unknown",

@@ -147,7 +147,7 @@ def end_without_sum(
 
 
 def end_lost_round(directory: Path, publisher: LogPublisher) -> None:
-    """Abort the round that is open in the log, if the folder of its run is lost.
+    """Abort the round that is open in the log, if the journal of its run is lost.
 
     So it is where the log came back from a member's mirror (``recovered_folder``).
 
@@ -156,7 +156,7 @@ def end_lost_round(directory: Path, publisher: LogPublisher) -> None:
     """
     manifest = lost_round(directory, publisher.state)
     if manifest is not None:
-        _logger.warning("aborting the open round: the folder of its run is lost")
+        _logger.warning("aborting the open round: the journal of its run is lost")
         is_replaced = publisher.state.has_other_lead
         reason = COORDINATOR_LOST if is_replaced else "coordinator_restarted"
         publisher.append_event(end_without_sum(manifest, reason))

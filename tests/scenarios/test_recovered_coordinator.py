@@ -19,6 +19,7 @@ from tapestry_coordinator import service
 from tapestry_coordinator.coordinator_backup import back_up, restore
 from tapestry_coordinator.log_reader import read_log
 from tapestry_coordinator.restored_log import hear_members
+from tapestry_coordinator.superlink.outcome import read_outcome
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.member_events import PauseProposal, Removal
 from tapestry_governance.founding import fingerprint
@@ -265,11 +266,16 @@ def test_a_round_without_noise_ends_and_whose_sum_may_be_known_stays_marked(
     holds(federation)
 
 
-def test_after_such_a_round_the_same_nodes_go_on_from_its_base(found: Found) -> None:
+@pytest.mark.parametrize("run_id", ["run", "second"])
+def test_after_such_a_round_the_same_nodes_go_on_from_its_base(
+    found: Found, run_id: str
+) -> None:
+    """Also in a run that was planned under the name of the one that is lost."""
     federation = cut(found, Kind.UNMASK, 4)
     old = replace(federation)
-    begin_again(federation, old, "second")
+    begin_again(federation, old, run_id)
     federation.run()
+    assert [each.reason for each in federation.aborted()] == ["coordinator_lost"]
     assert [each.included for each in federation.closed()] == [NAMES] * 2
     holds(federation)
 
@@ -294,16 +300,24 @@ def test_a_member_that_has_forgotten_such_a_round_opens_no_other_sum(
 def test_under_its_own_keys_a_coordinator_ends_no_such_round(found: Found) -> None:
     """It could leave out whose sum it knows; members have to name another."""
     federation = cut(found, Kind.UNMASK, 4)
-    folder = federation.coordinator
+    folder, size = federation.coordinator, len(federation.entries())
+    (folder / "runs" / "run").rename(federation.directory / "lost")
+    with refused(IncompleteError, "round-end-unknown", match="members vote on them"):
+        tend(federation)
+    place = folder / "runs" / "run"
+    shutil.copytree(federation.directory / "lost" / "held-out", place / "held-out")
+    shutil.copy(federation.directory / "lost" / "run.toml", place)
+    with refused(IncompleteError, "round-end-unknown"):
+        service.finish_run(folder, federation.wire, "run")
+    assert read_outcome(place) is None
+    assert len(federation.entries()) == size
     old = lose(federation)
     shutil.rmtree(folder / "keys")
     shutil.copytree(old / "keys", folder / "keys")
     trust = node(federation, "fr") / "trust-policy.txt"
     mirror = node(federation, "fi") / "view.db"
     words = ("coordinator", "recover", folder, "--from", mirror, "--trust", trust)
-    assert "have members vote on them" in refuses(
-        tapestry(*words), 3, "round-end-unknown"
-    )
+    refuses(tapestry(*words), 3, "round-end-unknown")
     assert not (folder / "log").exists()
 
 
