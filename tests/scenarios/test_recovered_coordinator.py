@@ -151,6 +151,14 @@ def test_a_later_member_joins_by_the_invitation_of_who_leads_now(
     asked, charter = invited(federation), old / "simulated.charter"
     refuses(joins(federation, charter), 2, "invitation-differs")
     refuses(joins(federation, charter, "--bundle", before), 2, "invitation-differs")
+    faults = (
+        (("--since", charter), 64, "usage"),
+        (("--bundle", old), 3, "manifest-missing"),
+        (("--bundle", tmp_path / "none"), 64, "folder-missing"),
+        (("--bundle", after, "--since", charter), 1, "note-malformed"),
+    )
+    for words, status, code in faults:
+        refuses(joins(federation, charter, *words), status, code)
     assert not (node(federation, NEW) / "trust-policy.txt").exists()
     said = ok_of(joins(federation, charter, "--bundle", after)).stdout
     assert "led by localhost:443, as the members voted" in said
