@@ -92,8 +92,14 @@ class _RecoverOptions(TypedDict):
 def recover(folder: Path, **given: Unpack[_RecoverOptions]) -> None:
     """Give a new coordinator's folder the log, from members' mirrors.
 
-    The folder is made by tapestry coordinator init. Members then vote on its keys:
-    tapestry coordinator submit takes the proposal, writes the ballot, and takes votes.
+    First make the folder by tapestry coordinator init, with the --federation and
+    --origin of the one that is lost. Each copy is verified from the founding on; a
+    member that has more than the longest can never cosign again, so ask all. Nothing
+    that is there is overwritten.
+
+    Members then vote on the new keys: tapestry coordinator submit takes the proposal,
+    writes the ballot, and takes the votes. With the old keys in keys/ there is no vote.
+    A round that was open is aborted.
     """
     from tapestry_coordinator.recovered_folder import recover as recover_folder
     from tapestry_governance.audit.bundle import read_small

@@ -28,7 +28,7 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.inputs.setting_values import to_toml
-from tapestry.keys import SigningKey, VerifyKey
+from tapestry.keys import SigningKey
 from tapestry.settings import Settings
 from tapestry.storage import durable_files
 from tapestry_coordinator.log_reader import read_settled
@@ -55,8 +55,8 @@ from tapestry_governance.events.member_events import CharterAccepted
 from tapestry_governance.founding import (
     COORDINATOR,
     CharterTerms,
+    founding_trust,
     make_charter,
-    trust_policy_of,
 )
 from tapestry_governance.founding_files import (
     MAX_CHARTER_BYTES,
@@ -299,9 +299,7 @@ def open_log(folder: Path, acceptances: Sequence[Path]) -> OpenedCharter:
     _check_complete(charter, entries)
     log_key = SigningKey.load(folder / "keys" / "log.key")
     _write_log(folder / "log", log_key, entries)
-    requests = [each.request for each in charter.requests.values()]
-    log, policy = VerifyKey.parse(charter.body.log), charter.body.policy
-    trust = trust_policy_of(log, requests, policy).encode()
+    trust = founding_trust(charter).encode()
     durable_files.replace_file(folder / "trust-policy.txt", trust)
     for name, each in charter.requests.items():
         public = f"{each.transport_key}\n".encode("ascii")

@@ -14,14 +14,17 @@ and cosigned by a quorum of the old witnesses.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tapestry.errors import ConfigError, RuleError
+from tapestry.errors import ConfigError, IncompleteError, RuleError, TapestryError
 from tapestry.keys import SigningKey, VerifyKey
+from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.storage import durable_files
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.led_log import MARKER
 from tapestry_coordinator.log_copies import (
     LogCopy,
@@ -30,7 +33,9 @@ from tapestry_coordinator.log_copies import (
     read_copy,
 )
 from tapestry_coordinator.log_reader import read_log
+from tapestry_coordinator.run_folders import run_folder
 from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.superlink.tls import AUTHORITY
 from tapestry_governance.audit.bundle import read_small
 from tapestry_governance.audit.privacy_accounts import check_new
 from tapestry_governance.ballot_paper import make_paper
@@ -48,6 +53,7 @@ from tapestry_governance.rules.replay import apply_all
 from tapestry_governance.rules.vote_rules import votes_for, votes_needed
 
 TRUST = "trust-policy.txt"
+WITNESSES = "witness-policy.txt"  # for outside witnesses, once they need it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,18 +62,22 @@ class Recovered:
 
     copy: LogCopy
     was_there: bool  # by an earlier call
+    state: FederationState  # with the votes that came since
     is_named: bool  # the log names the keys of this folder
+    invitation: Path
     releases: tuple[str, ...]  # that may begin a run, and are not here
     unknown: tuple[str, ...]  # members whose transport keys are not here
 
     def to_json(self) -> dict[str, object]:
         """Return the object that programs read."""
+        current = self.state.open_round
         return {
-            "entries": len(self.copy.entries),
+            "entries": self.state.size,
             "cosigned": self.copy.cosigned,
             "from": str(self.copy.place),
             "was_there": self.was_there,
             "is_named": self.is_named,
+            "open_round": list(current.key) if current else None,
             "missing_releases": list(self.releases),
             "not_enrolled": list(self.unknown),
         }
@@ -75,22 +85,28 @@ class Recovered:
     def lines(self, folder: Path) -> Iterator[str]:
         """Say which log it is, name what is missing and what that means."""
         said = "was there already" if self.was_there else f"from {self.copy.place}"
-        yield f"log       {folder / 'log'}: {len(self.copy.entries)} entries, {said};"
+        yield f"log       {folder / 'log'}: {self.state.size} entries, {said};"
         yield f"          {self.copy.cosigned} of them cosigned by a quorum"
-        yield "lost      journals, sums, uploads; a round that is open will be aborted"
+        yield "lost      journals, sums and uploads of all runs so far"
+        if (current := self.state.open_round) is not None:
+            run_id, number, _ = current.key
+            yield f"          round {number} of {run_id!r} was open, and is aborted by"
+            yield "          run; what members paid for it stays spent"
         for name in self.releases:
             yield f"missing   {folder / 'releases' / name}: no run begins with it until"
             yield "          its folder is there; ask who has a copy"
         if self.releases:
             yield "          a run can begin with a model that the policy names: --base"
+        if not self.is_named:
+            name = self.invitation.name
+            yield f"next      give {self.invitation} to a member, who sends a proposal:"
+            yield f"          tapestry governance propose coordinator {name}"
+            yield "              --node NODE -o coordinator.proposal"
+            yield f"          tapestry coordinator submit {folder} coordinator.proposal"
         for name in self.unknown:
             yield f"next      tapestry coordinator enroll {folder} {name}.request"
         if self.is_named:
             yield f"next      tapestry coordinator run {folder}"
-            return
-        yield f"next      a member proposes the keys of {folder}, by its invitation:"
-        yield "          tapestry governance propose coordinator INVITATION --node NODE"
-        yield f"          tapestry coordinator submit {folder} coordinator.proposal"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +114,7 @@ class LeadVotes:
     """The votes on who leads a log that does not name its folder's keys."""
 
     ballots: Mapping[Path, tuple[int, int]]  # yes votes, and how many it takes
+    state: FederationState
     is_named: bool
 
     def to_json(self) -> dict[str, object]:
@@ -114,10 +131,17 @@ class LeadVotes:
             yield f"ballot    {path}: {yes} of {needed} yes; each member votes by"
             yield f"          tapestry governance vote {path.name} yes --key FILE"
             yield f"next      tapestry coordinator submit {folder} VOTE..."
-        if self.is_named:
-            yield "named     the log names the keys of this folder; members set the new"
-            yield "          address in node.toml, and its authority, then"
-            yield f"next      tapestry coordinator run {folder}"
+        if not self.is_named:
+            return
+        address, authority = self.state.lead.address, folder / "tls" / AUTHORITY
+        yield "named     the log names the keys of this folder; each member sets"
+        yield f"          superlink = {address!r} in node.toml, takes {authority}"
+        yield "          in the place of its own, and starts its node again"
+        for witness in self.state.policy.witnesses:
+            yield f"witness   {witness.name} has to know the new key of the log:"
+            yield f"          tapestry witness init FOLDER --name {witness.name}"
+            yield f"              --trust {folder / WITNESSES}"
+        yield f"next      tapestry coordinator run {folder}"
 
 
 def recover(
@@ -142,26 +166,25 @@ def recover(
     Raises:
         ConfigError: The folder has no settings or keys, or a log of other entries; or
             it is of another federation.
-        IncompleteError: The copies are behind a checkpoint that was kept.
+        IncompleteError: The copies are behind a checkpoint that was kept; or the folder
+            has the keys of the log, in which a round without noise is open.
         TapestryError: A copy does not verify.
     """
     settings, key = _own(folder)
-    policy = TrustPolicy.parse(trust)
-    copy = newest_of([read_copy(place, policy) for place in copies])
+    with _about("--trust names no trust policy; take a member's trust-policy.txt"):
+        policy = TrustPolicy.parse(trust)
+    copy = newest_of([_read_copy(place, policy) for place in copies])
     for note in seen:
-        check_reaches(copy, note, trust=policy)
-    state = copy.state
-    _check_same(settings, state)
-    place, is_named = folder / "log", state.lead.log == str(key.verify_key)
-    if was_there := place.exists():
-        known = Log.read(place, key=key)
-        if known[: len(copy.entries)] != list(copy.entries):
-            raise ConfigError(
-                f"{place} has other entries than {copy.place}, or fewer; nothing was"
-                " changed: move it away, or recover into another folder",
-                code="log-exists",
-            )
-    else:
+        with _about("--checkpoint names none that was kept of this log"):
+            check_reaches(copy, note, trust=policy)
+    _check_same(settings, copy.state)
+    place = folder / "log"
+    was_there = place.exists()
+    state = _state_there(place, key, copy) if was_there else copy.state
+    is_named = state.lead.log == str(key.verify_key)
+    if is_named:
+        lost_round(folder, state)
+    if not was_there:
         durable_files.replace_file(folder / TRUST, policy.encode())
         if is_named:
             durable_files.replace_file(folder / MARKER, b"recovered\n", mode=0o600)
@@ -169,7 +192,9 @@ def recover(
     return Recovered(
         copy=copy,
         was_there=was_there,
+        state=state,
         is_named=is_named,
+        invitation=folder / f"{settings.federation}.invite",
         releases=tuple(_missing_releases(folder, state)),
         unknown=tuple(
             name
@@ -213,7 +238,41 @@ def take(folder: Path, entries: Sequence[bytes]) -> LeadVotes | None:
         log.append(fresh)
         is_named = state.lead.log == str(key.verify_key)
         ballots = {} if is_named else _write_ballots(folder, log, state)
-        return LeadVotes(ballots=ballots, is_named=is_named)
+        if is_named and state.policy.witnesses:
+            durable_files.replace_file(folder / WITNESSES, state.trust.encode())
+        return LeadVotes(ballots=ballots, state=state, is_named=is_named)
+
+
+def lost_round(folder: Path, state: FederationState) -> RoundManifest | None:
+    """Return the round that is open in the log, and that no journal here knows.
+
+    Without noise members cosign no end that leaves out those whose sum they helped to
+    open, and the lost journal alone knew them. They do accept it of a coordinator whom
+    they named since, and keep their own marks.
+
+    Edge cases:
+        Another run may have been planned here under the name of the one that is lost.
+
+    Raises:
+        IncompleteError: It has no noise, and its coordinator was not replaced.
+    """
+    if state.open_round is None:
+        return None
+    manifest = state.open_round.manifest
+    place = run_folder(folder, manifest.run_id)
+    if Journal.is_there(place):
+        with closing(Journal(place, readonly=True)) as journal:
+            if manifest.encode() in [each.manifest for each in journal.rounds()]:
+                return None
+    if manifest.privacy.noise == "none" and not state.has_other_lead:
+        raise IncompleteError(
+            f"round {manifest.round_number} of {manifest.run_id!r} has no noise, is"
+            " open, and the journal of its run is lost: under the same keys members"
+            " cosign no end of it; make a folder with new keys, by tapestry coordinator"
+            " init, recover the log into it, and have members vote on them",
+            code="round-end-unknown",
+        )
+    return manifest
 
 
 def _was_recovered(place: Path) -> bool:
@@ -227,17 +286,36 @@ def _was_recovered(place: Path) -> bool:
         store.close()
 
 
-def _own(folder: Path) -> tuple[CoordinatorSettings, SigningKey]:
-    path = folder / "coordinator.toml"
-    if not path.exists():
+@contextmanager
+def _about(what: str) -> Iterator[None]:
+    """Name the file, or the option, that an error is about."""
+    try:
+        yield
+    except TapestryError as error:
+        raise error.at(what) from None
+
+
+def _read_copy(place: Path, trust: TrustPolicy) -> LogCopy:
+    if not place.exists():
         raise ConfigError(
-            f"{folder} has no coordinator.toml; make keys and settings first, by"
-            " tapestry coordinator init with the federation's --federation and"
-            " --origin",
+            f"there is no {place}; name a member's view.db, or the folder of a bundle"
+            " that tapestry node bundle wrote",
             code="file-missing",
         )
-    key = SigningKey.load(folder / "keys" / "log.key")
-    return CoordinatorSettings.read(path), key
+    with _about(f"{place} cannot be gone on from; take the copy of another member"):
+        return read_copy(place, trust)
+
+
+def _own(folder: Path) -> tuple[CoordinatorSettings, SigningKey]:
+    path, key = folder / "coordinator.toml", folder / "keys" / "log.key"
+    for each in (path, key):
+        if not each.exists():
+            raise ConfigError(
+                f"there is no {each}; make keys and settings first, by tapestry"
+                " coordinator init with the federation's --federation and --origin",
+                code="file-missing",
+            )
+    return CoordinatorSettings.read(path), SigningKey.load(key)
 
 
 def _check_same(settings: CoordinatorSettings, state: FederationState) -> None:
@@ -250,6 +328,18 @@ def _check_same(settings: CoordinatorSettings, state: FederationState) -> None:
                 f" {value!r}; make a folder for it with tapestry coordinator init",
                 code="federation-differs",
             )
+
+
+def _state_there(place: Path, key: SigningKey, copy: LogCopy) -> FederationState:
+    """Return the state of a log that is there, and that goes on from a copy."""
+    known = Log.read(place, key=key)
+    if known[: len(copy.entries)] != list(copy.entries):
+        raise ConfigError(
+            f"{place} has other entries than {copy.place}, or fewer; nothing was"
+            " changed: move it away, or recover into another folder",
+            code="log-exists",
+        )
+    return apply_all(copy.state, known[len(copy.entries) :]) or copy.state
 
 
 def _write(place: Path, key: SigningKey, copy: LogCopy) -> None:

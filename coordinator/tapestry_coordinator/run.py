@@ -43,6 +43,7 @@ from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.led_log import open_led_log
 from tapestry_coordinator.log_publisher import LogPublisher, event_of
+from tapestry_coordinator.recovered_folder import lost_round
 from tapestry_coordinator.refusals import end_the_run, in_words
 from tapestry_coordinator.round import Notify, RoundContext, RoundOutcome
 from tapestry_coordinator.round_plan import (
@@ -65,6 +66,7 @@ from tapestry_coordinator.settings import RunSettings
 from tapestry_coordinator.spot_check_responder import SpotCheckResponder
 from tapestry_coordinator.uploads import Uploads
 from tapestry_governance.events.round_events import (
+    COORDINATOR_LOST,
     RoundAborted,
     RoundClosed,
     RoundOpened,
@@ -145,21 +147,19 @@ def end_without_sum(
 
 
 def end_lost_round(directory: Path, publisher: LogPublisher) -> None:
-    """Abort the round that is open in the log, if the folder of its run is lost.
+    """Abort the round that is open in the log, if the journal of its run is lost.
 
     So it is where the log came back from a member's mirror (``recovered_folder``).
 
-    Not protected:
-        Without noise the end of a round names the survivors that were asked for their
-        consent, which the run's folder alone knows. Members that consented cosign no
-        other end, so such a log stops here.
+    Raises:
+        IncompleteError: Members would not cosign its end.
     """
-    current = publisher.state.open_round
-    if current and not run_folder(directory, current.manifest.run_id).exists():
-        _logger.warning("aborting the open round: the folder of its run is lost")
-        publisher.append_event(
-            end_without_sum(current.manifest, "coordinator_restarted")
-        )
+    manifest = lost_round(directory, publisher.state)
+    if manifest is not None:
+        _logger.warning("aborting the open round: the journal of its run is lost")
+        is_replaced = publisher.state.has_other_lead
+        reason = COORDINATOR_LOST if is_replaced else "coordinator_restarted"
+        publisher.append_event(end_without_sum(manifest, reason))
 
 
 class Run:

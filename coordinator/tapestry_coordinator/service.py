@@ -144,8 +144,13 @@ def _check_paid(directory: Path, grid: Grid, folder: Path) -> None:
 
 
 def _end_open_round(directory: Path, grid: Grid, folder: Path) -> None:
-    """Abort the round of a run that is open in the log, if there is one."""
+    """Abort the round of a run that is open in the log, if there is one.
+
+    Raises:
+        IncompleteError: Members would not cosign its end.
+    """
     with closing(open_led_log(directory, grid, deadline=_COSIGN_SECONDS)) as log:
+        run.end_lost_round(directory, log.publisher)
         current = log.publisher.state.open_round
         if current is None or current.manifest.run_id != folder.name:
             return

@@ -194,6 +194,13 @@ def trust_policy_of(
     )
 
 
+def founding_trust(charter: OpenedCharter) -> TrustPolicy:
+    """Return the trust policy of a charter: log key and founders' witnesses."""
+    requests = [each.request for each in charter.requests.values()]
+    log, policy = VerifyKey.parse(charter.body.log), charter.body.policy
+    return trust_policy_of(log, requests, policy)
+
+
 def fingerprint(genesis: str) -> str:
     """Spell 200 bits of the digest of entry 0: ten groups of four (RFC 4648, 6)."""
     bits = hashlib.sha256(b"tapestry-fingerprint/1\n" + decode_digest(genesis)).digest()

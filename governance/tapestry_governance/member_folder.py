@@ -37,9 +37,9 @@ from tapestry_governance.events.federation_events import Policy
 from tapestry_governance.events.member_events import MembershipRequest
 from tapestry_governance.founding import (
     fingerprint,
+    founding_trust,
     generate_member_key,
     make_request,
-    trust_policy_of,
 )
 from tapestry_governance.founding_files import (
     Invitation,
@@ -50,6 +50,7 @@ from tapestry_governance.founding_files import (
     sign_request,
 )
 from tapestry_governance.plain_words import policy_changes
+from tapestry_governance.rules.federation_state import Leadership
 
 _OWN = ("node", "witness", "community")  # what a node signs with by itself
 _ROOT = "root.key"
@@ -221,25 +222,37 @@ def own_request(folder: Path, charter: OpenedCharter) -> RequestFile:
     return sent
 
 
-def request_for(folder: Path, charter: OpenedCharter) -> RequestFile:
+def request_for(
+    folder: Path, charter: OpenedCharter, *, lead: Leadership | None = None
+) -> RequestFile:
     """Return a member's own request, which answers the invitation to this federation.
 
-    The charter need not name it: members may admit it later.
+    The charter need not name it: members may admit it later. ``lead`` is who leads the
+    log now, where that was verified (``member_view.founded_log``); else the charter's
+    coordinator is the one to trust.
 
     Raises:
         ConfigError: The folder has no request, invitation or keys.
-        RuleError: The charter has another coordinator, address or authority than the
-            invitation; or the folder has other keys than its request.
+        RuleError: The charter or the log has another coordinator, address or authority
+            than the invitation; or the folder has other keys than its request.
     """
     name = str(_read_settings(folder / "node.toml").get("name"))
     sent = read_document(folder / f"{name}.request", RequestFile)
     _check_keys(folder / "keys", sent.request)
     invitation = read_document(folder / f"{name}.invite", Invitation)
-    for what, said, was in _terms(invitation, charter):
+    where = "log" if lead else "charter"
+    remedy = (
+        "do not join, and ask a member for the invitation of who leads it now"
+        if lead
+        else "do not accept, and ask the coordinator for a new charter; if it was"
+        " replaced since the founding, a member's bundle of the log shows by whom:"
+        " tapestry node join --bundle"
+    )
+    for what, said, was in _terms(invitation, charter, lead):
         if said != was:
             raise RuleError(
-                f"the charter has another {what} than the invitation: {said}, was"
-                f" {was}; do not accept, ask the coordinator for a new charter",
+                f"the {where} has another {what} than the invitation: {said}, was"
+                f" {was}; {remedy}",
                 code="invitation-differs",
             )
     return sent
@@ -275,9 +288,9 @@ def _check_keys(place: Path, request: MembershipRequest) -> None:
 
 
 def _terms(
-    invitation: Invitation, charter: OpenedCharter
+    invitation: Invitation, charter: OpenedCharter, lead: Leadership | None
 ) -> Iterator[tuple[str, str, str]]:
-    terms, body = invitation.terms, charter.body
+    terms, body = invitation.terms, lead or charter.body
     authority = digest(terms.authority.encode("ascii"))
     yield "federation", charter.federation, terms.federation
     yield "log key", body.log, terms.log
@@ -286,8 +299,10 @@ def _terms(
     yield "authority", body.authority, authority
 
 
-def policy_differences(folder: Path, policy: Policy) -> list[str]:
-    """List the rules in which node.toml and the charter's policy differ."""
+def policy_differences(
+    folder: Path, policy: Policy, *, whose: str = "the charter's"
+) -> list[str]:
+    """List the rules in which node.toml and a policy differ."""
     rules = _read_settings(folder / "node.toml").get("policy", {})
     found = []
     for rule, term in _RULES.items():
@@ -296,7 +311,7 @@ def policy_differences(folder: Path, policy: Policy) -> list[str]:
         if isinstance(theirs, tuple):
             theirs = sorted(e["model"] if isinstance(e, dict) else e for e in theirs)
         if str(mine) != str(theirs):
-            found.append(f"{rule} {mine}, the charter's {term} {theirs}")
+            found.append(f"{rule} {mine}, {whose} {term} {theirs}")
     return found
 
 
@@ -362,12 +377,7 @@ def join(folder: Path, charter: OpenedCharter) -> None:
             code="joined-elsewhere",
         )
     if is_new or not trust.exists():
-        log = VerifyKey.parse(charter.body.log)
-        requests = [each.request for each in charter.requests.values()]
-        policy = charter.body.policy
-        durable_files.replace_file(
-            trust, trust_policy_of(log, requests, policy).encode()
-        )
+        durable_files.replace_file(trust, founding_trust(charter).encode())
     if is_new:  # the line comes first: keys of no table stand above all tables
         line, rest = f'genesis = "{charter.genesis}"\n', path.read_bytes()
         if known is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tapestry.encoding import digest
-from tapestry.errors import ConfigError, IncompleteError
+from tapestry.errors import ConfigError, IncompleteError, VerificationError
 from tapestry.inputs.text_reader import read_toml
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.merkle import Tree, leaf_hash
@@ -15,6 +15,8 @@ from tapestry.tlog.turn import spelled_for
 from tapestry_governance.audit.bundle import read_small
 from tapestry_governance.cli.folder_checks import audited
 from tapestry_governance.events.envelope import Seen
+from tapestry_governance.founding import founding_trust
+from tapestry_governance.founding_files import OpenedCharter
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_governance.log.turns import Turns
 from tapestry_governance.rules.federation_state import FederationState
@@ -87,6 +89,34 @@ def open_view(
             "name a copy of the log: either --node, or --bundle", code="usage"
         )
     return _of_bundle(bundle, trust) if bundle is not None else _of_node(node or Path())
+
+
+def founded_log(
+    bundle: Path, charter: OpenedCharter, *, since: bytes | None
+) -> FederationState:
+    """Return the state of the log that a charter founded, as a bundle has it.
+
+    ``since`` is a checkpoint that was kept; it is needed where the founding is older
+    than a year.
+
+    Guarantees:
+        Nothing in the bundle is trusted: its checkpoint follows from the founders'
+        witnesses, from turn to turn. So another coordinator is one that members voted
+        for, in a log that a quorum has cosigned.
+
+    Raises:
+        VerificationError: The log has another charter.
+        TapestryError: The bundle does not verify.
+    """
+    trust = founding_trust(charter).encode()
+    state = audited(bundle, trust=trust, since=since, artifacts=False).state
+    if state.genesis != charter.genesis:
+        raise VerificationError(
+            f"the log in {bundle} begins with {state.genesis}, the charter is"
+            f" {charter.genesis}; name a bundle of this federation",
+            code="genesis-differs",
+        )
+    return state
 
 
 def _of_node(folder: Path) -> MemberView:

@@ -1,22 +1,21 @@
 """``tapestry node init`` and ``join``: an institution joins a federation."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import click
 
 from tapestry.cli import console
 from tapestry.cli.commands import PATH, Argument, Command, as_json
 from tapestry.cli.passphrases import new_passphrase, passphrase_file
+from tapestry.errors import ConfigError
+from tapestry_governance.cli.audit import read_trust
 from tapestry_governance.cli.governance import (
     ask_fingerprint,
     charter_argument,
     fingerprint_option,
     open_charter_file,
 )
-
-if TYPE_CHECKING:
-    pass
 
 new_folder = click.argument(
     "folder", cls=Argument, type=PATH, metavar="FOLDER", help="The node's folder."
@@ -96,28 +95,61 @@ def init(folder: Path, **given: Unpack[_NodeOptions]) -> None:
     console.say(f"next      tapestry node check {folder}")
 
 
+class _JoinOptions(TypedDict):
+    fingerprint: str | None
+    bundle: Path | None
+    since: bytes | None
+    as_json: bool
+
+
 @click.command(cls=Command)
 @new_folder
 @charter_argument
 @fingerprint_option
+@click.option(
+    "--bundle",
+    type=PATH,
+    metavar="DIR",
+    help="A member's bundle of the log, if the coordinator was replaced since.",
+)
+@click.option(
+    "--since",
+    type=PATH,
+    callback=read_trust,
+    metavar="FILE",
+    help="A checkpoint of the last year, which a member kept; it goes with --bundle.",
+)
 @as_json
-def join(folder: Path, charter: Path, fingerprint: str | None, as_json: bool) -> None:
+def join(folder: Path, charter: Path, **given: Unpack[_JoinOptions]) -> None:
     """Trust the log of a charter, and mirror it.
 
     For a founder that accepted it with a root key kept elsewhere, and for a later
-    member, whose node takes part once the members have admitted it.
+    member, whose node takes part once the members have admitted it. If the coordinator
+    was replaced since the founding, its invitation is compared with what the members
+    voted for, by the log in --bundle.
     """
     from tapestry_governance import member_folder
+    from tapestry_governance.member_view import founded_log
 
-    found = open_charter_file(charter)
-    own = member_folder.request_for(folder, found)
+    found, bundle, state = open_charter_file(charter), given["bundle"], None
+    if bundle is not None:
+        state = founded_log(bundle, found, since=given["since"])
+    elif given["since"] is not None:
+        raise ConfigError("--since goes with --bundle", code="usage")
+    lead = None if state is None else state.lead
+    own = member_folder.request_for(folder, found, lead=lead)
     if own.request.name in found.requests:
         member_folder.check_sent(found, own)
-    member_folder.check_fingerprint(found, ask_fingerprint(fingerprint))
+    member_folder.check_fingerprint(found, ask_fingerprint(given["fingerprint"]))
     member_folder.join(folder, found)
-    if as_json:
+    if given["as_json"]:
         console.say_json({"name": own.request.name, "genesis": found.genesis})
         return
     console.say(f"joined  {folder}: genesis and trust-policy.txt are written")
+    if state is not None:
+        console.say(f"        led by {state.lead.address}, as the members voted")
+        differ = member_folder.policy_differences
+        for line in differ(folder, state.policy, whose="the federation's"):
+            console.say(f"        {line}")
     if own.request.name not in found.requests:
         console.say("        a member has to propose admit with your request now")

@@ -177,7 +177,12 @@ def test_members_vote_on_the_keys_by_the_ballot_that_it_writes(
     assert enough is not None
     assert enough.is_named
     assert any("coordinator run" in line for line in enough.lines(folder))
+    assert not (folder / "witness-policy.txt").exists()  # there are none
     assert take(folder, votes) is None
+    again = recovered(world, folder, tmp_path)
+    assert (again.was_there, again.is_named) == (True, True)
+    assert list(again.lines(folder))[-1].endswith(f"coordinator run {folder}")
+    assert again.to_json()["entries"] == len(world.entries) + len(votes)
     entries = read_log(folder)[1]
     assert entries == [*world.entries, *votes]
     with Log.open(folder / "log", key=new_key(world.log_key.name)) as log:

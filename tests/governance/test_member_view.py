@@ -1,15 +1,26 @@
 """The log as a member reads it: a node's mirror, or a bundle."""
 
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from tapestry.errors import ConfigError, IncompleteError, TapestryError
+from tapestry.errors import (
+    ConfigError,
+    IncompleteError,
+    TapestryError,
+    VerificationError,
+)
 from tapestry.tlog.proof import Proof
+from tapestry_governance.audit.bundle import write_manifest
+from tapestry_governance.founding_files import OpenedCharter
 from tapestry_governance.log.mirror import LogMirror
-from tapestry_governance.member_view import open_view, view_of
+from tapestry_governance.member_view import founded_log, open_view, view_of
 from tests.support.audit_bundles import bundle_of
-from tests.support.log_world import World
+from tests.support.log_world import NAMES, World
+from tests.support.proposals import new_coordinator, new_key
 from tests.support.refusals import refused
 
 
@@ -101,3 +112,59 @@ def test_an_entry_beyond_the_checkpoint_has_the_checkpoint_alone(world: World) -
     view = view_of(world.entries, note=note, founding=world.trust)
     assert view.proof(7) == view.proof(8) == note
     Proof.parse(view.proof(6))
+
+
+def charter_of(world: World) -> OpenedCharter:
+    """The charter of a world, as its file is read."""
+    state = world.folded
+    requests: Any = {n: SimpleNamespace(request=world.request(n)) for n in NAMES}
+    return OpenedCharter(
+        entry=world.entries[0],
+        federation=state.federation,
+        body=state.charter,
+        requests=requests,
+    )
+
+
+def test_a_charter_leads_to_who_leads_the_log_that_it_founded(
+    world: World, tmp_path: Path
+) -> None:
+    charter, trust = charter_of(world), world.trust.encode()
+    bundle_of(world, tmp_path)
+    before = founded_log(tmp_path / "bundle", charter, since=None).lead
+    assert before.log == charter.body.log
+    world.decide(new_coordinator(world))
+    world.log_key, later = new_key(world.log_key.name), tmp_path / "later"
+    later.mkdir()
+    bundle_of(world, later, turns=[world.note()])
+    (later / "bundle" / "trust-policy.txt").write_bytes(trust)
+    write_manifest(later / "bundle")
+    after = founded_log(later / "bundle", charter, since=None).lead
+    assert after.log == str(world.log_key.verify_key)
+
+
+def test_a_log_of_the_same_members_with_another_charter_is_refused(
+    world: World, tmp_path: Path
+) -> None:
+    other = World()
+    other.now += timedelta(days=1)
+    bundle_of(other.found(), tmp_path)
+    state = founded_log(tmp_path / "bundle", charter_of(other), since=None)
+    assert state.genesis == other.genesis
+    with refused(VerificationError, "genesis-differs", match="of this federation"):
+        founded_log(tmp_path / "bundle", charter_of(world), since=None)
+
+
+def test_after_a_year_a_checkpoint_that_was_kept_is_needed(
+    world: World, tmp_path: Path
+) -> None:
+    charter = charter_of(world)
+    world.now += timedelta(days=300)
+    kept = world.note()
+    world.now += timedelta(days=100)
+    world.add(world.declaration("fr"), "fr", "node")
+    bundle_of(world, tmp_path)
+    with refused(IncompleteError, "trust-too-old"):
+        founded_log(tmp_path / "bundle", charter, since=None)
+    state = founded_log(tmp_path / "bundle", charter, since=kept)
+    assert state.size == len(world.entries)

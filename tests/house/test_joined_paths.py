@@ -104,6 +104,10 @@ JOINED = {
         "coordinator/tapestry_coordinator/coordinator_folder.py",
         "f'{settings.federation}.invite'",
     ): NAME,
+    (
+        "coordinator/tapestry_coordinator/recovered_folder.py",
+        "f'{settings.federation}.invite'",
+    ): NAME,
     ("coordinator/tapestry_coordinator/journal.py", "f'round-{number:05d}.u32'"): (
         NUMBER
     ),

@@ -1,12 +1,11 @@
-"""Years of a federation in minutes: members, keys, a root and an address change.
+"""Years of a federation in minutes: members, keys, a root, the coordinator change.
 
 Four members; a fifth is admitted, each kind of key is rotated, a root is lost and
-replaced, one member is removed, the coordinator moves; three runs lie in between. Only
-those whom a change concerns start again. An auditor who holds nothing but the trust
-policy of the founding follows it all, and each forged variant is refused.
-
-The move keeps the coordinator's keys: another log key takes another log folder, which
-``tests/governance/audit/test_turn_audit.py`` has.
+replaced, one member is removed. Then the coordinator's machine is lost, and another one
+with new keys goes on from a member's mirror, by vote; a sixth joins by its invitation,
+and one member leaves. Four runs lie in between. No node starts again. An auditor who
+holds nothing but the trust policy of the founding follows it all, and each forged
+variant is refused.
 """
 
 import json
@@ -27,29 +26,38 @@ from tapestry_governance.ballot_paper import propose
 from tapestry_governance.events.envelope import Author, sign_entry
 from tapestry_governance.events.event_body import Body
 from tapestry_governance.events.member_events import (
-    Admission,
-    CoordinatorReplacement,
     KeyRotated,
+    MemberLeft,
     PauseProposal,
     Removal,
     RootReplacement,
     VoteCast,
 )
-from tapestry_governance.events.possession import rotation_statement
 from tapestry_governance.events.round_events import RoundOpened
+from tapestry_governance.founding import fingerprint
+from tapestry_governance.key_turn import Purpose
 from tapestry_node.member_export import export
 from tapestry_node.mirror_bundle import collect_bundle
 from tapestry_node.submission import submit
 from tests.scenarios.conftest import base
-from tests.scenarios.test_membership import NEW, ask, turns
 from tests.support.federation import NAMES, Base, Federation
+from tests.support.newcomers import NEW, admit, invited, take_in, turns
+from tests.support.recoveries import begin_again, ok, replace
 from tests.support.refusals import refused
+from tests.support.rotations import rotate
 
 __all__ = ["base"]
 pytestmark = pytest.mark.slow
 
 GONE, LOST = "sw", "id"  # the member that is removed, and the one without a root key
-ROTATED = {"community": "fi", "node": "fr", "witness": "fr", "root": "fi"}
+LATER = "ro"  # the member that joins when the coordinator was replaced
+ROTATED: dict[Purpose, str] = {
+    "community": "fi",
+    "node": "fr",
+    "witness": "fr",
+    "root": "fi",
+    "transport": "id",
+}
 
 
 def sign(
@@ -60,57 +68,6 @@ def sign(
     seen = federation.nodes["fr"].mirror.seen
     event = author.event(body, now=federation.moment(), seen=seen)
     return sign_entry(event, root or federation.root(name))
-
-
-def rotate(federation: Federation, name: str, purpose: str) -> None:
-    """Give a member a new key, by the log and then in its folder."""
-    path = federation.directory / "nodes" / name / "keys" / f"{purpose}.key"
-    old = SigningKey.load(path)
-    new = SigningKey.generate(old.name, algorithm=old.verify_key.algorithm)
-    key = str(new.verify_key)
-    said = rotation_statement(purpose, key, name=name, federation="simulated")
-    body = {
-        "purpose": purpose,
-        "key": key,
-        "reason": "routine",
-        "possession": new.sign(said).hex(),
-    }
-    entry = sign(federation, name, KeyRotated.model_validate(body))
-    federation.submit(name, entry)
-    federation.cosign()
-    path.unlink()
-    new.save(path)
-    if purpose != "root":  # which no node holds
-        federation.restart(name)
-    federation.cosign()
-    assert getattr(federation.view("fr").state.members[name], purpose) == key
-
-
-def transport(federation: Federation, name: str) -> None:
-    """Announce the digest of a new transport key."""
-    key = "ab" * 32
-    said = rotation_statement("transport", key, name=name, federation="simulated")
-    by = SigningKey.load(federation.directory / "nodes" / name / "keys" / "node.key")
-    body = {
-        "purpose": "transport",
-        "key": key,
-        "reason": "routine",
-        "possession": by.sign(said).hex(),
-    }
-    federation.submit(name, sign(federation, name, KeyRotated.model_validate(body)))
-    federation.cosign()
-
-
-def admit(federation: Federation) -> None:
-    """Let a fifth institution in, and have it cosign."""
-    asked = ask(federation, NEW)
-    admission = Admission(
-        kind="admit", request=asked.request, possession=asked.possession
-    )
-    federation.decide(admission, "fi", "fr", "id")
-    federation.start(NEW)
-    for _ in range(2):
-        federation.cosign()
 
 
 def replace_root(federation: Federation) -> None:
@@ -124,19 +81,18 @@ def replace_root(federation: Federation) -> None:
     found.save(path)
 
 
-def move(federation: Federation) -> None:
-    """Have the coordinator move to another address."""
-    lead = federation.view("fr").state.lead
-    moved = CoordinatorReplacement(
-        kind="coordinator",
-        name=lead.coordinator.name,
-        key=lead.coordinator.key,
-        log=lead.log,
-        address="moved.example:443",
-        authority=lead.authority,
+def join(federation: Federation, charter: Path) -> None:
+    """Take in another institution, whose operator has a bundle by a member."""
+    asked = invited(federation, LATER)
+    bundle = collect_bundle(federation.nodes[NEW].directory, charter.parent / "bundle")
+    words = (
+        "--bundle",
+        bundle.folder,
+        "--fingerprint",
+        fingerprint(federation.genesis),
     )
-    federation.decide(moved, "fi", LOST, NEW)
-    federation.cosign()
+    ok("node", "join", federation.directory / "nodes" / LATER, charter, *words)
+    take_in(federation, asked, "fi", "fr", NEW)
 
 
 @pytest.fixture(scope="module")
@@ -145,22 +101,30 @@ def federation(
 ) -> Iterator[Federation]:
     made = Federation(tmp_path_factory.mktemp("churn") / "federation", base)
     made.run()
-    admit(made)
-    bystanders = {name: made.nodes[name] for name in (LOST, GONE, NEW)}
+    admit(made, "fi", "fr", "id")
+    everybody = dict(made.nodes)
     for purpose, name in ROTATED.items():
         rotate(made, name, purpose)
-    transport(made, "id")
+        for _ in range(3):
+            made.cosign()
     made.begin_another_run("second")  # from the given base, which all hold
     made.run()
     made.approve()
     replace_root(made)
     made.decide(Removal(kind="remove", member=GONE), "fi", LOST, NEW)
-    move(made)
     folder = made.coordinator / "releases" / "base-2"
     made.begin_another_run("third", base=str(folder.resolve()))
     made.run()
     made.cosign()
-    assert {name: made.nodes[name] for name in bystanders} == bystanders
+    old = replace(made, mirror=NEW)
+    for _ in range(2):
+        made.cosign()
+    join(made, old / "simulated.charter")
+    made.submit(LOST, sign(made, LOST, MemberLeft()))
+    begin_again(made, old, "fourth")
+    made.run()
+    made.cosign()
+    assert {name: made.nodes[name] for name in everybody} == everybody
     yield made
     made.close()
 
@@ -177,30 +141,34 @@ def test_each_run_is_of_those_who_are_members(federation: Federation) -> None:
         [*NAMES],
         sorted([*NAMES, NEW]),
         sorted({*NAMES, NEW} - {GONE}),
+        sorted({*NAMES, NEW, LATER} - {GONE, LOST}),
     ]
     closed = federation.closed()
-    assert [each.outcome for each in closed] == ["applied"] * 3
+    assert [each.outcome for each in closed] == ["applied"] * 4
     assert [list(each.included) for each in closed] == names
     state = federation.view("fr").logged
-    assert set(state.members) == {*NAMES, NEW} - {GONE}
-    assert state.lead.address == "moved.example:443"
-    assert state.other_keys["id", "transport"] == "ab" * 32
+    assert set(state.members) == {*NAMES, NEW, LATER} - {GONE, LOST}
+    assert state.lead.log == str(federation.log_key().verify_key)
+    assert [each.log == state.lead.log for each in state.former_leads] == [False]
+    rotated = federation.said(KeyRotated)
+    assert [each.purpose for each in rotated] == list(ROTATED)
 
 
 def test_an_auditor_with_the_policy_of_the_founding_follows_all_of_it(
     federation: Federation, tmp_path: Path
 ) -> None:
-    assert len(turns(federation)) == 3  # admitted, a witness's key, removed
+    # Admitted, a witness's key, removed, the log's key, admitted, left.
+    assert len(turns(federation)) == 6
     federation.bundle()
     mirrors = [
         collect_bundle(federation.nodes[name].directory, tmp_path / name).folder
-        for name in ("fr", NEW)
+        for name in ("fr", NEW, LATER)
     ]
     for place in (federation.directory / "bundle", *mirrors):
         audit = verify(place, trust=trust(federation))
         assert audit.verdict is AuditVerdict.HOLDS, audit.steps[-1]
         (step,) = [step for step in audit.steps if step.name == "turns"]
-        assert step.counts["turns"] == 3
+        assert step.counts["turns"] == 6
         assert audit.state.trust != TrustPolicy.parse(trust(federation))
 
 
@@ -213,7 +181,7 @@ def test_a_removed_member_takes_along_what_it_owns(
     keys = json.loads((tmp_path / "export" / "public-keys.json").read_text())
     for purpose, key in keys.items():
         assert key == str(load_public(node.directory / "keys" / f"{purpose}.key"))
-    assert made.releases[:2] == ["base-1", "base-2"]
+    assert made.releases == ["base-2"]  # the newest that was approved
     audit = verify(tmp_path / "export" / "bundle", trust=trust(federation))
     assert audit.verdict is AuditVerdict.HOLDS, audit.steps[-1]
 
@@ -253,7 +221,7 @@ def test_a_turn_that_one_set_alone_cosigned_is_refused(
     sizes = turns(federation)
     size, names = {
         "old alone": (sizes[0], ("fi", "fr", "id")),
-        "new alone": (sizes[-1], ("fi", "id", NEW)),
+        "new alone": (sizes[2], ("fi", "id", NEW)),
     }[which]
     bundle = collect_bundle(federation.nodes["fr"].directory, tmp_path / "bundle")
     place = bundle.folder / "turns" / str(size)

@@ -8,53 +8,19 @@ from tapestry.artifacts.model_folder import POLICY
 from tapestry.errors import RuleError, TapestryError
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_coordinator import coordinator_folder, log_publisher
-from tapestry_demo import local_federation
-from tapestry_governance import member_folder
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.member_events import (
-    Admission,
     PauseProposal,
     PolicyChange,
     Removal,
 )
 from tapestry_governance.events.round_events import RoundOpened
-from tapestry_governance.founding_files import (
-    CharterFile,
-    Invitation,
-    RequestFile,
-    open_charter,
-    read_document,
-)
 from tests.scenarios.conftest import Found
-from tests.support.federation import NAMES, Federation, write_text
+from tests.support.federation import NAMES, Federation
+from tests.support.newcomers import NEW, admission_of, admit, ask, turns
 from tests.support.refusals import refused
-from tests.support.settings_files import merged, node_settings
 
 pytestmark = pytest.mark.slow
-
-NEW = "pl"
-
-
-def ask(federation: Federation, name: str) -> RequestFile:
-    """Make the folder of an institution that joins a federation which is there."""
-    folder = federation.directory / "nodes" / name
-    invitation = read_document(federation.coordinator / "simulated.invite", Invitation)
-    data = write_text(federation.directory / "more", "fr")
-    settings = merged(node_settings(federation.base.replica.digest), {})
-    institution = local_federation.Institution(name=name, data=data, settings=settings)
-    local_federation.ask(folder, institution, invitation)
-    document = read_document(
-        federation.coordinator / "simulated.charter", CharterFile, limit=1 << 20
-    )
-    charter = open_charter(document)
-    asked = member_folder.request_for(folder, charter)
-    member_folder.join(folder, charter)
-    return asked
-
-
-def turns(federation: Federation) -> list[int]:
-    folder = federation.coordinator / "log" / "public" / "turns"
-    return sorted(int(path.name) for path in folder.glob("*"))
 
 
 def participants(federation: Federation) -> list[list[str]]:
@@ -66,14 +32,11 @@ def test_a_fifth_member_is_admitted_trains_and_cosigns(found: Found) -> None:
     federation = found()
     federation.run()
     federation.approve()
-    asked = ask(federation, NEW)
-    admission = Admission(
-        kind="admit", request=asked.request, possession=asked.possession
-    )
+    asked = ask(federation)
     sent = federation.directory / "nodes" / NEW / f"{NEW}.request"
     with refused(RuleError, "member-unknown"):
         coordinator_folder.enroll(federation.coordinator, sent)
-    federation.decide(admission, "fi", "fr", "id")
+    federation.decide(admission_of(asked), "fi", "fr", "id")
     assert coordinator_folder.enroll(federation.coordinator, sent) == NEW
     public = (federation.coordinator / "enrolled" / f"{NEW}.pub").read_text()
     assert public == f"{asked.transport_key}\n"
@@ -158,15 +121,8 @@ def test_a_node_that_was_away_steps_over_turns_a_few_at_a_time(
 ) -> None:
     federation = found()
     federation.cosign()
-    asked = ask(federation, NEW)
     federation.kill("sw")
-    admission = Admission(
-        kind="admit", request=asked.request, possession=asked.possession
-    )
-    federation.decide(admission, "fi", "fr", "id")
-    federation.start(NEW)
-    for _ in range(2):
-        federation.cosign()
+    admit(federation, "fi", "fr", "id")
     federation.decide(Removal(kind="remove", member="fi"), "fr", "id", NEW)
     policy = federation.view("fr").state.policy.model_copy(update={"version": 2})
     federation.decide(PolicyChange(kind="policy", policy=policy), "fr", "id", NEW)

@@ -6,6 +6,7 @@ import pytest
 
 from tapestry.errors import QuorumError
 from tapestry.keys import Algorithm, SigningKey
+from tapestry.protocol.messages import Kind
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_coordinator.run_status import read_status
 from tapestry_governance.audit.verify import Audit, AuditStep, AuditVerdict
@@ -13,11 +14,12 @@ from tapestry_governance.witness import witness_folder
 from tapestry_governance.witness.witness_server import serving
 from tests.support.commands import tapestry
 from tests.support.cosigning import without_line
-from tests.support.federation import Federation
+from tests.support.federation import Federation, lost
 from tests.support.federation_fixtures import Found
 from tests.support.founding_place import NAMES, Place, ok, refuses
 from tests.support.outside_witness import NAME, opened
 from tests.support.ports import free_port
+from tests.support.recoveries import begin_again, replace
 
 pytestmark = pytest.mark.slow
 LINE = f"{NAME}/witness"
@@ -94,6 +96,60 @@ def test_one_that_is_only_listed_stops_nothing_and_its_line_is_kept(
         federation.run()
         assert 0 < witness.cosigned(ORIGIN).size <= len(federation.entries())
     assert len(federation.closed()) == 2
+
+
+def learns_log_key(federation: Federation, folder: Path) -> None:
+    """Give a witness the key that the log names now, by the file that was written."""
+    trust = federation.coordinator / "witness-policy.txt"
+    ok(tapestry("witness", "init", folder, "--name", NAME, "--trust", trust))
+
+
+@pytest.mark.parametrize("missing", ["witness", "members"])
+def test_the_turn_to_another_coordinator_needs_members_and_the_witness(
+    found: Found, tmp_path: Path, port: int, missing: str
+) -> None:
+    """It carries over by name; neither all members nor the witness are enough."""
+    archive = tmp_path / "archive"
+    federation = founded_with(found, archive, port=port, quorum=1)
+    with opened(archive) as witness, serving(witness, ("127.0.0.1", port)):
+        for _ in range(2):
+            federation.cosign()
+    old = replace(federation)
+    public = federation.coordinator / "log" / "public"
+    before = (public / "checkpoint").read_bytes()
+    if missing == "members":
+        learns_log_key(federation, archive)
+        for name in ("fi", "fr"):
+            federation.wire.on(name, Kind.COSIGN, lost)
+    with opened(archive) as witness, serving(witness, ("127.0.0.1", port)):
+        federation.cosign()
+    assert (public / "checkpoint").read_bytes() == before
+    assert not (public / "turns").exists()
+    if missing == "witness":
+        learns_log_key(federation, archive)
+    begin_again(federation, old, "second")
+    with opened(archive) as witness, serving(witness, ("127.0.0.1", port)):
+        federation.run()
+        federation.cosign()
+    assert [closed.outcome for closed in federation.closed()] == ["applied"]
+    assert read_status(federation.coordinator).outside == (LINE,)
+    check_turn(federation)
+
+
+def check_turn(federation: Federation) -> None:
+    """Audit by the policy of the founding, then without the witness's line."""
+    federation.bundle()
+    audit = federation.audit()
+    assert audit.verdict is AuditVerdict.HOLDS, audit.steps[-1]
+    assert "of 4 members and 1 of 1 outside" in step_of(audit, "trust").detail
+    assert [w.name for w in audit.state.trust.witnesses if w.url] == [LINE]
+    public = federation.coordinator / "log" / "public"
+    (turn,) = (public / "turns").iterdir()
+    turn.write_bytes(without_line(turn.read_bytes(), LINE))
+    federation.bundle("another")
+    audit = federation.audit("another")
+    assert (audit.verdict, audit.steps[-1].name) == (AuditVerdict.FAILS, "turns")
+    assert audit.steps[-1].code == "quorum-not-reached"
 
 
 def test_a_founding_with_a_witness_goes_from_its_key_to_the_trust_policies_of_all(

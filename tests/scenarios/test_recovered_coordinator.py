@@ -2,98 +2,59 @@
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from tapestry.errors import IncompleteError, RuleError, VerificationError
+from tapestry.errors import IncompleteError, VerificationError
 from tapestry.keys import SigningKey
 from tapestry.protocol.messages import Kind
 from tapestry.storage.sqlite_database import copy_database
 from tapestry.tlog.checkpoint import Checkpoint, read_claim
 from tapestry.tlog.merkle import Tree, leaf_hash
-from tapestry_coordinator import coordinator_folder, service
+from tapestry_coordinator import service
 from tapestry_coordinator.coordinator_backup import back_up, restore
 from tapestry_coordinator.log_reader import read_log
 from tapestry_coordinator.restored_log import hear_members
-from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.superlink.outcome import read_outcome
 from tapestry_governance.audit.verify import AuditVerdict
-from tapestry_governance.events.member_events import Admission, PauseProposal, Removal
+from tapestry_governance.events.member_events import PauseProposal, Removal
+from tapestry_governance.founding import fingerprint
 from tapestry_governance.log.writer import Log
+from tapestry_node.mirror_bundle import collect_bundle
 from tests.scenarios.conftest import Found
-from tests.scenarios.test_membership import NEW, ask
-from tests.support.commands import tapestry
-from tests.support.federation import Federation, lost
+from tests.scenarios.test_crash import nth
+from tests.scenarios.test_restores import LATER, backs_up, put_back
+from tests.scenarios.test_survivors import (
+    OTHERS,
+    goes_on_without_the_victim,
+    noiseless,
+    refusals,
+    reveals,
+)
+from tests.support.commands import Result, tapestry
+from tests.support.federation import NAMES, Federation, lost
+from tests.support.founding_place import ok as ok_of
+from tests.support.founding_place import refuses
+from tests.support.newcomers import NEW, invited, take_in
+from tests.support.recoveries import (
+    VOTERS,
+    begin_again,
+    lose,
+    node,
+    ok,
+    propose,
+    recover,
+    renew,
+    replace,
+    vote,
+)
 from tests.support.refusals import refused
 
 pytestmark = pytest.mark.slow
-
-
-def ok(*words: object) -> str:
-    done = tapestry(*words)
-    assert done.exit_code == 0, done.stderr
-    return str(done.stdout)
-
-
-def lose(federation: Federation) -> Path:
-    """Lose the coordinator's folder, make one with new keys; returns the old one."""
-    folder = federation.coordinator
-    old = folder.rename(folder.with_name("old"))
-    renew(federation, old, folder)
-    return old
-
-
-def renew(federation: Federation, old: Path, folder: Path) -> None:
-    coordinator_folder.init(
-        folder,
-        CoordinatorSettings.read(old / "coordinator.toml"),
-        workload="language",
-        base="tiny",
-        policy=federation.view("fr").state.policy,
-        passphrase=None,
-    )
-
-
-def node(federation: Federation, name: str) -> Path:
-    return federation.directory / "nodes" / name
-
-
-def recover(federation: Federation, *names: str) -> str:
-    """Recover from the mirrors of members, whose nodes run."""
-    words: list[object] = []
-    for name in names:
-        words += ["--from", node(federation, name) / "view.db"]
-    trust = node(federation, "fr") / "trust-policy.txt"
-    return ok(
-        "coordinator", "recover", federation.coordinator, *words, "--trust", trust
-    )
-
-
-def propose(federation: Federation, *, by: str = "fr") -> Path:
-    """Propose the keys of the new folder; returns the ballot."""
-    folder = federation.coordinator
-    made = federation.directory / "coordinator.proposal"
-    invitation = folder / "simulated.invite"
-    node_words = ("--node", node(federation, by), "-o", made)
-    ok("governance", "propose", "coordinator", invitation, *node_words)
-    said = ok("coordinator", "submit", folder, made)
-    assert "0 of 3 yes" in said
-    (ballot,) = folder.glob("coordinator-*.ballot")
-    return ballot
-
-
-def vote(federation: Federation, ballot: Path, *names: str) -> str:
-    """Let members vote with the ballot and their root keys alone."""
-    made: list[Path] = []
-    for name in names:
-        made.append(federation.directory / f"{name}.vote")
-        key = node(federation, name) / "keys" / "root.key"
-        said = ok("governance", "vote", ballot, "yes", "--key", key, "-o", made[-1])
-        assert "not cosigned" in said
-    return ok("coordinator", "submit", federation.coordinator, *made)
 
 
 def sign(entries: Sequence[bytes], key: SigningKey) -> bytes:
@@ -110,17 +71,17 @@ def offer(
     mirror.extend(mirror.size, list(entries[mirror.size :]), note)
 
 
-def twice() -> Callable[[], bool]:
+def tend(federation: Federation) -> None:
+    """Let the service work for two passes between runs."""
     calls = count(1)
-    return lambda: next(calls) > 2
+    folder, wire = federation.coordinator, federation.wire
+    service.tend_log(folder, wire, until=lambda: next(calls) > 2)
 
 
-def begin_again(federation: Federation, old: Path, run_id: str) -> None:
-    """Give the new folder a plan for a run of its own, from the given base."""
-    place = federation.coordinator / "runs" / run_id
-    shutil.copytree(old / "runs" / "run" / "held-out", place / "held-out")
-    plan = (old / "runs" / "run" / "run.toml").read_text()
-    (place / "run.toml").write_text(plan.replace('"run"', f'"{run_id}"'))
+def holds(federation: Federation) -> None:
+    federation.bundle()
+    audit = federation.audit()  # by the founding trust policy
+    assert audit.verdict is AuditVerdict.HOLDS, audit.steps[-1]
 
 
 def test_a_lost_coordinator_is_replaced_from_a_members_mirror(found: Found) -> None:
@@ -145,18 +106,14 @@ def test_a_lost_coordinator_is_replaced_from_a_members_mirror(found: Found) -> N
     federation.run()
     assert [each.run_id for each in federation.closed()] == ["run", "second"]
     assert len(set(federation.digests().values())) == 1
-    federation.bundle()
-    audit = federation.audit()  # by the founding trust policy
-    assert audit.verdict is AuditVerdict.HOLDS, audit.steps[-1]
+    holds(federation)
 
 
 def test_after_it_all_goes_on_as_before(found: Found) -> None:
     federation = found()
     federation.cosign()
     federation.kill("sw")
-    lose(federation)
-    recover(federation, "fi")
-    vote(federation, propose(federation), "fi", "fr", "id")
+    replace(federation)
     federation.cosign()
     federation.start("sw")  # it was away, and steps over the turn
     federation.cosign()
@@ -173,30 +130,77 @@ def test_after_it_all_goes_on_as_before(found: Found) -> None:
     assert read_log(restored)[1] == federation.entries()
 
 
-def test_a_later_member_joins_by_the_files_of_the_founding(found: Found) -> None:
+def joins(federation: Federation, charter: Path, *words: object) -> Result:
+    """Let the newcomer's operator type the command."""
+    typed = ("--fingerprint", fingerprint(federation.genesis))
+    return tapestry("node", "join", node(federation, NEW), charter, *typed, *words)
+
+
+def test_a_later_member_joins_by_the_invitation_of_who_leads_now(
+    found: Found, tmp_path: Path
+) -> None:
     """The charter names the coordinator that is gone; the log, its successor."""
     federation = found()
     federation.cosign()
-    old = lose(federation)
-    recover(federation, "fi")
-    vote(federation, propose(federation), "fi", "fr", "id")
     federation.cosign()
-    shutil.copy(old / "simulated.charter", federation.coordinator)
-    with refused(RuleError, "invitation-differs", match="log key"):
-        ask(federation, NEW)
-    shutil.rmtree(node(federation, NEW))
-    shutil.rmtree(federation.directory / "more")
-    shutil.copy(old / "simulated.invite", federation.coordinator)
-    asked = ask(federation, NEW)
-    admission = Admission(
-        kind="admit", request=asked.request, possession=asked.possession
+    before = collect_bundle(node(federation, "fi"), tmp_path / "before").folder
+    old = replace(federation)
+    federation.cosign()
+    federation.cosign()  # members learn that the turn is cosigned
+    after = collect_bundle(node(federation, "fi"), tmp_path / "after").folder
+    asked, charter = invited(federation), old / "simulated.charter"
+    refuses(joins(federation, charter), 2, "invitation-differs")
+    refuses(joins(federation, charter, "--bundle", before), 2, "invitation-differs")
+    faults = (
+        (("--since", charter), 64, "usage"),
+        (("--bundle", old), 3, "manifest-missing"),
+        (("--bundle", tmp_path / "none"), 64, "folder-missing"),
+        (("--bundle", after, "--since", charter), 1, "note-malformed"),
     )
-    federation.decide(admission, "fi", "fr", "id")
-    federation.start(NEW)
-    for _ in range(2):
-        federation.cosign()
+    for words, status, code in faults:
+        refuses(joins(federation, charter, *words), status, code)
+    assert not (node(federation, NEW) / "trust-policy.txt").exists()
+    said = ok_of(joins(federation, charter, "--bundle", after)).stdout
+    assert "led by localhost:443, as the members voted" in said
+    take_in(federation, asked, *VOTERS)
     assert NEW in federation.view("fi").logged.members
     assert federation.view(NEW).state.lead.log == str(federation.log_key().verify_key)
+
+
+@pytest.mark.parametrize("forged", ["invitation", "log", "old"])
+def test_no_other_invites_to_a_federation_whose_coordinator_was_replaced(
+    found: Found, tmp_path: Path, forged: str
+) -> None:
+    """Neither by new keys, nor by a log of its own, nor by keys of the one before."""
+    federation = found()
+    federation.cosign()
+    old = replace(federation)
+    federation.cosign()
+    federation.cosign()
+    bundle = collect_bundle(node(federation, "fi"), tmp_path / "bundle").folder
+    status, code = 2, "invitation-differs"
+    mine, good = federation.coordinator, (federation.coordinator).with_name("good")
+    mine.rename(good)
+    if forged == "old":
+        shutil.copytree(old, mine)
+    else:
+        renew(federation, old, mine)
+    if forged == "log":  # as if members had voted: their lines are of another log
+        other = found()
+        other.cosign()
+        shutil.rmtree(other.coordinator)
+        shutil.copytree(mine, other.coordinator)
+        recover(other, "fi")
+        vote(other, propose(other), *VOTERS)
+        other.cosign()
+        other.cosign()
+        bundle = collect_bundle(node(other, "fi"), tmp_path / "other").folder
+        status, code = 1, "trust-policy-differs"
+    invited(federation)
+    charter = old / "simulated.charter"
+    refuses(joins(federation, charter, "--bundle", bundle), status, code)
+    assert not (node(federation, NEW) / "trust-policy.txt").exists()
+    assert "genesis" not in (node(federation, NEW) / "node.toml").read_text()
 
 
 def test_with_its_own_keys_a_coordinator_needs_no_vote(found: Found) -> None:
@@ -216,24 +220,113 @@ def test_with_its_own_keys_a_coordinator_needs_no_vote(found: Found) -> None:
     begin_again(federation, old, "second")
     federation.run()
     assert len(federation.closed()) == 2
-    federation.bundle()
-    assert federation.audit().verdict is AuditVerdict.HOLDS
+    holds(federation)
 
 
 def test_a_round_that_was_open_is_aborted(found: Found) -> None:
     federation = found()
     federation.run_until_killed(lambda _, message: message.kind is Kind.UNMASK)
-    old = lose(federation)
-    recover(federation, "fi")
-    vote(federation, propose(federation), "fi", "fr", "id")
-    service.tend_log(federation.coordinator, federation.wire, until=twice())
+    old = replace(federation)
+    tend(federation)
     (aborted,) = federation.aborted()
-    assert (aborted.reason, aborted.survivors) == ("coordinator_restarted", ())
+    assert (aborted.reason, aborted.survivors) == ("coordinator_lost", ())
     begin_again(federation, old, "second")
     federation.run()
     assert [each.run_id for each in federation.closed()] == ["second"]
-    federation.bundle()
-    assert federation.audit().verdict is AuditVerdict.HOLDS
+    holds(federation)
+
+
+def cut(found: Found, kind: Kind, count: int) -> Federation:
+    """Lose the coordinator within a round without noise, after some consents."""
+    federation = noiseless(found)
+    federation.run_until_killed(nth(kind, count))
+    return federation
+
+
+@pytest.mark.parametrize(
+    ("kind", "consented"),
+    [(Kind.UNMASK, OTHERS), (Kind.CHECK_CONSISTENCY, OTHERS[:1])],
+    ids=["revealed", "consented"],
+)
+def test_a_round_without_noise_ends_and_whose_sum_may_be_known_stays_marked(
+    found: Found,
+    caplog: pytest.LogCaptureFixture,
+    kind: Kind,
+    consented: tuple[str, ...],
+) -> None:
+    """The new log does not know the survivors; each member knows what it signed."""
+    federation = cut(found, kind, len(consented) + 1)
+    shown = reveals(federation)
+    assert shown == [*consented] * (kind is Kind.UNMASK)
+    old = replace(federation)
+    tend(federation)
+    (aborted,) = federation.aborted()
+    assert (aborted.reason, aborted.survivors) == ("coordinator_lost", ())
+    assert federation.view("sw").state.open_round is None  # a quorum cosigned it
+    for each in federation.wire.replies(Kind.CHECK_CONSISTENCY):
+        assert federation.nodes[each.node].handle(each.request).kind is Kind.REFUSAL
+    for name in NAMES:
+        federation.restart(name)
+    begin_again(federation, old, "second")
+    goes_on_without_the_victim(federation)
+    assert refusals(caplog) == {*consented}
+    assert reveals(federation) == shown
+    holds(federation)
+
+
+@pytest.mark.parametrize("run_id", ["run", "second"])
+def test_after_such_a_round_the_same_nodes_go_on_from_its_base(
+    found: Found, run_id: str
+) -> None:
+    """Also in a run that was planned under the name of the one that is lost."""
+    federation = cut(found, Kind.UNMASK, 4)
+    old = replace(federation)
+    begin_again(federation, old, run_id)
+    federation.run()
+    assert [each.reason for each in federation.aborted()] == ["coordinator_lost"]
+    assert [each.included for each in federation.closed()] == [NAMES] * 2
+    holds(federation)
+
+
+def test_a_member_that_has_forgotten_such_a_round_opens_no_other_sum(
+    found: Found, caplog: pytest.LogCaptureFixture
+) -> None:
+    federation = noiseless(found, rounds=3)
+    place = backs_up(federation, Kind.ADVERTISE_KEYS)
+    federation.run_until_killed(nth(Kind.UNMASK, 4))
+    put_back(federation, place)
+    old = replace(federation)
+    federation.now = LATER
+    tend(federation)
+    begin_again(federation, old, "second")
+    goes_on_without_the_victim(federation)
+    assert refusals(caplog) == {*OTHERS} - {"fr"}
+    said = (line for line in caplog.messages if "fr: refused check_consist" in line)
+    assert "open another sum on this base, and has forgotten whose" in next(said)
+
+
+def test_under_its_own_keys_a_coordinator_ends_no_such_round(found: Found) -> None:
+    """It could leave out whose sum it knows; members have to name another."""
+    federation = cut(found, Kind.UNMASK, 4)
+    folder, size = federation.coordinator, len(federation.entries())
+    (folder / "runs" / "run").rename(federation.directory / "lost")
+    with refused(IncompleteError, "round-end-unknown", match="members vote on them"):
+        tend(federation)
+    place = folder / "runs" / "run"
+    shutil.copytree(federation.directory / "lost" / "held-out", place / "held-out")
+    shutil.copy(federation.directory / "lost" / "run.toml", place)
+    with refused(IncompleteError, "round-end-unknown"):
+        service.finish_run(folder, federation.wire, "run")
+    assert read_outcome(place) is None
+    assert len(federation.entries()) == size
+    old = lose(federation)
+    shutil.rmtree(folder / "keys")
+    shutil.copytree(old / "keys", folder / "keys")
+    trust = node(federation, "fr") / "trust-policy.txt"
+    mirror = node(federation, "fi") / "view.db"
+    words = ("coordinator", "recover", folder, "--from", mirror, "--trust", trust)
+    refuses(tapestry(*words), 3, "round-end-unknown")
+    assert not (folder / "log").exists()
 
 
 def test_too_few_votes_or_another_key_name_no_coordinator(found: Found) -> None:
@@ -268,9 +361,7 @@ def test_without_a_quorum_of_the_old_witnesses_nothing_is_published(
 ) -> None:
     federation = found()
     federation.cosign()
-    lose(federation)
-    recover(federation, "fi")
-    vote(federation, propose(federation), "fi", "fr", "id")
+    replace(federation)
     public = federation.coordinator / "log" / "public"
     before = (public / "checkpoint").read_bytes()
     for name in ("fi", "fr"):
@@ -287,9 +378,7 @@ def test_a_coordinator_that_was_replaced_is_refused_when_it_comes_back(
 ) -> None:
     federation = found()
     federation.run()
-    old = lose(federation)
-    recover(federation, "fi")
-    vote(federation, propose(federation), "fi", "fr", "id")
+    old = replace(federation)
     federation.cosign()
     federation.cosign()
     accepted = federation.view("fi").note

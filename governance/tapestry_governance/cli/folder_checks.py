@@ -229,7 +229,13 @@ def _promises(privacy: "Statement | None") -> list[str]:
     return [promise.to_line() for promise in privacy.promises] + warned
 
 
-def audited(bundle: Path, *, trust: bytes | None, artifacts: bool = True) -> "Audit":
+def audited(
+    bundle: Path,
+    *,
+    trust: bytes | None,
+    since: bytes | None = None,
+    artifacts: bool = True,
+) -> "Audit":
     """Verify a bundle.
 
     Without ``artifacts`` the releases and adapters in it may be faulty; all else holds.
@@ -240,7 +246,7 @@ def audited(bundle: Path, *, trust: bytes | None, artifacts: bool = True) -> "Au
     """
     from tapestry_governance.audit.verify import verify
 
-    audit = verify(bundle, trust=trust)
+    audit = verify(bundle, trust=trust, since=since)
     step, verdict = audit.steps[-1], status(audit)
     detail, code = f"the bundle does not verify: {step.detail}", step.code or ""
     if verdict is ExitStatus.HOLDS or (audit.faults and not artifacts):

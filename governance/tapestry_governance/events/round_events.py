@@ -91,11 +91,19 @@ class RoundDisputed(InRound, type="round.disputed", roles=("node",)):
         return self
 
 
+COORDINATOR_LOST = "coordinator_lost"  # with all that it knew of the round
+
+
 class RoundAborted(InRound, type="round.aborted", roles=("coordinator",)):
     """A round that ended without a sum."""
 
     stage: RoundStage | None  # none: the coordinator died, and does not know it
     reason: Code
     # The survivor list that nodes were asked to consent to, in order of name: their
-    # sum may be known to the coordinator. Empty if it came to none.
+    # sum may be known to the coordinator. Empty if it came to none, or is not known.
     survivors: Names
+
+    @property
+    def is_unknown(self) -> bool:
+        """True if a list may have been asked for that died with a coordinator."""
+        return self.reason == COORDINATOR_LOST and not self.survivors

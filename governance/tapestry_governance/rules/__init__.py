@@ -40,8 +40,8 @@ are those of ``governance/EVENTS.md``, by its numbers:
 8. Closing (``round_rules``): round-not-open, participants-differ, sum-too-small,
    commitment-unknown, base-before-differs, rejected-round-moved-base.
 
-   Abort and dispute: round-not-open, commitment-unknown; dispute-without-round,
-   dispute-duplicated.
+   Abort and dispute: round-not-open, coordinator-not-replaced, commitment-unknown;
+   dispute-without-round, dispute-duplicated.
 
 9. Release (``model_rules``): release-without-round, release-of-old-round,
    release-model-differs, release-duplicated, release-predecessor-differs,

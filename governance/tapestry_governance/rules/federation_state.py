@@ -157,6 +157,7 @@ class OpenRound:
     manifest: RoundManifest
     context: str  # of the manifest, in hex
     terms: AccountingTerms
+    log: str  # the log key in force when it was opened
     commitments: PersistentMap[str, int] = _EMPTY  # node -> log index
     refused: frozenset[str] = frozenset()
 
@@ -214,7 +215,7 @@ class FederationState:
     rounds: PersistentMap[RoundKey, RoundRecord] = _EMPTY
     closed: PersistentList[ClosedRound] = _NONE
     closed_by_number: PersistentMap[int, PersistentList[ClosedRound]] = _EMPTY
-    aborted: PersistentList[ClosedRound] = _NONE  # only those that name survivors
+    aborted: PersistentList[ClosedRound] = _NONE  # with survivors, or unknown ones
     uploads: PersistentMap[str, PersistentMap[str, int]] = _EMPTY
     accounted: PersistentMap[RoundKey, frozenset[str]] = _EMPTY
     refused: PersistentMap[RoundKey, frozenset[str]] = _EMPTY
@@ -410,8 +411,13 @@ class FederationState:
         ends = (c.index for c in found.newest_first() if c.run_id == release.run_id)
         return next(ends, None)
 
+    @property
+    def has_other_lead(self) -> bool:
+        """True if a round is open that was opened under another log key."""
+        return self.open_round is not None and self.open_round.log != self.lead.log
+
     def aborted_round(self, key: RoundKey) -> ClosedRound | None:
-        """Return an attempt that was aborted and names survivors, or None."""
+        """Return an attempt that was aborted after a list may have been asked for."""
         found = (each for each in self.aborted.newest_first() if each.key == key)
         return next(found, None)
 

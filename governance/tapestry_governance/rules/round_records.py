@@ -103,7 +103,7 @@ class RoundRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClosedRound:
-    """A round that was closed, or aborted after its survivors were named."""
+    """A round that was closed, or aborted when its sum may have been known."""
 
     run_id: str
     round_number: int

@@ -50,7 +50,11 @@ def round_opened(
     return dataclasses.replace(
         state,
         open_round=OpenRound(
-            index=index, manifest=manifest, context=manifest.context.hex(), terms=terms
+            index=index,
+            manifest=manifest,
+            context=manifest.context.hex(),
+            terms=terms,
+            log=state.lead.log,
         ),
         last=key,
         newest=manifest,
@@ -167,12 +171,15 @@ def round_aborted(
 ) -> FederationState:
     """End an attempt without a sum."""
     current = _open(state, body)
+    if body.reason == round_events.COORDINATOR_LOST and not state.has_other_lead:
+        message = f"the coordinator that opened round {current.key} still leads the log"
+        raise RuleError(message, code="coordinator-not-replaced")
     for name in body.survivors:
         if name not in current.commitments:
             message = f"{name} is a survivor and committed to no upload"
             raise RuleError(message, code="commitment-unknown")
     aborted = state.aborted
-    if body.survivors:
+    if body.survivors or body.is_unknown:
         aborted = aborted.append(_ended(body, opened=current.index, index=index))
     return dataclasses.replace(state, open_round=None, aborted=aborted)
 

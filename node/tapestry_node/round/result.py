@@ -312,7 +312,8 @@ class ResultApplier:
         """Refuse to cosign that a round ended without the survivors consented to here.
 
         Only rounds without noise have marks. Their sum may be known to the coordinator
-        once this node has consented, whatever came of it.
+        once this node has consented, whatever came of it. Of one that was lost, and
+        replaced by vote, the survivors may be unknown: the mark of here counts on.
 
         Raises:
             VerificationError: An attempt was aborted whose end does not name them.
@@ -332,7 +333,10 @@ class ResultApplier:
         ended = self.mirror.state.aborted_round(key)
         said: tuple[str, ...] = ()
         if ended is not None:
-            said = self.mirror.body(ended.index, RoundAborted).survivors
+            body = self.mirror.body(ended.index, RoundAborted)
+            if body.is_unknown:
+                return
+            said = body.survivors
         if said != mark.survivors:
             raise VerificationError(
                 f"the log ends attempt {mark.attempt} of round {mark.round_number} of"

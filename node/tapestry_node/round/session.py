@@ -407,7 +407,7 @@ class Session:
             context.store.take_consent(
                 ConsentMark.of(self.manifest, names, names=_names_of(self._replica)),
                 session=session,
-                logged=_logged_consents(context.mirror, context.name),
+                logged=_logged_consents(context.mirror, context.name, context.store),
                 named=context.varying_survivors,
             )
 
@@ -434,8 +434,16 @@ def _saved(request: str, reply: Message) -> SavedReply:
     )
 
 
-def _logged_consents(mirror: LogMirror, name: str) -> Iterator[ConsentMark]:
-    """List the survivor sets with a node whose sums may be known, by the log."""
+def _logged_consents(
+    mirror: LogMirror, name: str, store: NodeState
+) -> Iterator[ConsentMark]:
+    """List the survivor sets with a node whose sums may be known, by the log.
+
+    Edge cases:
+        A set that died with a coordinator is that of the node's own mark. Without one
+        there was none, unless the node has ever forgotten what it did: then it may be
+        any, and has no names here.
+    """
     ends = [
         (mirror.body(ended.opened, RoundOpened).manifest, ended.index)
         for ended in mirror.state.closed.newest_first()
@@ -446,13 +454,24 @@ def _logged_consents(mirror: LogMirror, name: str) -> Iterator[ConsentMark]:
         names[body.base_after].add(body.release_digest)
         names[body.release_digest].add(body.base_after)
     found = [(manifest, body.included) for manifest, body in closed]
+    reading = store.reading()
+    is_forgetful = reading.has_forgotten
+    marked = {mark.key for mark in reading.consents}
     for ended in mirror.state.aborted.newest_first():
         manifest = mirror.body(ended.opened, RoundOpened).manifest
-        found.append((manifest, mirror.body(ended.index, RoundAborted).survivors))
+        end = mirror.body(ended.index, RoundAborted)
+        if not end.is_unknown:
+            found.append((manifest, end.survivors))
+        elif is_forgetful and ended.key not in marked and _takes_part(name, manifest):
+            found.append((manifest, ()))
     for manifest, survivors in found:
-        if manifest.privacy.noise == "none" and name in survivors:
+        if manifest.privacy.noise == "none" and (name in survivors or not survivors):
             base = manifest.model_digest
             yield ConsentMark.of(manifest, survivors, names=names.get(base, ()))
+
+
+def _takes_part(name: str, manifest: RoundManifest) -> bool:
+    return any(each.name == name for each in manifest.participants)
 
 
 def _names_of(replica: Replica) -> tuple[str, ...]:

@@ -101,7 +101,7 @@ class UploadMark(_Mark):
 class ConsentMark(_Mark):
     """A set of survivors whose sum a node helped to open, or was about to."""
 
-    survivors: tuple[str, ...]
+    survivors: tuple[str, ...]  # empty: it may have, and does not know whose
 
     @classmethod
     def of(
@@ -170,16 +170,26 @@ def check_consent(
             continue
         name = _exception(mark, each, mark.survivors)
         if name not in named:
-            shown = sorted({*mark.survivors} ^ {*each.survivors})
             where = "on this base" if _have_one_base(mark, each) else "in this run"
             raise Refused(
                 Reason.LOCAL_POLICY,
                 f"round {mark.round_number} of {mark.run!r} has no noise, and this node"
-                f" helped to open the sum of {', '.join(each.survivors)} {where}:"
-                f" the difference would show {', '.join(shown)} alone; wait for the"
-                f' same nodes, or add "{name}" to policy.varying_survivors',
+                f' {_told(mark, each, where)} add "{name}" to policy.varying_survivors',
                 code="survivors-vary",
             )
+
+
+def _told(mark: ConsentMark, known: ConsentMark, where: str) -> str:
+    if not known.survivors:
+        return (
+            f"may have helped to open another sum {where}, and has forgotten whose: the"
+            " difference could show one node alone;"
+        )
+    shown = ", ".join(sorted({*mark.survivors} ^ {*known.survivors}))
+    return (
+        f"helped to open the sum of {', '.join(known.survivors)} {where}: the"
+        f" difference would show {shown} alone; wait for the same nodes, or"
+    )
 
 
 def _have_one_base(one: _Mark, other: _Mark) -> bool:

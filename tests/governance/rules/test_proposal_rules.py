@@ -36,7 +36,7 @@ ABORT = RoundAborted(
     round_number=1,
     attempt=1,
     stage=None,
-    reason="coordinator_lost",
+    reason="coordinator_restarted",
     survivors=(),
 )
 

@@ -7,6 +7,7 @@ from tapestry.protocol.messages import Reason
 from tapestry.protocol.stages import RoundStage
 from tapestry_governance.events.member_events import PauseProposal
 from tapestry_governance.events.round_events import (
+    COORDINATOR_LOST,
     ContributionRefused,
     Dropped,
     RoundAborted,
@@ -15,7 +16,7 @@ from tapestry_governance.events.round_events import (
 )
 from tapestry_governance.rules.replay import apply
 from tests.support.log_world import NAMES, World, changed, fake_digest, renamed
-from tests.support.proposals import withdrawal
+from tests.support.proposals import new_coordinator, new_key, withdrawal
 from tests.support.refusals import refused
 
 
@@ -342,6 +343,26 @@ def test_the_survivors_of_an_aborted_round_have_committed(world: World) -> None:
     with pytest.raises(ValueError, match="in order"):
         changed(abort(1), survivors=("fr", "de"))
     world.add(changed(abort(1), survivors=("fr",)))
+
+
+def test_a_coordinator_is_called_lost_by_another_that_members_named(
+    world: World,
+) -> None:
+    """So none that is there hides by that whose sum it knows."""
+    lost = changed(abort(1), reason=COORDINATOR_LOST)
+    world.add(RoundOpened(manifest=world.manifest()))
+    lead = world.folded.lead
+    with refused(RuleError, "coordinator-not-replaced"):
+        world.add(lost)
+    same = {"name": "coordinator", "key": lead.coordinator.key, "log": lead.log}
+    world.decide(new_coordinator(world, **same))  # it moves
+    with refused(RuleError, "coordinator-not-replaced"):
+        world.add(lost)
+    world.decide(new_coordinator(world))
+    world.append(world.entry(lost, "rivers", signers=[new_key("rivers")]))
+    state = world.folded
+    assert state.open_round is None
+    assert state.aborted_round(("run", 1, 1)) is not None
 
 
 def abort(attempt: int) -> RoundAborted:

@@ -82,6 +82,14 @@ def test_another_set_of_a_base_or_a_run_is_refused(later: dict[str, Any]) -> Non
         check_consent(without, [CONSENT], named=())
 
 
+def test_beside_a_set_that_was_forgotten_any_other_is_refused() -> None:
+    forgotten, later = replace(CONSENT, survivors=()), replace(CONSENT, run="run-2")
+    with refused(Refused, "survivors-vary", match="on this base, and has forgotten"):
+        check_consent(later, [forgotten], named=())
+    check_consent(later, [forgotten], named=[later.exception(NAMES)])
+    check_consent(replace(later, base=OTHER), [forgotten], named=())
+
+
 @pytest.mark.parametrize(
     ("base", "names"),
     [
