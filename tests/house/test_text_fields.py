@@ -87,6 +87,7 @@ TEXT = {
     "peft_version": "not read",
     "rank_pattern": "always empty",
     "reason": "printed",
+    "withdrawn_warns": "compared with reasons, and printed",
     "root_certificates": "the operator's own path",
     "scores": "labels of metrics, printed",
     "sig": "decoded",

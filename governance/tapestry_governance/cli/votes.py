@@ -113,9 +113,10 @@ def list_command(
         return
     for row in rows:
         votes = ", ".join(f"{name} {vote}" for name, vote in row.votes.items())
+        at = "" if row.decided is None else f"; decided by entry {row.decided}"
         console.say(
             f"{row.index:>6}  {row.what:<24} {row.standing:<11}"
-            f" {row.yes} of {row.needed} yes; {votes or 'no vote'}"
+            f" {row.yes} of {row.needed} yes; {votes or 'no vote'}{at}"
         )
     if not rows:
         console.say("nothing was proposed, and no release published")
