@@ -32,7 +32,7 @@ _HEAD = "SELECT time FROM egress WHERE kind = ? ORDER BY number DESC LIMIT 1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxReport:
-    """What the outbox holds and the log lacks, as far as this folder knows."""
+    """The entries of an outbox that the log lacks, as far as this folder knows."""
 
     kinds: Mapping[str, int] = field(default_factory=dict)  # type -> number
     others: int = 0  # of them, of other members

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from tapestry.artifacts.card_standing import standing_section
+from tapestry.artifacts.card_section import standing_section
 from tapestry.artifacts.manifest import Manifest
 from tapestry.artifacts.model_identity import ModelContent
 from tapestry.artifacts.model_writer import describe_model, write_model

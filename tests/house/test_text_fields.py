@@ -55,6 +55,7 @@ TEXT = {
         f"Told{field}": "printed: a node's own words to its operator"
         for field in (
             *(".superlink", ".words", ".code", "Work.run", "Work.stage", "Log.left"),
+            *("Log.release", "Rotation.purpose"),
             *("Refusal.kind", "Refusal.words", "Refusal.code"),
         )
     },

@@ -64,7 +64,12 @@ class _ProposeOptions(TypedDict):
     help="For policy FILE.toml, for admit REQUEST, for remove NAME, for root NAME and"
     " KEY.pub, for coordinator INVITATION, for withdraw NAME.",
 )
-@click.option("--reason", metavar="CODE", help="With withdraw: a word, such as unsafe.")
+@click.option(
+    "--reason",
+    metavar="CODE",
+    help="With withdraw: a word, such as unsafe. What is compromised or unlawful_data"
+    " is refused under every policy.",
+)
 @node_option
 @bundle_option
 @trust_file

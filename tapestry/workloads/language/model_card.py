@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from tapestry.artifacts.card_standing import standing_section
+from tapestry.artifacts.card_section import standing_section
 from tapestry.privacy import accounting
 from tapestry.workloads.adapter_format import AdapterPromise, BaseName
 from tapestry.workloads.language.peft_folder import base_path

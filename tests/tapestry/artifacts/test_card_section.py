@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from tapestry.artifacts.card_standing import standing_section
+from tapestry.artifacts.card_section import standing_section
 from tests.support.adapter_folders import make_demo
 from tests.support.commands import tapestry
 
