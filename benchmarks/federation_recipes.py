@@ -117,6 +117,7 @@ class Recipe:
             voting=USUAL_VOTING,
             witnesses=(),
             outside_quorum=0,
+            withdrawn_warns=(),
         )
         return Founding(
             coordinator=CoordinatorSettings(

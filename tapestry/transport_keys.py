@@ -77,8 +77,12 @@ def transport_digest(public: str) -> str:
     Raises:
         VerificationError: The text is no public key of this kind.
     """
-    _parse(public)
-    return hashlib.sha256(base64.b64decode(public.split(" ")[1])).hexdigest()
+    return key_digest(_parse(public))
+
+
+def key_digest(key: ec.EllipticCurvePublicKey) -> str:
+    """Return the same digest of a key that was read."""
+    return hashlib.sha256(base64.b64decode(_text(key).split(" ")[1])).hexdigest()
 
 
 def prove_transport(key: ec.EllipticCurvePrivateKey, statement: bytes) -> str:

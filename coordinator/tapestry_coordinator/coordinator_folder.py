@@ -153,6 +153,7 @@ def draft_policy(base: GivenBase) -> Policy:
         voting=USUAL_VOTING,
         witnesses=(),
         outside_quorum=0,
+        withdrawn_warns=(),
     )
 
 
@@ -330,7 +331,7 @@ def enroll(folder: Path, request: Path) -> str:
             code="member-unknown",
         )
     logged = state.other_keys.get((name, "transport"))
-    if logged not in {None, asked.request.transport}:
+    if logged != asked.request.transport:
         raise RuleError(
             f"the log has transport key {logged} of {name!r} in force, {request} has"
             f" {asked.request.transport}; ask for the request that tapestry node rotate"

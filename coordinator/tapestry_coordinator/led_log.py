@@ -8,6 +8,7 @@ from tapestry.errors import ConfigError, IncompleteError
 from tapestry.keys import SigningKey
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
+from tapestry_coordinator.barred_keys import ENROLLED, bar
 from tapestry_coordinator.grid import Grid, ValidatingGrid
 from tapestry_coordinator.inbox import Inbox
 from tapestry_coordinator.log_publisher import LogPublisher
@@ -87,6 +88,8 @@ def open_led_log(
             " takes the proposal and the votes",
             code="coordinator-not-named",
         )
+    publisher.notice = lambda state: bar(directory / ENROLLED, state.stolen_transports)
+    publisher.notice(publisher.state)
     return LedLog(trust=trust, members=members, publisher=publisher)
 
 

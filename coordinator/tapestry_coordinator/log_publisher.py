@@ -7,7 +7,7 @@ that would break the log is refused here.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,6 +69,7 @@ class LogPublisher:
 
     ``logged`` is the federation as of the last entry of ``log``; ``state`` is the same
     with what the newest checkpoint shows to be decided, as the next entry finds it.
+    ``notice`` is told that after each checkpoint.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class LogPublisher:
         )
         for size in self._turned():
             log.publish_turn(size)  # what a crash left out
+        self.notice: Callable[[FederationState], None] = lambda _: None
 
     @property
     def in_force(self) -> TrustPolicy:
@@ -287,6 +289,7 @@ class LogPublisher:
         heads = {**self._heads, **self._fresh_heads}
         self._heads = {name: heads[name] for name in heads if name in known}
         self.log.publish_heads(self._heads)
+        self.notice(self.state)
         return note
 
     def _collect(self, nodes: Sequence[str]) -> list[tuple[str, bytes]]:

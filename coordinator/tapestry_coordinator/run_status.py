@@ -40,6 +40,7 @@ from tapestry_governance.log.turns import Turns
 from tapestry_governance.log.writer import Log
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.vote_rules import votes_for, votes_needed
+from tapestry_governance.vote_count import newest_counts
 
 _TAIL = 1 << 16  # bytes of the progress file that are looked at
 _ASKED = {"end": "asked to end", "again": "asked to try again"}
@@ -138,6 +139,7 @@ class CoordinatorStatus:
     cosigned: int  # entries under the newest published checkpoint
     cosigners: tuple[str, ...]  # of it, members
     outside: tuple[str, ...]  # of it, witnesses that are no members
+    releases: tuple[str, ...]  # the newest, and how members stand to each
     votes: tuple[str, ...]  # that are open
     overdue: tuple[str, ...]  # by the published heads of members' outboxes
     cosigned_at: str  # by the latest of their clocks, UTC; empty: never
@@ -171,6 +173,7 @@ class CoordinatorStatus:
             if self.outside:
                 by += f" and by {', '.join(self.outside)}"
             yield f"{self.cosigned} are cosigned by {by} at {self.cosigned_at}"
+        yield from (f"release {each}" for each in self.releases)
         yield from (f"vote on {each}" for each in self.votes)
         yield from (f"OVERDUE: {each}" for each in self.overdue)
         if self.certificate_days is not None and self.certificate_days <= _SOON:
@@ -199,6 +202,9 @@ def read_status(directory: Path) -> CoordinatorStatus:
     return CoordinatorStatus(
         serving=seen is not None,
         members=tuple(_members(state, events, seen or {})),
+        releases=tuple(
+            f"{each.release}: {each}" for each in newest_counts(state, size=state.size)
+        ),
         votes=tuple(_votes(state)),
         overdue=_overdue(directory, heads, state),
         entries=len(events),

@@ -137,6 +137,7 @@ def founding(
             voting=USUAL_VOTING,
             witnesses=(),
             outside_quorum=0,
+            withdrawn_warns=(),
         ),
         institutions=[
             _institution(scale, member, base_digest=base.model) for member in members

@@ -98,7 +98,8 @@ def app(
 ) -> None:
     """Compare the answers of a base and its adapters to the same prompt.
 
-    Status 5 says that members withdrew the base or an adapter; then nothing is run.
+    Status 5 says that members withdrew the base or an adapter, and that their policy
+    does not only warn of it; then nothing is run.
     """
     if prompt is not None:
         prompt = console.check_text(prompt, what="the prompt")
@@ -141,27 +142,31 @@ def _check_votes(
     manifests: Sequence[str],
     withdrawn: bool,
 ) -> None:
-    """Refuse what members withdrew, and tell of what they have not approved.
+    """Refuse what members withdrew, as the policy says, and tell how they voted.
 
     Raises:
-        WithdrawnError: Members withdrew the base or an adapter, and ``withdrawn``
-            does not allow it.
+        WithdrawnError: Members withdrew the base or an adapter, the policy does not
+            only warn of that, and ``withdrawn`` does not allow it.
     """
-    from tapestry_governance.vote_count import unknown_files, withdrawn_files
+    from tapestry_governance.vote_count import (
+        count_votes,
+        unknown_files,
+        withdrawn_files,
+    )
 
     if log is None:
         console.note("note: without --bundle or --node, no withdrawal is noticed")
         return
     state = log.state
-    said = withdrawn_files(state, model=model, manifests=manifests)
-    if said and not withdrawn:
-        message = f"{'; '.join(said)}; --withdrawn runs it all the same"
+    found = withdrawn_files(state, model=model, manifests=manifests)
+    if any(each.refused for each in found) and not withdrawn:
+        said = "; ".join(map(str, found))
+        message = f"{said}; --withdrawn runs it all the same"
         raise WithdrawnError(message, code="model-withdrawn")
     names = [n for n in state.releases if state.releases[n].model_digest == model]
-    said += unknown_files(state, model=model, manifests=manifests)
-    if names and all(state.standing_of(name) == "candidate" for name in names):
-        said.append(f"{names[-1]} is a candidate, members have not approved it")
-    for each in said:
+    counts = (count_votes(state, name, size=state.size) for name in names)
+    notes = [*map(str, found), *unknown_files(state, model=model, manifests=manifests)]
+    for each in (*notes, *(f"{count.release}: {count}" for count in counts)):
         console.note(f"note: {each}")
 
 

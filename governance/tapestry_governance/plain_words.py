@@ -23,6 +23,8 @@ def policy_rows(policy: Policy) -> dict[str, str]:
         match value:
             case dict():
                 rows |= {f"{term}.{name}": str(part) for name, part in value.items()}
+            case list() if term == "withdrawn_warns":
+                rows[term] = _withdrawn(value)
             case list():
                 rows[term] = ", ".join(map(_item, value)) or "none"
             case _:
@@ -52,10 +54,10 @@ def proposal_lines(proposal: Proposal, policy: Policy) -> Iterator[str]:
             yield f"  log          {proposal.log}"
             yield f"  certificate  {proposal.authority}"
         case _:
-            yield _line(proposal)
+            yield _line(proposal, policy)
 
 
-def _line(proposal: Proposal) -> str:
+def _line(proposal: Proposal, policy: Policy) -> str:
     line = f"{proposal.kind}: this version does not know what that changes"
     match proposal:
         case Removal(member=name):
@@ -67,7 +69,7 @@ def _line(proposal: Proposal) -> str:
         case PauseProposal():
             line = "resume: rounds may be opened again"
         case Withdrawal(name=name, subject=subject, reason=reason):
-            line = f"withdraw {name}, {subject}: {reason}"
+            line = f"withdraw {name}, {subject}: {reason}; {policy.said_of(reason)}"
     return line
 
 
@@ -77,6 +79,13 @@ def request_lines(request: MembershipRequest) -> Iterator[str]:
     yield f"{'records':<10} {request.records} or more, {languages}"
     for purpose in ("root", "node", "witness", "community", "transport"):
         yield f"{purpose:<10} {getattr(request, purpose)}"
+
+
+def _withdrawn(reasons: list[str]) -> str:
+    """Say what becomes of what members withdraw."""
+    if not reasons:
+        return "refused, whatever the reason"
+    return f"used with a warning if {' or '.join(reasons)}, else refused"
 
 
 def _item(value: object) -> str:

@@ -147,20 +147,14 @@ class Rotation:
     @property
     def _has_to_say_more(self) -> bool:
         """True if the rotation in force did not call the former key compromised."""
-        former = self.state.former_keys.get((self.name, self.purpose))
-        return (
-            self.reason == "compromised"
-            and former is not None
-            and not former[-1].compromised
+        return self.reason == "compromised" and self.state.may_be_stolen(
+            self.name, self.purpose
         )
 
     @property
     def in_force(self) -> str | None:
         """The institution's key for this purpose by the log; None if it says none."""
-        if self.purpose == "transport":
-            key: str | None = self.state.other_keys.get((self.name, "transport"))
-            return key
-        return str(getattr(self.state.members[self.name], self.purpose))
+        return self.state.present_key(self.name, self.purpose)
 
     def _is_this(self, body: object, key: str | None) -> bool:
         return (

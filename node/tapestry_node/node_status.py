@@ -1,8 +1,9 @@
 """The status of a node for its operator, whether or not its process runs.
 
 It is put together from ``status.json``, which the process leaves behind, and from what
-the folder says by itself: the lock, the pause, the hours, the disk. No database is
-opened and nothing is dialled, so a probe may ask for it every few seconds.
+the folder says by itself: the lock, the pause, the hours, the disk, the outbox and the
+keys that wait. Nothing is replayed or dialled, so a probe may ask for it every few
+seconds.
 """
 
 import os
@@ -14,7 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tapestry.errors import TapestryError
+from tapestry_governance.key_turn import NEXT, PURPOSES
 from tapestry_node.availability import GIB, paused_since
+from tapestry_node.outbox_report import OutboxReport, try_outbox
 from tapestry_node.settings import NodeSettings
 from tapestry_node.status_file import Told, is_served, read_told
 
@@ -44,6 +48,8 @@ class NodeStatus:
     paused: str | None  # since when
     exit_file: Path | None
     disk_free: int  # bytes
+    outbox: OutboxReport | TapestryError  # or why it cannot be read
+    new_keys: tuple[str, ...]  # purposes of those that lie beside the present ones
     now: datetime
 
     @property
@@ -90,6 +96,19 @@ class NodeStatus:
         ends = self.told.certificate_ends
         return None if ends is None else (datetime.fromisoformat(ends) - self.now).days
 
+    @cached_property
+    def rotations(self) -> dict[str, str]:
+        """The rotations that are under way: purpose, and how far each is, in words."""
+        log, posted = self.told.log, self.outbox
+        ask = "its key is made; tapestry node rotate says how far it is"
+        found = dict.fromkeys(self.new_keys, ask)
+        for each in () if log is None else log.rotations:
+            found[each.purpose] = f"entry {each.entry} of the log, not in force yet"
+        if isinstance(posted, OutboxReport):
+            for purpose, reason in posted.rotations.items():
+                found[purpose] = f"in the outbox, {reason}"
+        return dict(sorted(found.items()))
+
     def news(self) -> dict[str, object]:
         """Return what makes each line worth telling again, by its label."""
         return {line.label: line.news or line.text for line in self.lines()}
@@ -111,6 +130,11 @@ class NodeStatus:
         yield StatusLine("hours", self._hours())
         yield StatusLine("budget", self._budget())
         yield self._log()
+        if told.log is not None and told.log.release is not None:
+            yield StatusLine("release", told.log.release)
+        yield self._waiting()
+        for purpose, said in self.rotations.items():
+            yield StatusLine("new key", f"{purpose}: {said}")
         yield self._disk()
         days = self.certificate_days
         known = (
@@ -137,7 +161,27 @@ class NodeStatus:
             "certificate_days": self.certificate_days,
             "disk_free": self.disk_free,
             "disk_least": self.settings.limits.disk_free_gib * GIB,
+            "outbox": self._outbox_json(),
+            "rotations": self.rotations,
         }
+
+    def _outbox_json(self) -> dict[str, Any]:
+        found = self.outbox
+        if isinstance(found, TapestryError):
+            return {"count": None, "code": found.code}
+        return {
+            "count": found.count,
+            "code": None,
+            "others": found.others,
+            "kinds": dict(found.kinds),
+            "oldest_age": self._age(found.oldest),
+            "head_age": self._age(found.head),
+        }
+
+    def _age(self, moment: datetime | None) -> int | None:
+        if moment is None:
+            return None
+        return max(int((self.now - moment).total_seconds()), 0)
 
     def _connection(self) -> str:
         told, since = self.told, _local(self.told.since)
@@ -190,6 +234,21 @@ class NodeStatus:
         news = (log.entries, is_old)
         return StatusLine("log", f"{log.entries} entries, {said}{more}", news)
 
+    def _waiting(self) -> StatusLine:
+        """Say what waits for the log, and when the last head of the outbox was sent."""
+        found = self.outbox
+        if isinstance(found, TapestryError):
+            said = f"it cannot be read: {found} [{found.code}]"
+            return StatusLine("outbox", said)
+        age, oldest = self._age(found.head), self._age(found.oldest)
+        head = "no head was sent yet" if age is None else f"last head {_span(age)} ago"
+        if oldest is None:
+            return StatusLine("outbox", f"empty; {head}", "empty")
+        kinds = ", ".join(f"{n} {kind}" for kind, n in found.kinds.items())
+        theirs = f", {found.others} of other members" if found.others else ""
+        said = f"{kinds} wait for the log, up to {_span(oldest)}{theirs}; {head}"
+        return StatusLine("outbox", said, tuple(found.kinds.items()))
+
     def _disk(self) -> StatusLine:
         least, free = self.settings.limits.disk_free_gib, self.disk_free / GIB
         is_low = free < least
@@ -208,7 +267,7 @@ def read_node_status(folder: Path, *, now: datetime) -> NodeStatus:
         OSError: The folder cannot be read.
     """
     settings = NodeSettings.read(folder / "node.toml")
-    exit_file = folder / f"{settings.name}.left"
+    exit_file, keys = folder / f"{settings.name}.left", folder / "keys"
     return NodeStatus(
         settings=settings,
         served=is_served(folder),
@@ -216,6 +275,8 @@ def read_node_status(folder: Path, *, now: datetime) -> NodeStatus:
         paused=paused_since(folder),
         exit_file=exit_file if os.path.lexists(exit_file) else None,
         disk_free=shutil.disk_usage(folder).free,
+        outbox=try_outbox(folder, name=settings.name),
+        new_keys=tuple(each for each in PURPOSES if (keys / f"{each}{NEXT}").exists()),
         now=now,
     )
 

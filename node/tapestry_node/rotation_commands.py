@@ -38,7 +38,8 @@ class _RotateOptions(TypedDict):
 @click.option(
     "--compromised",
     is_flag=True,
-    help="Others may know the key: the log takes nothing more by it, also in a round.",
+    help="Others may know the key: the log takes nothing more by it, also in a round,"
+    " and no node connects by it.",
 )
 @click.option(
     "--root-key",

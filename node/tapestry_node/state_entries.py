@@ -25,6 +25,7 @@ from tapestry.inputs.plain_file import read_plain
 from tapestry.storage import durable_files
 from tapestry.storage.sqlite_database import Database
 from tapestry_node.budget.ledger_entries import Charge, ChargeRecord, Key
+from tapestry_node.outbox_report import follow_outbox
 from tapestry_node.round.session_marks import SessionMark, has_uploaded
 from tapestry_node.round.survivor_marks import ConsentMark, UploadMark
 
@@ -93,7 +94,7 @@ class StateReplay:
         self.rebuilt: dict[_RoundKey, str] = {}  # manifests of releases
         self.spots: dict[_RoundKey, dict[int, str]] = {}  # chunk -> how it stands
         self.gates: set[_RoundKey] = set()  # disputed
-        self.outbox: list[bytes] = []
+        self.outbox: dict[bytes, datetime] = {}  # since when it waits
         self.submitted: dict[bytes, int] = {}  # leaf hash -> size of the log then
         self.accounted: dict[Key, bytes] = {}  # signed accounts, in order
         self.last_account = 0  # the highest number of one
@@ -332,11 +333,9 @@ class StateReplay:
                 self.accounted[key] = bytes.fromhex(entry["entry"])
                 number = entry.get("at", self.last_account + 1)
                 self.last_account = max(self.last_account, number)
-                self.outbox.append(self.accounted[key])
-            case "post":
-                self.outbox.append(bytes.fromhex(entry["entry"]))
-            case "clear":
-                self.outbox.remove(bytes.fromhex(entry["entry"]))
+                follow_outbox(self.outbox, entry, self._last)
+            case "post" | "clear":
+                follow_outbox(self.outbox, entry, self._last)
             case "submitted":
                 rows = entry["rows"].items()
                 self.submitted = {bytes.fromhex(leaf): int(n) for leaf, n in rows}

@@ -29,6 +29,7 @@ from tapestry.storage.file_lock import is_locked, lock_file
 from tapestry_node.refusal import Objection
 
 if TYPE_CHECKING:
+    from tapestry_governance.rules.federation_state import FederationState
     from tapestry_node.flower import Handler
     from tapestry_node.node import Node
 
@@ -83,6 +84,13 @@ class ToldBudget(Strict):
     rounds_left: int | None  # like the last one; None before the first
 
 
+class ToldRotation(Strict):
+    """A new key of the member that the log has, and not in force."""
+
+    purpose: Text
+    entry: int
+
+
 class ToldLog(Strict):
     """The mirror of the log, and the checkpoint that was accepted last."""
 
@@ -90,6 +98,8 @@ class ToldLog(Strict):
     cosigned: int | None  # POSIX seconds, by honest witnesses
     max_age: int  # seconds, by node.toml and the federation's policy
     left: Text | None  # that the member leaves, in words
+    rotations: tuple[ToldRotation, ...] = ()  # to new keys that are not in force
+    release: Text | None = None  # the newest, and how members stand to it
 
 
 class Told(Strict):
@@ -299,9 +309,36 @@ def _log(node: "Node") -> ToldLog:
     if mirror.size:
         ages.append(mirror.state.policy.max_checkpoint_age)
     left = node.leaves
+    state = _decided(node) if mirror.size else None
     return ToldLog(
         entries=mirror.size,
         cosigned=mirror.accepted_at,
         max_age=min(ages),
         left=None if left is None else left.detail[:_LONGEST_TEXT],
+        rotations=() if state is None else tuple(_rotations(node, state)),
+        release=None if state is None else _release(state),
     )
+
+
+def _decided(node: "Node") -> "FederationState":
+    """Return the federation, as the accepted checkpoint shows it to be decided."""
+    from tapestry_governance.rules.settlement import settle
+
+    seen = node.mirror.seen
+    return settle(node.mirror.state, seen=0 if seen is None else seen.size)
+
+
+def _rotations(node: "Node", state: "FederationState") -> Iterator[ToldRotation]:
+    for each in state.waiting:
+        name, body = state.rotations.get(each.subject, ("", None))
+        if body is not None and name == node.name:
+            yield ToldRotation(purpose=body.purpose, entry=each.subject)
+
+
+def _release(state: "FederationState") -> str | None:
+    """Return how members stand to the newest release."""
+    from tapestry_governance.vote_count import newest_counts
+
+    found = newest_counts(state, size=0, most=1)
+    said = (f"{each.release}: {each}"[:_LONGEST_TEXT] for each in found)
+    return next(said, None)

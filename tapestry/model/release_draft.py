@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from tapestry.artifacts.card_section import standing_section
 from tapestry.artifacts.manifest import Manifest
 from tapestry.artifacts.model_identity import ModelContent
 from tapestry.artifacts.model_writer import describe_model, write_model
@@ -85,11 +86,8 @@ coordinator saw masked sums only. Every step is in the federation's log.
 
 Changed from the given base; {terms}. Its notices, if it has any, lie beside this card.
 
-It is a candidate until the institutions have approved it by their votes, which are in
-the log. Check this folder with `tapestry release verify DIR`: its files, parameters
-and votes, and that the log has them. Name the trust policy that you hold with
-`--trust`, and the audit bundle with `--bundle` where it does not lie beside
-`releases/`.
+{standing_section("release", self.name)} The command checks the
+files and parameters as well, and that the log has them.
 """
 
     def _facts(self) -> list[tuple[str, object]]:

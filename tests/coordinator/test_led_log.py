@@ -5,12 +5,14 @@ from contextlib import closing
 from pathlib import Path
 
 from tapestry.errors import ConfigError, IncompleteError, ResourceError
+from tapestry_coordinator.barred_keys import read_barred
 from tapestry_coordinator.led_log import open_led_log
 from tapestry_governance.log.writer import Log
 from tests.support.federation import NAMES
 from tests.support.federation_fixtures import Found
 from tests.support.proposals import new_key
 from tests.support.refusals import refused
+from tests.support.rotations import rotate
 
 
 def test_an_open_log_knows_the_members_and_lets_nobody_else_in(found: Found) -> None:
@@ -52,3 +54,19 @@ def test_a_log_that_names_another_key_is_not_led(found: Found, tmp_path: Path) -
     for _ in range(2):  # no lock is left
         with refused(IncompleteError, "coordinator-not-named", match="submit"):
             open_led_log(federation.coordinator, federation.wire, deadline=5)
+
+
+def test_a_stolen_transport_key_is_barred_while_the_log_is_open(found: Found) -> None:
+    federation = found()
+    federation.run()
+    federation.cosign()
+    rotate(federation, NAMES[0], "transport", "compromised")
+    enrolled = federation.coordinator / "enrolled"
+    with closing(
+        open_led_log(federation.coordinator, federation.wire, deadline=5)
+    ) as log:
+        assert read_barred(enrolled) == frozenset()
+        log.publisher.publish(log.members.nodes())
+        stolen = set(log.publisher.state.stolen_transports)
+        assert stolen
+        assert read_barred(enrolled) == stolen

@@ -55,7 +55,8 @@ def test_members_cosignatures_and_certificate_are_told(
     assert lines[0] == "serving"
     assert lines[1].startswith("fi          here since 20")
     by = f"cosigned by 4 of 4 members at {after.cosigned_at}"
-    assert lines[-2] == f"{after.entries} are {by}"
+    assert lines[-3] == f"{after.entries} are {by}"
+    assert lines[-2] == "release base-1: candidate; 0 yes, 3 are needed (no vote)"
     assert lines[-1].startswith("vote on base-1, entry ")
     assert lines[-1].endswith(": 0 of 3 yes")
     monkeypatch.setattr(run_status, "software_digest", lambda: "sha256:" + "0" * 64)

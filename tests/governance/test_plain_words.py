@@ -41,6 +41,21 @@ def test_a_change_of_policy_is_shown_term_by_term_old_and_new(world: World) -> N
     ]
 
 
+def test_what_becomes_of_a_withdrawal_is_said_in_words(world: World) -> None:
+    before = world.folded.policy
+    change = new_policy(world, withdrawn_warns=("old", "superseded"))
+    said = "\n".join(proposal_lines(change, before))
+    assert "withdrawn_warns" in said
+    was, _, now = said.splitlines()[-1].partition("  ->  ")
+    assert was.endswith(" refused, whatever the reason")
+    assert now == "used with a warning if old or superseded, else refused"
+    found = proposal(world, "withdraw")
+    (line,) = proposal_lines(found, before)
+    assert line.endswith(": harmful; the policy refuses it")
+    (line,) = proposal_lines(found, world.policy(withdrawn_warns=("harmful",)))
+    assert line.endswith(": harmful; the policy only warns")
+
+
 def test_no_two_policies_read_alike(world: World) -> None:
     """What only differs in what a table leaves out would be signed unseen."""
     before, base = world.folded.policy, given_base("given", parameters="others")

@@ -1,18 +1,21 @@
 """How members stand to a release."""
 
+import pytest
+
 from tapestry_governance.vote_count import (
+    adapter_standing,
     count_ballots,
     count_votes,
+    newest_counts,
     unknown_files,
-    withdrawals,
     withdrawn_files,
 )
 from tests.support.log_world import World, fake_digest
 from tests.support.proposals import proposal, withdrawal
 
 
-def grown() -> World:
-    world = World().found()
+def grown(**rules: object) -> World:
+    world = World(rules=rules).found()
     world.run_round(1)
     world.add(world.release(1))
     return world
@@ -30,8 +33,8 @@ def test_a_release_is_a_candidate_until_the_share_of_the_policy_says_yes() -> No
     world.vote(index, "es", vote="no")
     said = "candidate; 2 yes, 3 are needed (de yes, es no, fr yes)"
     assert counted(world) == said
-    world.vote(index, "id")
-    assert counted(world).startswith("approved; 3 yes")
+    at = world.vote(index, "id")
+    assert counted(world).startswith(f"approved by entry {at}; 3 yes")
     before = count_votes(world.folded, "base-1", size=len(world.entries) - 1)
     assert before.standing == "candidate"  # no checkpoint shows the vote yet
 
@@ -42,14 +45,79 @@ def test_what_members_withdraw_is_said_with_the_reason() -> None:
     world.add(world.adapter_account(), "fr", "node")
     world.add(world.adapter(1), "fr", "community")
     adapter = world.folded.adapters["fr-culture"]
-    size = len(world.entries)
-    assert withdrawals(world.folded, adapter, size=size) == []
+
+    def standing() -> str:
+        size = len(world.entries)
+        return str(adapter_standing(world.folded, adapter, size=size))
+
+    assert standing().startswith("base-1: approved by entry ")
     world.decide(withdrawal(world, "base-1"))
+    at = len(world.entries) - 1
+    assert counted(world).startswith(
+        f"withdrawn by entry {at}: harmful, the policy refuses it; 3 yes"
+    )
+    assert standing().startswith(f"base-1: withdrawn by entry {at}: harmful, ")
     world.decide(withdrawal(world, "fr-culture"))
-    assert counted(world).startswith("withdrawn: harmful; ")
-    assert withdrawals(world.folded, adapter, size=len(world.entries)) == [
-        "fr-culture is withdrawn: harmful",
-        "base-1 is withdrawn: harmful",
+    at = len(world.entries) - 1
+    said = f"fr-culture is withdrawn by entry {at}: harmful, the policy refuses it; "
+    assert standing().startswith(f"{said}base-1: withdrawn")
+
+
+@pytest.mark.parametrize("approved", [True, False])
+@pytest.mark.parametrize("warns", [(), ("harmful",), ("superseded",)])
+def test_what_may_be_used_is_approved_and_not_refused(
+    approved: bool, warns: tuple[str, ...]
+) -> None:
+    """A candidate that was withdrawn with a warning was never approved either."""
+    world = grown(withdrawn_warns=warns)
+    if approved:
+        world.approve("base-1")
+    world.add(world.adapter_account(), "fr", "node")
+    world.add(world.adapter(1), "fr", "community")
+    adapter = world.folded.adapters["fr-culture"]
+
+    def usable() -> tuple[bool, bool]:
+        size = len(world.entries)
+        return (
+            count_votes(world.folded, "base-1", size=size).may_be_used,
+            adapter_standing(world.folded, adapter, size=size).may_be_used,
+        )
+
+    is_warned = warns == ("harmful",)
+    assert usable() == (approved, approved)
+    world.decide(withdrawal(world, "fr-culture"))
+    assert usable() == (approved, approved and is_warned)
+    world.decide(withdrawal(world, "base-1"))
+    assert usable() == (approved and is_warned, approved and is_warned)
+    told = count_votes(world.folded, "base-1", size=len(world.entries)).to_json()
+    assert told["standing"] == "withdrawn"
+    assert told["reason"] == "harmful"
+    assert told["withdrawn"] == len(world.entries) - 1
+    assert (told["approved"] is not None) is approved
+
+
+def test_the_policy_in_force_says_what_becomes_of_a_withdrawal() -> None:
+    world = grown()
+    world.approve("base-1")
+    world.decide(withdrawal(world, "base-1"))
+    model = world.folded.releases["base-1"].model_digest
+    (found,) = withdrawn_files(world.settled, model=model, manifests=[])
+    assert found.refused
+    world.change_policy(withdrawn_warns=("harmful",))
+    (found,) = withdrawn_files(world.settled, model=model, manifests=[])
+    assert not found.refused
+    assert str(found).endswith(": harmful, the policy only warns")
+
+
+def test_the_newest_releases_come_first() -> None:
+    world = grown()
+    world.run_round(2)
+    world.add(world.release(2))
+    size = len(world.entries)
+    found = newest_counts(world.folded, size=size)
+    assert [each.release for each in found] == ["base-2", "base-1"]
+    assert [e.release for e in newest_counts(world.folded, size=size, most=1)] == [
+        "base-2"
     ]
 
 
@@ -61,6 +129,10 @@ def test_ballots_name_what_they_are_about() -> None:
     assert (release.what, release.standing) == ("base-1", "candidate")
     assert (release.yes, release.needed) == (0, 3)
     assert release.missing == ("de", "es", "fr", "id")
+    assert release.decided is None
+    world.approve("base-1")
+    at = count_votes(world.folded, "base-1", size=len(world.entries)).approved
+    assert count_ballots(world.settled)[0].decided == at == len(world.entries) - 1
     said = [each.what for each in others]
     assert said == [
         *("policy by fr", "remove fr by fr", "withdraw base-1 by fr", "pause by fr")
@@ -78,11 +150,11 @@ def test_files_are_withdrawn_whatever_their_folder_is_called() -> None:
     assert withdrawn_files(world.settled, model=model, manifests=[manifest]) == []
     world.decide(withdrawal(world, "fr-culture"))
     assert withdrawn_files(world.settled, model=model, manifests=[]) == []
-    said = ["fr-culture is withdrawn: harmful"]
-    assert withdrawn_files(world.settled, model=model, manifests=[manifest]) == said
+    (found,) = withdrawn_files(world.settled, model=model, manifests=[manifest])
+    assert (found.name, found.reason, found.refused) == ("fr-culture", "harmful", True)
     world.decide(withdrawal(world, "base-1"))
-    said = ["base-1 is withdrawn: harmful"]
-    assert withdrawn_files(world.settled, model=model, manifests=[]) == said
+    (found,) = withdrawn_files(world.settled, model=model, manifests=[])
+    assert (found.name, found.refused) == ("base-1", True)
     assert withdrawn_files(world.settled, model=fake_digest("x"), manifests=[]) == []
 
 

@@ -55,6 +55,7 @@ TEXT = {
         f"Told{field}": "printed: a node's own words to its operator"
         for field in (
             *(".superlink", ".words", ".code", "Work.run", "Work.stage", "Log.left"),
+            *("Log.release", "Rotation.purpose"),
             *("Refusal.kind", "Refusal.words", "Refusal.code"),
         )
     },
@@ -87,6 +88,7 @@ TEXT = {
     "peft_version": "not read",
     "rank_pattern": "always empty",
     "reason": "printed",
+    "withdrawn_warns": "compared with reasons, and printed",
     "root_certificates": "the operator's own path",
     "scores": "labels of metrics, printed",
     "sig": "decoded",

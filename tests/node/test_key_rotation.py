@@ -9,6 +9,7 @@ from tapestry.errors import ConfigError, IncompleteError, RuleError
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.transport_keys import load_transport_key, public_text, transport_digest
 from tapestry_coordinator import coordinator_folder
+from tapestry_coordinator.barred_keys import read_barred
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.founding import generate_member_key
 from tapestry_governance.founding_files import (
@@ -181,6 +182,37 @@ def test_the_node_signs_for_its_new_transport_key_and_is_enrolled_by_it(
     sent.write_bytes(before)
     with refused(RuleError, "transport-key-differs", match="rotate wrote"):
         coordinator_folder.enroll(federation.coordinator, sent)
+
+
+def test_a_stolen_transport_key_is_barred_by_the_coordinator(
+    federation: Federation,
+) -> None:
+    """A routine rotation bars no key, until it is called compromised."""
+    folder, enrolled = (
+        federation.directory / "nodes" / NAME,
+        federation.coordinator / "enrolled",
+    )
+    stolen = transport_digest((folder / "keys" / "transport.pub").read_text().strip())
+    sent = (folder / f"{NAME}.request").read_bytes()
+    rotate(federation, NAME, "transport")
+    for _ in range(2):
+        federation.cosign()
+    assert read_barred(enrolled) == frozenset()
+    found = rotation(federation, "transport", "compromised")
+    assert found.under_way is None
+    rotate(federation, NAME, "transport", "compromised")
+    for _ in range(2):
+        federation.cosign()
+    assert read_barred(enrolled) == {stolen}
+    said = rotation(federation, "transport", "compromised").under_way
+    assert (said or "").startswith("in force")
+    (folder / f"{NAME}.request").write_bytes(sent)
+    with refused(RuleError, "transport-key-differs"):
+        coordinator_folder.enroll(federation.coordinator, folder / f"{NAME}.request")
+    path = found.write_request()
+    assert coordinator_folder.enroll(federation.coordinator, path) == NAME
+    new = (enrolled / f"{NAME}.pub").read_text().strip()
+    assert transport_digest(new) not in read_barred(enrolled)
 
 
 def test_a_request_is_signed_by_the_keys_in_force(federation: Federation) -> None:

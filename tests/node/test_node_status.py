@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from tapestry.encrypted_keys import load_key
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.storage.file_lock import lock_file
+from tapestry_governance.key_turn import sign_rotation
 from tapestry_node.availability import pause
+from tapestry_node.key_rotation import Rotation
 from tapestry_node.node_status import NodeStatus, read_node_status
-from tapestry_node.status_file import LOCK, StatusFile
+from tapestry_node.status_file import LOCK, StatusFile, Told, ToldLog, ToldRotation
+from tapestry_node.submission import submit
 from tests.support.federation import Base
 from tests.support.node_folders import NAME, change, opened
 from tests.support.refusals import refused
@@ -141,6 +145,57 @@ def test_settings_that_are_none_are_the_answer(idle: Path) -> None:
     (idle / "node.toml").write_text("name = 7\n")
     with refused(ConfigError, "many-faults", match="name: 7 must be text"):
         read(idle)
+
+
+def test_what_waits_for_the_log_is_told_whether_or_not_the_node_runs(
+    used: Path,
+) -> None:
+    said = lines(used)
+    assert "last head " in said["outbox"]
+    rotation = Rotation(used, "witness", "compromised", root=used / "keys" / "root.key")
+    draft = rotation.draft()
+    assert lines(used)["new key"].startswith("witness: its key is made; ")
+    root = load_key(used / "keys" / "root.key", passphrase=None)
+    submit(used, [sign_rotation(draft, root, now=datetime.now(UTC))])
+    later = datetime.now(UTC) + timedelta(hours=3)
+    said = lines(used, now=later)
+    assert said["new key"] == "witness: in the outbox, compromised"
+    assert "1 key.rotated" in said["outbox"]
+    assert " wait for the log, up to 3 h; last head 3 h ago" in said["outbox"]
+    found = read(used, now=later).to_json()
+    assert found["rotations"] == {"witness": "in the outbox, compromised"}
+    assert found["outbox"]["kinds"]["key.rotated"] == 1
+    assert found["outbox"]["count"] == sum(found["outbox"]["kinds"].values())
+    assert 3 * 3600 <= found["outbox"]["oldest_age"] < 4 * 3600
+    assert 3 * 3600 <= found["outbox"]["head_age"] < 4 * 3600
+    assert found["outbox"]["code"] is None
+
+
+def test_the_log_says_how_far_a_new_key_is(idle: Path) -> None:
+    rotation = ToldRotation(purpose="node", entry=41)
+    log = ToldLog(
+        entries=50,
+        cosigned=None,
+        max_age=60,
+        left=None,
+        rotations=(rotation,),
+        release="base-3: candidate; 1 yes, 3 are needed (fr yes)",
+    )
+    told = Told(state="stopped", since=datetime.now(UTC).isoformat(), log=log)
+    (idle / "status.json").write_text(told.model_dump_json())
+    said = lines(idle)
+    assert said["new key"] == "node: entry 41 of the log, not in force yet"
+    assert said["release"] == "base-3: candidate; 1 yes, 3 are needed (fr yes)"
+    assert read(idle).to_json()["log"]["release"] == said["release"]
+
+
+def test_an_outbox_that_cannot_be_read_costs_its_line_alone(used: Path) -> None:
+    (used / "node.db").write_bytes(b"nonsense" * 1000)
+    said = lines(used)
+    assert said["outbox"].endswith("[database-damaged]")
+    assert "GiB free" in said["disk"]
+    found = read(used).to_json()["outbox"]
+    assert found == {"count": None, "code": "database-damaged"}
 
 
 def test_a_status_takes_no_machine_learning_and_little_time(

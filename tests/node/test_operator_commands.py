@@ -224,7 +224,7 @@ def test_watch_tells_a_line_for_each_change_and_ends_as_interrupted(
         process("node", "status", idle, "--watch") as watch,
     ):
         assert watch.stdout is not None
-        first = [watch.stdout.readline() for _ in range(9)]
+        first = [watch.stdout.readline() for _ in range(10)]
         status.connection(None, ENDS)
         line = watch.stdout.readline()
         assert any("starting" in each for each in first)

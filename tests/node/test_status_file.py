@@ -12,18 +12,22 @@ import pytest
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.protocol.messages import Kind, Message
 from tapestry.storage import durable_files
+from tapestry_governance.events.envelope import open_entry
 from tapestry_node import status_file
 from tapestry_node.availability import pause
 from tapestry_node.status_file import (
     LOCK,
     StatusFile,
     Told,
+    ToldLog,
     is_served,
     read_told,
     telling_the_end,
 )
+from tapestry_node.submission import submit
 from tests.support.federation import NAMES, Federation
 from tests.support.federation_fixtures import Found
+from tests.support.rotations import signed_rotation
 
 ENDS = datetime(2030, 1, 1, tzinfo=UTC)
 NAME = NAMES[0]
@@ -276,3 +280,38 @@ def test_no_folder_is_made_for_a_status(tmp_path: Path) -> None:
     with pytest.raises(ConfigError), telling_the_end(tmp_path / "nowhere"):
         raise ConfigError("no node.toml", code="file-missing")
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_key_on_its_way_and_the_newest_release_are_told(found: Found) -> None:
+    """Of two witnesses at most one may change at a time, so the second key waits."""
+    federation = found()
+    federation.run()
+    told = watched(federation)
+
+    def log() -> ToldLog:
+        found = told().log
+        assert found is not None
+        return found
+
+    assert (log().release or "").startswith("base-1: candidate; 0 yes, 3 are needed")
+    assert log().rotations == ()
+    entries = [
+        signed_rotation(federation, name, "witness")[1] for name in (NAMES[1], NAME)
+    ]
+    submit(federation.directory / "nodes" / NAMES[1], entries)
+    federation.cosign()
+    (rotation,) = log().rotations
+    event = open_entry(federation.entries()[rotation.entry]).event
+    assert (rotation.purpose, event.type, event.actor) == (
+        "witness",
+        "key.rotated",
+        NAME,
+    )
+    federation.submit(NAMES[1], signed_rotation(federation, NAMES[1], "node")[1])
+    for _ in range(2):
+        federation.cosign()
+    assert log().rotations == ()
+    federation.approve()
+    for _ in range(2):
+        federation.cosign()
+    assert (log().release or "").startswith("base-1: approved by entry ")

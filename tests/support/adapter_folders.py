@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -83,14 +84,15 @@ def make_demo(
     approved: bool = True,
     withdrawn: str | None = None,
     files: tuple[Path, Path] | None = None,
+    rules: Mapping[str, object] = MappingProxyType({}),
 ) -> Path:
     """Lay out releases/, adapters/ and bundle/ as the demo leaves them.
 
     ``disputes`` are logged by ``fr`` after the rounds. Members approve the release, and
     withdraw what is named. ``files`` are the folders of a base and of an adapter on
-    ``base-2``, instead of those of two weights.
+    ``base-2``, instead of those of two weights. ``rules`` are terms of the policy.
     """
-    world = World()
+    world = World(rules=dict(rules))
     base, adapter = folder / "releases" / "base-2", folder / "adapters" / "fr-culture"
     if files is None:
         make_base(base)

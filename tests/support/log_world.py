@@ -152,6 +152,7 @@ class World:
             "voting": USUAL_VOTING.model_dump(),
             "witnesses": (),
             "outside_quorum": 0,
+            "withdrawn_warns": (),
         }
         return Policy.model_validate({**base, **self.rules, **changes})
 

@@ -127,6 +127,7 @@ def common_policy(base: ModelManifest) -> dict[str, Any]:
         "voting": USUAL_VOTING.model_dump(),
         "witnesses": (),
         "outside_quorum": 0,
+        "withdrawn_warns": (),
     }
 
 

@@ -6,7 +6,7 @@ contract test names every part of Flower that this relies on.
 
 import hashlib
 import ssl
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -17,10 +17,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.cli.build import build_fab_from_disk
 from flwr.proto.control_pb2 import (
+    ListNodesRequest,
     ListRunsRequest,
     RegisterNodeRequest,
     StartRunRequest,
     StopRunRequest,
+    UnregisterNodeRequest,
 )
 from flwr.proto.fab_pb2 import Fab
 from flwr.supercore.control import ControlHttpClient
@@ -28,6 +30,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from tapestry.environment import direct
 from tapestry.errors import ConfigError, ResourceError, TapestryError
+from tapestry.transport_keys import key_digest
 from tapestry_coordinator.superlink.flower_programs import one_line
 from tapestry_coordinator.superlink.tls import read_small_file
 
@@ -61,17 +64,40 @@ class ControlClient:
         """Close it."""
         self._http.close()
 
-    def register(self, name: str, public: Path) -> None:
-        """Register a node's public key under its name.
+    def register(
+        self, name: str, public: Path, *, barred: Collection[str] = ()
+    ) -> bool:
+        """Register a node's public key under its name; False for one of these digests.
 
         Raises:
             ConfigError: The file is no public key.
             ResourceError: The SuperLink refuses the key, for instance a known one.
         """
         key = _read_public(public)
+        if key_digest(key) in barred:
+            return False
         request = RegisterNodeRequest(public_key=public_key_to_bytes(key), name=name)
         with _told(f"register {public}"):
             self._client.RegisterNode(request)
+        return True
+
+    def unregister(self, digests: Collection[str]) -> None:
+        """Let nodes' keys in no more; what they connected ends with the next request.
+
+        Raises:
+            ResourceError: The SuperLink refuses that, or is not there.
+        """
+        with _told("list nodes"):
+            nodes = self._client.ListNodes(ListNodesRequest()).nodes_info
+        for node in nodes:
+            key = serialization.load_pem_public_key(node.public_key)
+            if not isinstance(key, ec.EllipticCurvePublicKey) or node.unregistered_at:
+                continue
+            if key_digest(key) in digests:
+                with _told(f"unregister node {node.node_id}"):
+                    self._client.UnregisterNode(
+                        UnregisterNodeRequest(node_id=node.node_id)
+                    )
 
     def start(self, bundle: Path) -> int:
         """Start a run of a bundle, and return its number.

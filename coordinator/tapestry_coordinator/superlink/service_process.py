@@ -9,6 +9,7 @@ from pathlib import Path
 from tapestry.cli import console
 from tapestry.errors import ResourceError
 from tapestry.metrics_page import serving
+from tapestry_coordinator.barred_keys import ENROLLED, read_barred
 from tapestry_coordinator.coordinator_metrics import CoordinatorMetrics
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.superlink.supervisor import Engine
@@ -17,7 +18,6 @@ from tapestry_coordinator.superlink.tls import certificate_end
 _logger = logging.getLogger(__name__)
 SERVICE = "tapestry_coordinator.flower:service"
 HOME = "superlink"  # the folder of Flower's files
-ENROLLED = "enrolled"
 _SOON = 30  # days before a certificate's end
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 
@@ -60,7 +60,7 @@ def _serve_once(folder: Path, tick: Callable[[], None]) -> None:
             tls=folder / "tls",
         ) as engine,
     ):
-        doorman = Doorman(folder / ENROLLED, admit=engine.admit)
+        doorman = Doorman(folder / ENROLLED, admit=engine.admit, bar=engine.bar)
         doorman.look()
         console.note(f"listening on {settings.listen.superlink}")
         days = (certificate_end(folder / "tls") - datetime.now(UTC)).days
@@ -79,23 +79,31 @@ class Doorman:
     """Registers the transport keys of members, also those that come later."""
 
     def __init__(
-        self, folder: Path, *, admit: Callable[[Mapping[str, Path]], None]
+        self,
+        folder: Path,
+        *,
+        admit: Callable[[Mapping[str, Path]], None],
+        bar: Callable[[frozenset[str]], None],
     ) -> None:
-        """Take the folder of the keys, and what registers them."""
-        self._folder, self._admit = folder, admit
+        """Take the folder of the keys, and what registers and bars them."""
+        self._folder, self._admit, self._bar = folder, admit, bar
         self._known: dict[str, bytes] = {}
+        self._barred: frozenset[str] = frozenset()
 
     def look(self) -> None:
-        """Register the keys that are new in the folder, of a name known or not.
+        """Bar the keys that the log calls compromised, and register new ones.
 
         Edge cases:
-            The former key of a name may connect until the SuperLink starts anew; who
-            a node is, it shows by its node key.
+            The former key of a name may connect until the SuperLink starts anew, unless
+            it is called compromised; who a node is, it shows by its node key.
 
         Raises:
-            ConfigError: A file is no public key.
-            ResourceError: The SuperLink refuses a key.
+            ConfigError: A file is no public key, or the list of barred keys is damaged.
+            ResourceError: The SuperLink refuses a key, or a file cannot be read.
         """
+        if (barred := read_barred(self._folder)) != self._barred:
+            self._bar(barred)
+            self._barred = barred
         found = {path: path.read_bytes() for path in sorted(self._folder.glob("*.pub"))}
         new = {p.stem: p for p, key in found.items() if self._known.get(p.stem) != key}
         if new:

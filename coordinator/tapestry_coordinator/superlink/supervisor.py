@@ -68,6 +68,10 @@ _TICK = 0.2
 _LIST_SECONDS = 5.0
 _MOST_RUNS = 12
 _LONGEST_PAUSE = 60.0
+_BARRED = (
+    "%s is not let in by %s, which the log calls compromised; take the request with its"
+    " new key: tapestry coordinator enroll"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +113,7 @@ class Engine:
         self._extra = dict(environment or {})
         self._group = ChildGroup(self.home)
         self._enrolled: dict[str, Path] = {}
+        self._barred: frozenset[str] = frozenset()
 
     def __enter__(self) -> Self:
         """Start the SuperLink; a start that fails or is stopped leaves no process."""
@@ -201,8 +206,19 @@ class Engine:
         """
         with self._control() as control:
             for name, public in keys.items():
-                control.register(name, public)
+                if not control.register(name, public, barred=self._barred):
+                    _LOG.warning(_BARRED, name, public)
                 self._enrolled[name] = public
+
+    def bar(self, digests: frozenset[str]) -> None:
+        """Let keys in no more, whatever their name, and end what they connected.
+
+        Raises:
+            ResourceError: The SuperLink refuses that, or is not there.
+        """
+        self._barred |= digests
+        with self._control() as control:
+            control.unregister(self._barred)
 
     def start_node(self, name: str, command: Sequence[str]) -> None:
         """Start the process of a node; it is started again when it ends.

@@ -215,15 +215,16 @@ def decisions(run: RunFigures) -> Markup:
                 numbers.capital(each.standing),
                 f"{numbers.whole(each.yes)} of {numbers.whole(each.needed)} needed",
                 ", ".join(votes) or "no vote",
+                "\u2013" if each.decided is None else f"Entry {each.decided}",
             ]
         )
     return joined(
         element("h3", {"id": "decisions"}, "What members decided"),
         table(
             "Releases and proposals, by the members\u2019 votes",
-            ["What", "Standing", "Yes votes", "Votes"],
+            ["What", "Standing", "Yes votes", "Votes", "Decided by"],
             rows,
-            text_columns=4,
+            text_columns=5,
         ),
     )
 

@@ -169,6 +169,7 @@ class Decision(_Part):
     yes: int
     needed: int
     votes: dict[str, str]  # by member
+    decided: int | None  # index of the deciding vote
 
 
 class AdapterFigures(_Part):

@@ -287,6 +287,7 @@ def decisions(audit: Audit) -> list[Decision]:
             yes=each.yes,
             needed=each.needed,
             votes=dict(each.votes),
+            decided=each.decided,
         )
         for each in count_ballots(settle(audit.state, seen=audit.state.size))
     ]

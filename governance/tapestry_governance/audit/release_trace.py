@@ -57,12 +57,8 @@ class ReleaseTrace:
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""
         found = asdict(self)
-        count = found.pop("count")
-        return found | {
-            "standing": self.count.standing,
-            "yes": count["yes"],
-            "needed": count["needed"],
-        }
+        del found["count"]
+        return self.count.to_json() | found
 
     def lines(self) -> Iterator[str]:
         """Yield it as lines of text."""

@@ -25,9 +25,9 @@ from tapestry_governance.cli.folder_checks import (
     check_log,
     conclude,
     find,
+    members_step,
     require_folder,
     run,
-    withdrawn_step,
 )
 
 if TYPE_CHECKING:
@@ -66,20 +66,21 @@ def verify_command(
     trust: bytes | None,
     as_json: bool,
 ) -> ExitStatus:
-    """Check an adapter without running it: files, weights, settings, base, log.
+    """Check an adapter without running it: files, weights, settings, base, log, votes.
 
-    Without the base or the log nothing proves where the folder is from, and there is
-    no verdict.
+    Status 5 says that members have not approved its base yet, or that they withdrew
+    one of both, unless the policy only warns of that. Without the base or the log
+    nothing proves where the folder is from, and there is no verdict.
     """
     from tapestry_governance import registry
-    from tapestry_governance.vote_count import withdrawals
+    from tapestry_governance.vote_count import AdapterStanding, adapter_standing
 
     require_folder(directory, kind="an adapter")
     steps: list[CheckStep] = []
     found = run(steps, "folder", lambda: registry.check_folder(directory), _describe)
     report: dict[str, Any] = {"adapter": str(directory)}
     publishers: dict[str, str] = {}
-    withdrawn: list[str] = []
+    standing: list[AdapterStanding] = []
     privacy = None
     if found is not None:
         held_base = _check_base(steps, directory, found, base)
@@ -93,7 +94,8 @@ def verify_command(
             )
             registry.check_entry(found, entry)
             publishers[entry.name] = audit.state.publishers[entry.name]
-            withdrawn.extend(withdrawals(audit.state, entry, size=audit.state.size))
+            size = audit.state.size
+            standing.append(adapter_standing(audit.state, entry, size=size))
             if held_base is not None:
                 registry.check_release(held_base, audit.state.releases[entry.base])
             return entry
@@ -106,9 +108,9 @@ def verify_command(
             bundle=bundle,
             trust=trust,
         )
-        if privacy is not None and withdrawn:
-            steps.append(withdrawn_step(withdrawn))
-        report["withdrawn"] = withdrawn
+        known = standing if privacy is not None else []
+        steps += map(members_step, known)
+        report["members"] = known[0].to_json() if known else None
         report["publisher"] = next(iter(publishers.values()), None)
         report["base"] = found.base
         report["base_digest"] = found.base_digest
@@ -126,7 +128,7 @@ def list_command(bundle: Path, trust: bytes | None, as_json: bool) -> ExitStatus
     Faulty folders in the bundle are named, and make the exit status theirs.
     """
     from tapestry_governance.audit.verify import verify
-    from tapestry_governance.vote_count import withdrawals
+    from tapestry_governance.vote_count import adapter_standing
 
     audit = verify(bundle, trust=trust)
     if not log_holds(audit):
@@ -136,7 +138,7 @@ def list_command(bundle: Path, trust: bytes | None, as_json: bool) -> ExitStatus
     note_faults(audit)
     state = audit.state
     adapters = [
-        (entry, state.publishers[name], withdrawals(state, entry, size=state.size))
+        (entry, state.publishers[name], adapter_standing(state, entry, size=state.size))
         for name, entry in sorted(state.adapters.items())
     ]
     if as_json:
@@ -144,14 +146,14 @@ def list_command(bundle: Path, trust: bytes | None, as_json: bool) -> ExitStatus
             {
                 **entry.model_dump(mode="json"),
                 "publisher": owner,
-                "withdrawn": withdrawn,
+                "members": standing.to_json(),
             }
-            for entry, owner, withdrawn in adapters
+            for entry, owner, standing in adapters
         ]
         console.say_json({"adapters": rows})
     else:
-        for entry, owner, withdrawn in adapters:
-            console.say("; ".join([_line(entry, owner), *withdrawn]))
+        for entry, owner, standing in adapters:
+            console.say(f"{_line(entry, owner)}; {standing}")
     return status(audit)
 
 

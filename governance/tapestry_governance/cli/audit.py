@@ -12,6 +12,7 @@ from tapestry.cli.exit_status import ExitStatus
 if TYPE_CHECKING:
     from tapestry_governance.audit.privacy_accounts import Account
     from tapestry_governance.audit.verify import Audit
+    from tapestry_governance.vote_count import VoteCount
 
 WORDS = {
     ExitStatus.HOLDS: "holds",
@@ -79,7 +80,8 @@ def verify_command(
             for step in audit.steps
         ]
         accounts = [_row(each) for each in audit.accounts]
-        report = {"steps": steps, "accounts": accounts}
+        releases = {each.release: each.to_json() for each in _counts(audit)}
+        report = {"steps": steps, "accounts": accounts, "releases": releases}
         console.say_json(report | _verdict(audit))
     else:
         _print_steps(audit)
@@ -142,7 +144,7 @@ def trace_command(
     """Walk from a release to its rounds, rules, software, accounts and votes.
 
     The bundle is verified first. Status 5 says that members have not approved it, or
-    that they withdrew it.
+    that they withdrew it, unless the policy only warns of that.
     """
     from tapestry.errors import IncompleteError
     from tapestry_governance.audit.release_trace import trace
@@ -162,8 +164,8 @@ def trace_command(
     else:
         for line in found.lines():
             console.say(line)
-    is_approved = found.count.standing == "approved"
-    return ExitStatus.HOLDS if is_approved else ExitStatus.PROVISIONAL
+    holds = found.count.may_be_used
+    return ExitStatus.HOLDS if holds else ExitStatus.PROVISIONAL
 
 
 @app.command("software")
@@ -250,11 +252,23 @@ def _print_steps(audit: "Audit") -> None:
         _say_reason(audit)
         return
     note_trust(audit.trust_file)
+    for count in _counts(audit):
+        console.say(f"{'members':<13}{count.release:<12}{count}")
     for each in audit.unchecked:
         console.say(f"{'not checked':<13}{each}")
     parts = len(audit.unchecked)
     but = f"; {parts} parts were not checked, as they are not here" if parts else ""
     console.say(f"HOLDS: {len(audit.steps)} steps, every one holds{but}")
+
+
+def _counts(audit: "Audit") -> list["VoteCount"]:
+    """Count the votes on all releases of a log that holds."""
+    from tapestry_governance.vote_count import newest_counts
+
+    if not log_holds(audit):
+        return []
+    state = audit.state
+    return newest_counts(state, size=state.size, most=state.size)
 
 
 def note_trust(trust: bytes | None) -> None:

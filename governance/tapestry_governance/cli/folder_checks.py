@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         AdapterPublished,
         ReleasePublished,
     )
-    from tapestry_governance.vote_count import VoteCount
+    from tapestry_governance.vote_count import AdapterStanding, VoteCount
 
 _Value = TypeVar("_Value")
 _Entry = TypeVar("_Entry", "AdapterPublished", "ReleasePublished")
@@ -146,24 +146,17 @@ def check_log(
     return None if found is None else found[1]
 
 
-def members_step(votes: "VoteCount") -> CheckStep:
-    """Return the step that tells whether the members approved a release."""
-    is_approved = votes.standing == "approved"
+def members_step(found: "VoteCount | AdapterStanding") -> CheckStep:
+    """Return the step that tells whether members approved a release, or an adapter's.
+
+    Status 5 says that they did not, or that they withdrew it and the policy refuses it.
+    """
+    holds = found.may_be_used
     return CheckStep(
         name="members",
-        status=ExitStatus.HOLDS if is_approved else ExitStatus.PROVISIONAL,
-        detail=str(votes),
-        code=None if is_approved else f"release-{votes.standing}",
-    )
-
-
-def withdrawn_step(reasons: Sequence[str]) -> CheckStep:
-    """Return the step that tells what members withdrew."""
-    return CheckStep(
-        name="members",
-        status=ExitStatus.PROVISIONAL,
-        detail="; ".join(reasons),
-        code="adapter-withdrawn",
+        status=ExitStatus.HOLDS if holds else ExitStatus.PROVISIONAL,
+        detail=str(found),
+        code=None if holds else found.code,
     )
 
 

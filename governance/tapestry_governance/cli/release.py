@@ -49,8 +49,9 @@ def verify_command(
 ) -> ExitStatus:
     """Check a release without running it: files, parameters, log, votes.
 
-    Status 5 says that members have not approved it yet, or that they withdrew it.
-    Without the log nothing proves where the folder is from, and there is no verdict.
+    Status 5 says that members have not approved it yet, or that they withdrew it,
+    unless the policy only warns of that. Without the log nothing proves where the
+    folder is from, and there is no verdict.
     Disputes that members logged of the run's rounds are shown; one member alone can
     make them, so they do not change the verdict.
     """
@@ -87,11 +88,12 @@ def verify_command(
             bundle=bundle,
             trust=trust,
         )
-    for each in votes if privacy is not None else ():
-        steps.append(members_step(each))
+    known = votes if privacy is not None else []
+    steps += map(members_step, known)
     report = {
         "release": str(directory),
-        "standing": votes[0].standing if votes and privacy is not None else None,
+        "standing": known[0].standing if known else None,
+        "members": known[0].to_json() if known else None,
         "disputes": [
             {"member": member, "subject": subject, "round": number}
             for member, subject, number in disputes

@@ -64,7 +64,12 @@ class _ProposeOptions(TypedDict):
     help="For policy FILE.toml, for admit REQUEST, for remove NAME, for root NAME and"
     " KEY.pub, for coordinator INVITATION, for withdraw NAME.",
 )
-@click.option("--reason", metavar="CODE", help="With withdraw: a word, such as unsafe.")
+@click.option(
+    "--reason",
+    metavar="CODE",
+    help="With withdraw: a word, such as unsafe. What is compromised or unlawful_data"
+    " is refused under every policy.",
+)
 @node_option
 @bundle_option
 @trust_file
@@ -113,9 +118,10 @@ def list_command(
         return
     for row in rows:
         votes = ", ".join(f"{name} {vote}" for name, vote in row.votes.items())
+        at = "" if row.decided is None else f"; decided by entry {row.decided}"
         console.say(
             f"{row.index:>6}  {row.what:<24} {row.standing:<11}"
-            f" {row.yes} of {row.needed} yes; {votes or 'no vote'}"
+            f" {row.yes} of {row.needed} yes; {votes or 'no vote'}{at}"
         )
     if not rows:
         console.say("nothing was proposed, and no release published")

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 from tapestry.keys import VerifyKey
 from tapestry.schema import (
     Digest,
+    InOrder,
     KeyText,
     Name,
     Noise,
@@ -19,12 +20,15 @@ from tapestry.schema import (
 from tapestry_governance.events.event_body import (
     Attempt,
     Body,
+    Code,
     Licence,
     SignatureKey,
     WitnessKey,
 )
 
 MAX_MEMBERS = 128
+ALWAYS_REFUSED = frozenset({"compromised", "unlawful_data"})
+"""Reasons for a withdrawal of which no policy only warns."""
 
 
 def _share(text: str) -> str:
@@ -111,6 +115,8 @@ class Policy(Strict):
     witnesses: Annotated[tuple[OutsideWitness, ...], Field(max_length=16)]
     # So many of these must cosign, beside the quorum of the members.
     outside_quorum: Annotated[int, Field(ge=0, le=16)]
+    # What members withdrew for one of these may be used, with a warning; else not.
+    withdrawn_warns: Annotated[tuple[Code, ...], Field(max_length=16), InOrder]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -122,7 +128,22 @@ class Policy(Strict):
                 f"outside_quorum {self.outside_quorum} of {len(self.witnesses)}"
                 " outside witnesses"
             )
+        if grave := ALWAYS_REFUSED.intersection(self.withdrawn_warns):
+            raise ValueError(f"{min(grave)} always refuses what was withdrawn for it")
         return self
+
+    def refuses(self, reason: str) -> bool:
+        """Return whether what was withdrawn for a reason is not to be used.
+
+        Guarantees:
+            A reason that the policy does not name refuses.
+        """
+        return reason not in self.withdrawn_warns
+
+    def said_of(self, reason: str) -> str:
+        """Say what becomes of what was withdrawn for a reason."""
+        does = "refuses it" if self.refuses(reason) else "only warns"
+        return f"the policy {does}"
 
     @property
     def witness_keys(self) -> list[VerifyKey]:

@@ -70,7 +70,8 @@ are those of ``governance/EVENTS.md``, by its numbers:
     more is overtaken.
 
 15. New key (``member_rules``): possession-not-proven, key-taken, rotations-too-many,
-    witness-not-spared, entry-superseded (``replay``).
+    transport-key-compromised (also of an admission), witness-not-spared,
+    entry-superseded (``replay``).
 
 A reader that asks for the witnesses of a log that is not founded: log-not-founded.
 

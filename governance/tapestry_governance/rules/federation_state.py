@@ -244,6 +244,9 @@ class FederationState:
     known_keys: PersistentMap[str, str] = _EMPTY  # public half, or id -> id; for ever
     other_keys: PersistentMap[tuple[str, str], str] = _EMPTY  # transport, receipts
     former_keys: PersistentMap[tuple[str, str], tuple[FormerKey, ...]] = _EMPTY
+    transport_owners: PersistentMap[str, str] = _EMPTY  # digest -> name, for ever
+    former_transports: PersistentMap[str, str] = _EMPTY  # member -> the last digest
+    stolen_transports: PersistentMap[str, int] = _EMPTY  # digest -> since which entry
     approved: PersistentMap[str, int] = _EMPTY  # release -> index of deciding vote
     withdrawn: PersistentMap[tuple[str, str], Withdrawal] = _EMPTY  # name, manifest
     former_leads: tuple[Leadership, ...] = ()
@@ -335,6 +338,51 @@ class FederationState:
             still = (w for w in waiting if rotations.get(w.subject, ("",))[0] != name)
             state = dataclasses.replace(state, waiting=tuple(still))
         return state
+
+    def with_transport(
+        self, name: str, digest: str, *, compromised: bool
+    ) -> "FederationState":
+        """Return this state with another transport key of a member.
+
+        Guarantees:
+            A key has one owner, and one that was compromised is no member's again. To
+            declare the present one once more as ``compromised`` means the one before.
+        """
+        owner = self.transport_owners.get(digest, name)
+        if owner != name or digest in self.stolen_transports:
+            return self
+        present = self.other_keys.get((name, "transport"))
+        former, stolen = self.former_transports, self.stolen_transports
+        if present is not None and present != digest:
+            former = former.set(name, present)
+        if compromised and name in former and former[name] != digest:
+            stolen = stolen.set(former[name], self.size)
+        return dataclasses.replace(
+            self,
+            other_keys=self.other_keys.set((name, "transport"), digest),
+            transport_owners=self.transport_owners.set(digest, name),
+            former_transports=former,
+            stolen_transports=stolen,
+        )
+
+    def present_key(self, name: str, purpose: str) -> str | None:
+        """Return a member's key for a purpose as an event names it, or None."""
+        if purpose in {"transport", "receipts"}:
+            found: str | None = self.other_keys.get((name, purpose))
+            return found
+        member = self.members.get(name)
+        return None if member is None else str(getattr(member, purpose))
+
+    def may_be_stolen(self, name: str, purpose: str) -> bool:
+        """Return whether a member has a last former key that it may call compromised.
+
+        False where it has none, and where it has called it so.
+        """
+        if purpose == "transport":
+            last = self.former_transports.get(name)
+            return last is not None and last not in self.stolen_transports
+        former = self.former_keys.get((name, purpose))
+        return former is not None and not former[-1].compromised
 
     def retire(self, name: str, purpose: str) -> "FederationState":
         """Return this state with the present key of a member noted as a former one."""

@@ -17,7 +17,11 @@ from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_governance.rules.ballots import Waiting
 from tapestry_governance.rules.federation_state import FederationState, round_key
 from tapestry_governance.rules.persistent_collections import PersistentList
-from tapestry_governance.rules.proposal_rules import check_free, check_trust
+from tapestry_governance.rules.proposal_rules import (
+    check_free,
+    check_transport,
+    check_trust,
+)
 from tapestry_governance.rules.round_records import ReleaseRecord, RoundRecord
 from tapestry_governance.rules.settlement import calls_compromised, lapse
 
@@ -54,11 +58,13 @@ def charter_accepted(
         )
     check_possession(body.request, body.possession, federation=state.federation)
     check_free(state, body.request.member.verify_keys)
+    check_transport(state, body.request.transport, name=actor)
     readers = state.readers.set(actor, body.readers)
     members = {**state.members, actor: body.request.member}
     if len(members) == len(state.charter.members):
         _check_connected(readers)
     state = state.knowing(body.request.member.verify_keys)
+    state = state.with_transport(actor, body.request.transport, compromised=False)
     state = dataclasses.replace(state, readers=readers).with_members(members)
     check_trust(state)
     return state
@@ -150,6 +156,7 @@ def key_rotated(
             code="witness-not-spared",
         )
     if body.purpose == "transport":  # of another kind: the node's key vouches for it
+        check_transport(state, body.key, name=actor)
         key = state.members[actor].node
     elif not is_late:
         check_free(state, [VerifyKey.parse(key)])

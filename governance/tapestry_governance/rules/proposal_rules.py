@@ -82,6 +82,25 @@ def check_free(
             )
 
 
+def check_transport(state: FederationState, digest: str, *, name: str) -> None:
+    """Require that a transport key may be a member's: none can shut another out.
+
+    Raises:
+        RuleError: Another member has or had it, or it was compromised.
+    """
+    if (owner := state.transport_owners.get(digest, name)) != name:
+        raise RuleError(
+            f"transport key {digest} is that of {owner!r}: one key, one owner",
+            code="key-taken",
+        )
+    if (since := state.stolen_transports.get(digest)) is not None:
+        raise RuleError(
+            f"transport key {digest} is compromised since entry {since}: others may"
+            " know it; make another",
+            code="transport-key-compromised",
+        )
+
+
 def check_trust(state: FederationState) -> None:
     """Require that the witnesses make a trust policy, in which each has its own name.
 
@@ -125,6 +144,7 @@ def _check_admission(state: FederationState, body: Admission) -> None:
         raise RuleError(message, code="members-too-many")
     check_possession(request, body.possession, federation=state.federation)
     check_free(state, request.member.verify_keys)
+    check_transport(state, request.transport, name=request.name)
 
 
 def _admit(state: FederationState, body: Admission, _: int) -> FederationState:
@@ -132,9 +152,10 @@ def _admit(state: FederationState, body: Admission, _: int) -> FederationState:
     state = state.knowing(member.verify_keys)
     left, others = state.left, state.other_keys
     left = left.without(name) if name in left else left
-    for key in ((name, "receipts"), (name, "transport")):  # of a former membership
-        others = others.without(key) if key in others else others
+    if (key := (name, "receipts")) in others:  # of a former membership
+        others = others.without(key)
     state = dataclasses.replace(state, left=left, other_keys=others)
+    state = state.with_transport(name, body.request.transport, compromised=False)
     return state.with_members({**state.members, name: member})
 
 

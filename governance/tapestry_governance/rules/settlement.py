@@ -158,16 +158,16 @@ def _rotate(state: FederationState, name: str, body: KeyRotated) -> FederationSt
     """Give a member its new key, unless it left or the key was taken since."""
     if name not in state.members:
         return state
-    others = state.other_keys.set((name, body.purpose), body.key)
+    compromised = body.reason == "compromised"
     if body.purpose == "transport":
-        return dataclasses.replace(state, other_keys=others)
+        return state.with_transport(name, body.key, compromised=compromised)
     key = VerifyKey.parse(body.key)
     if state.owned(key) is not None:
         is_late = calls_compromised(state, body, actor=name)
         return state.with_compromised(name, body.purpose) if is_late else state
     if body.purpose == "receipts":
+        others = state.other_keys.set((name, body.purpose), body.key)
         return dataclasses.replace(state.knowing([key]), other_keys=others)
-    compromised = body.reason == "compromised"
     rotated = state.with_key(name, body.purpose, body.key, compromised=compromised)
     return rotated if _names_witnesses(rotated) else state
 
@@ -178,12 +178,10 @@ def calls_compromised(state: FederationState, body: KeyRotated, *, actor: str) -
     It gives the key that the member has already, and says of the one before that others
     may know it, which no entry has said yet.
     """
-    former = state.former_keys.get((actor, body.purpose))
     return (
         body.reason == "compromised"
-        and former is not None
-        and not former[-1].compromised
-        and getattr(state.members.get(actor), body.purpose, None) == body.key
+        and state.may_be_stolen(actor, body.purpose)
+        and state.present_key(actor, body.purpose) == body.key
     )
 
 

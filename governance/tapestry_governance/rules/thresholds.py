@@ -16,6 +16,8 @@ from math import ceil
 
 from tapestry_governance.events.federation_events import Policy, Share
 
+_GRAVE = ("voting", "witnesses", "outside_quorum", "withdrawn_warns")
+
 
 def needed(share: Share, *, voters: int, members: int) -> int:
     """Return how many yes votes a share of the voters is.
@@ -33,15 +35,12 @@ def needed_for_policy(before: Policy, after: Policy, *, members: int) -> int:
     """Return how many yes votes the next policy takes.
 
     Guarantees:
-        One that changes who decides, or who witnesses, takes the largest share of both
-        policies, so that no majority can lower the share of a decision first.
+        One that changes who decides, who witnesses, or what a withdrawal does, takes
+        the largest share of both policies, so that no majority can lower the share of
+        a decision first, nor undo one.
     """
     shares = [before.voting.policy]
-    if (before.voting, before.witnesses, before.outside_quorum) != (
-        after.voting,
-        after.witnesses,
-        after.outside_quorum,
-    ):
+    if any(getattr(before, term) != getattr(after, term) for term in _GRAVE):
         shares += [*_shares(before), *_shares(after)]
     return max(needed(each, voters=members, members=members) for each in shares)
 

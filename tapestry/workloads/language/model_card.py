@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from tapestry.artifacts.card_section import standing_section
 from tapestry.privacy import accounting
 from tapestry.workloads.adapter_format import AdapterPromise, BaseName
 from tapestry.workloads.language.peft_folder import base_path
@@ -177,6 +178,7 @@ def _body(card: Card) -> Iterator[str]:
     yield from ("", "## How to use it", "", *_recipes(card), "")
     yield f"The base must have parameters `{card.base.digest}`;"
     yield "`tapestry adapter verify` compares them."
+    yield from ("", standing_section("adapter", card.name, base=card.base.name))
     yield from ("", "## Privacy", "", *_privacy_words(card.promise))
     yield from ("", "## Evaluation", "", *_evaluation_words(card.evaluation), "")
     yield from _sample_words(card.samples)

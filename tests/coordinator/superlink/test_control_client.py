@@ -3,9 +3,14 @@
 from pathlib import Path
 
 import pytest
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-from tapestry.errors import ConfigError, ResourceError
-from tapestry.transport_keys import make_transport_key
+from tapestry.errors import ConfigError, IncompleteError, ResourceError
+from tapestry.transport_keys import (
+    load_transport_key,
+    make_transport_key,
+    transport_digest,
+)
 from tapestry_coordinator.superlink.config_files import write_bundle
 from tapestry_coordinator.superlink.control_client import ControlClient
 from tapestry_node.flower import try_connection
@@ -13,6 +18,10 @@ from tests.support.refusals import refused
 from tests.support.superlink import SuperLink, engine
 
 __all__ = ["engine"]
+
+
+def loaded_public(path: Path) -> bytes:
+    return bytes(public_key_to_bytes(load_transport_key(path).public_key()))
 
 
 @pytest.fixture
@@ -40,6 +49,40 @@ def test_a_key_that_was_registered_is_let_in_and_only_once(
             root_certificates=engine.authority,
             auth_key=tmp_path / "key",
         )
+
+
+def test_a_key_that_is_unregistered_is_refused_at_once(
+    control: ControlClient,
+    engine: SuperLink,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("stolen", "kept"):
+        make_transport_key(tmp_path / name)
+    digest = transport_digest((tmp_path / "stolen.pub").read_text().strip())
+    with control:
+        for name in ("stolen", "kept"):
+            assert control.register(name, tmp_path / f"{name}.pub")
+        control.unregister({digest})
+        control.unregister({digest})  # nothing is left to do
+        assert not control.register("de", tmp_path / "stolen.pub", barred={digest})
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name)
+
+    def connect(name: str) -> None:
+        try_connection(
+            superlink=engine.address,
+            root_certificates=engine.authority,
+            auth_key=tmp_path / name,
+        )
+
+    connect("kept")
+    with refused(IncompleteError, "transport-key-unknown"):
+        connect("stolen")
+    nodes = {name: loaded_public(tmp_path / name) for name in ("stolen", "kept")}
+    known = {n: engine.state.get_node_id_by_public_key(k) for n, k in nodes.items()}
+    assert known["stolen"] is None  # by which each request of a connection is known
+    assert known["kept"] is not None
 
 
 @pytest.mark.parametrize("text", [b"", b"ssh-ed25519 AAAA", b"\xff"])

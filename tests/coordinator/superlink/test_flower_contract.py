@@ -121,22 +121,26 @@ INTERNAL_COORDINATOR: dict[str, list[str]] = {
 }
 INTERNAL_CONTROL: dict[str, list[str]] = {
     "flwr.cli.build.build_fab_from_disk": ["app"],
+    "flwr.proto.control_pb2.ListNodesRequest": [],
     "flwr.proto.control_pb2.ListRunsRequest": [],
     "flwr.proto.control_pb2.RegisterNodeRequest": [],
     "flwr.proto.control_pb2.StartRunRequest": [],
     "flwr.proto.control_pb2.StopRunRequest": [],
+    "flwr.proto.control_pb2.UnregisterNodeRequest": [],
     "flwr.proto.fab_pb2.Fab": [],
     "flwr.supercore.control.ControlHttpClient": ["base_url", "verify"],
     "flwr.supercore.primitives.asymmetric.public_key_to_bytes": ["public_key"],
 }
 INTERNAL = INTERNAL_NODE | INTERNAL_COORDINATOR | INTERNAL_CONTROL
 FIELDS = {
+    control_pb2.ListNodesResponse: {"nodes_info"},
     control_pb2.ListRunsRequest: {"run_id"},
     control_pb2.ListRunsResponse: {"run_dict"},
     control_pb2.RegisterNodeRequest: {"public_key", "name"},
     control_pb2.StartRunRequest: {"fab"},
     control_pb2.StartRunResponse: {"run_id"},
     control_pb2.StopRunRequest: {"run_id"},
+    control_pb2.UnregisterNodeRequest: {"node_id"},
     fab_pb2.Fab: {"hash_str", "content"},
     fleet_pb2.ActivateNodeRequest: {"public_key", "heartbeat_interval"},
     fleet_pb2.ActivateNodeResponse: {"node_id"},
@@ -160,7 +164,12 @@ FIELDS = {
         "object_content",
         "session_id",
     },
-    node_pb2.NodeInfo: {"node_id", "last_activated_at"},
+    node_pb2.NodeInfo: {
+        "node_id",
+        "last_activated_at",
+        "public_key",
+        "unregistered_at",
+    },
     runtime_pb2.PullAppMessagesRequest: {"message_ids"},
     runtime_pb2.PullAppMessagesResponse: {"messages_list", "message_object_trees"},
     runtime_pb2.PushAppMessagesRequest: {"messages_list", "message_object_trees"},
@@ -251,7 +260,13 @@ def test_the_client_of_a_grid_has_the_calls(call: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("call", ["RegisterNode", "StartRun", "ListRuns", "StopRun"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        *("RegisterNode", "ListNodes", "UnregisterNode"),
+        *("StartRun", "ListRuns", "StopRun"),
+    ],
+)
 def test_the_control_client_has_the_calls(call: str) -> None:
     client = find("flwr.supercore.control.ControlHttpClient")
     assert list(inspect.signature(getattr(client, call)).parameters) == [

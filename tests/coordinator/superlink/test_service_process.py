@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tapestry.errors import ConfigError, ResourceError
+from tapestry_coordinator.barred_keys import FILE, bar
 from tapestry_coordinator.superlink import service_process
 from tapestry_coordinator.superlink.service_process import Doorman
 from tests.support.refusals import refused
@@ -42,8 +43,10 @@ def test_a_fault_of_the_folder_ends_it(tmp_path: Path) -> None:
 
 
 def test_a_key_that_comes_later_is_registered_once(tmp_path: Path) -> None:
-    admitted: list[list[str]] = []
-    doorman = Doorman(tmp_path, admit=lambda keys: admitted.append(sorted(keys)))
+    admitted, barred = list[list[str]](), list[frozenset[str]]()
+    doorman = Doorman(
+        tmp_path, admit=lambda keys: admitted.append(sorted(keys)), bar=barred.append
+    )
     doorman.look()
     (tmp_path / "fr.pub").write_text("key")
     for _ in range(3):
@@ -56,6 +59,7 @@ def test_a_key_that_comes_later_is_registered_once(tmp_path: Path) -> None:
     for _ in range(2):
         doorman.look()
     assert admitted == [["fr"], ["de"], ["fr"]]
+    assert barred == []
 
 
 def test_a_key_that_was_not_registered_is_tried_again(tmp_path: Path) -> None:
@@ -63,7 +67,38 @@ def test_a_key_that_was_not_registered_is_tried_again(tmp_path: Path) -> None:
         raise ResourceError("the SuperLink is gone", code="superlink-unreachable")
 
     (tmp_path / "fr.pub").write_text("key")
-    doorman = Doorman(tmp_path, admit=admit)
+    doorman = Doorman(tmp_path, admit=admit, bar=lambda _: None)
     for _ in range(2):
         with pytest.raises(ResourceError):
             doorman.look()
+
+
+def test_a_stolen_key_is_barred_before_any_is_registered(tmp_path: Path) -> None:
+    done: list[Any] = []
+
+    def fail_once(digests: frozenset[str]) -> None:
+        done.append(digests)
+        if len(done) == 1:
+            raise ResourceError("the SuperLink is gone", code="superlink-unreachable")
+
+    doorman = Doorman(tmp_path, admit=lambda keys: done.append([*keys]), bar=fail_once)
+    bar(tmp_path, ["ab" * 32])
+    (tmp_path / "fr.pub").write_text("key")
+    with pytest.raises(ResourceError):
+        doorman.look()
+    for _ in range(2):
+        doorman.look()
+    assert done == [{"ab" * 32}, {"ab" * 32}, ["fr"]]
+    bar(tmp_path, ["cd" * 32])
+    doorman.look()
+    assert done[3:] == [{"ab" * 32, "cd" * 32}]
+
+
+def test_no_key_is_registered_by_a_damaged_list(tmp_path: Path) -> None:
+    admitted: list[Any] = []
+    doorman = Doorman(tmp_path, admit=admitted.append, bar=admitted.append)
+    (tmp_path / "fr.pub").write_text("key")
+    (tmp_path / FILE).write_text("nonsense")
+    with refused(ConfigError, "barred-keys-invalid"):
+        doorman.look()
+    assert admitted == []

@@ -4,6 +4,7 @@ One engine serves all tests of this module. Some of them kill processes, and the
 after them need the engine in full order.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -19,9 +20,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tapestry.errors import QuorumError, ResourceError
+from tapestry.errors import IncompleteError, QuorumError, ResourceError
 from tapestry.protocol.messages import Message
-from tapestry.transport_keys import make_transport_key
+from tapestry.transport_keys import make_transport_key, transport_digest
 from tapestry_coordinator.superlink.outcome import clear_outcome, read_outcome
 from tapestry_coordinator.superlink.supervisor import Engine, Site
 from tapestry_node.flower import serve, try_connection
@@ -294,3 +295,30 @@ def test_a_member_may_connect_by_another_key(engine: Engine, tmp_path: Path) -> 
             root_certificates=site.root_certificates,
             auth_key=site.auth_key,
         )
+
+
+def test_a_stolen_key_connects_no_more_also_after_a_restart(
+    engine: Engine, tmp_path: Path
+) -> None:
+    site = enroll(engine, "zz", tmp_path / "stolen")
+    connect = functools.partial(
+        try_connection,
+        superlink=site.superlink,
+        root_certificates=site.root_certificates,
+        auth_key=site.auth_key,
+    )
+    connect()
+    public = (tmp_path / "stolen.pub").read_text().strip()
+    engine.bar(frozenset({transport_digest(public)}))
+    with refused(IncompleteError, "transport-key-unknown"):
+        connect()
+    os.kill(engine.pids["superlink"], signal.SIGKILL)
+    wait_until(lambda: "superlink" in engine.tend())
+    with refused(IncompleteError, "transport-key-unknown"):
+        connect()
+    other = enroll(engine, "zz", tmp_path / "new")
+    try_connection(
+        superlink=other.superlink,
+        root_certificates=other.root_certificates,
+        auth_key=other.auth_key,
+    )

@@ -84,11 +84,33 @@ def test_what_members_withdrew_is_not_run_unless_asked(
     refused = _ask(demo)
     assert refused.exit_code == 5
     assert json.loads(refused.stdout)["error"]["code"] == "model-withdrawn"
-    assert f"{withdrawn} is withdrawn: harmful" in refused.stderr
+    assert f"{withdrawn} is withdrawn by entry " in refused.stderr
+    assert "harmful, the policy refuses it; --withdrawn runs it" in refused.stderr
     allowed = _ask(demo, "--withdrawn")
     assert allowed.exit_code == 0
-    assert f"note: {withdrawn} is withdrawn: harmful" in allowed.stderr
+    assert f"note: {withdrawn} is withdrawn by entry " in allowed.stderr
     assert "answers" in json.loads(allowed.stdout)
+
+
+@pytest.mark.parametrize("withdrawn", ["base-2", "fr-culture"])
+@pytest.mark.parametrize(("warns", "status"), [("harmful", 0), ("superseded", 5)])
+def test_what_the_policy_only_warns_of_is_run_with_a_note(
+    *,
+    released: tuple[Path, Path],
+    tmp_path: Path,
+    withdrawn: str,
+    warns: str,
+    status: int,
+) -> None:
+    demo = make_demo(
+        tmp_path,
+        files=released,
+        withdrawn=withdrawn,
+        rules={"withdrawn_warns": (warns,)},
+    )
+    said = _ask(demo)
+    assert said.exit_code == status
+    assert ("harmful, the policy only warns" in said.stderr) is (status == 0)
 
 
 def test_a_log_elsewhere_tells_what_members_decided(
@@ -133,15 +155,17 @@ def test_a_trust_policy_without_a_log_is_refused(
     assert "no log is named; add --bundle" in said.stderr
 
 
-def test_a_candidate_is_run_with_a_note_and_an_approved_one_without(
+def test_a_base_is_run_with_a_note_of_how_members_voted(
     released: tuple[Path, Path], tmp_path: Path
 ) -> None:
     said = _ask(make_demo(tmp_path / "approved", files=released))
-    assert (said.exit_code, said.stderr) == (0, "")
+    assert said.exit_code == 0
+    assert said.stderr.startswith("note: base-2: approved by entry ")
+    assert said.stderr.count("\n") == 1
     demo = make_demo(tmp_path / "candidate", files=released, approved=False)
     said = _ask(demo)
     assert said.exit_code == 0
-    assert "note: base-2 is a candidate" in said.stderr
+    assert "note: base-2: candidate; 0 yes, 3 are needed" in said.stderr
 
 
 def _chat(*arguments: object, typed: str | None = None) -> Result:

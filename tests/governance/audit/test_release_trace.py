@@ -53,6 +53,7 @@ def test_it_is_printed_and_told_to_machines(demo: Path, tmp_path: Path) -> None:
         tapestry("audit", "trace", demo / "bundle", "base-2", "--json").stdout
     )
     assert (told["standing"], told["yes"], len(told["rounds"])) == ("approved", 3, 2)
+    assert told["approved"] == max(vote["index"] for vote in told["votes"])
     candidate = make_demo(tmp_path, approved=False)
     found = tapestry("audit", "trace", candidate / "bundle", "base-2")
     assert found.exit_code == 5

@@ -19,6 +19,8 @@ from tests.support.adapter_folders import (
 from tests.support.commands import Result, tapestry
 from tests.support.log_world import NAMES, World
 
+STEPS = ("folder", "base", "log", "members")
+
 
 def _run(*arguments: object) -> Result:
     return tapestry("adapter", *arguments)
@@ -66,21 +68,26 @@ def test_a_base_with_another_setting_is_another_base(demo: Path) -> None:
     (base / "config.json").write_text('{"rms_norm_eps": 5.0}')
     manifest.write(base)
     told = _run("verify", demo / "adapters" / "fr-culture", "--json")
-    assert codes(told) == {"folder": None, "base": "base-differs", "log": None}
+    assert codes(told) == {
+        "folder": None,
+        "base": "base-differs",
+        "log": None,
+        "members": None,
+    }
     assert told.exit_code == 1
 
 
 def test_an_adapter_of_the_demo_holds_without_further_options(demo: Path) -> None:
     result = _run("verify", demo / "adapters" / "fr-culture")
-    assert words(result) == {"folder": "holds", "base": "holds", "log": "holds"}
+    assert words(result) == dict.fromkeys(STEPS, "holds")
     assert result.exit_code == 0
 
 
 def test_the_report_for_machines_says_the_same(demo: Path) -> None:
     result = _run("verify", demo / "adapters" / "fr-culture", "--json")
     report = json.loads(result.stdout)
-    assert [step["holds"] for step in report["steps"]] == [True, True, True]
-    assert codes(result) == {"folder": None, "base": None, "log": None}
+    assert [step["holds"] for step in report["steps"]] == [True] * len(STEPS)
+    assert codes(result) == dict.fromkeys(STEPS)
     assert report["exit"] == result.exit_code == 0
     assert report["base"] == "base-2"
 
@@ -131,7 +138,7 @@ def test_an_adapter_alone_gets_no_verdict(demo: Path, tmp_path: Path) -> None:
         "verify", alone, "--base", demo / "releases" / "base-2",
         "--bundle", demo / "bundle",
     )  # fmt: skip
-    assert words(both) == {"folder": "holds", "base": "holds", "log": "holds"}
+    assert words(both) == dict.fromkeys(STEPS, "holds")
 
 
 NOTE = "note: trusted was the bundle's own trust-policy.txt"
@@ -238,10 +245,13 @@ def test_a_folder_that_is_none_is_wrong_usage(tmp_path: Path) -> None:
 def test_the_list_names_what_was_published(demo: Path) -> None:
     result = _run("list", demo / "bundle")
     assert result.exit_code == 0
-    assert result.stdout == (
+    line, _, standing = result.stdout.partition("; ")
+    assert line == (
         "fr-culture 1  by fr  France  fr  CC-BY-4.0  on base-2"
-        "  epsilon 2.9 at delta 0.00001\n"
+        "  epsilon 2.9 at delta 0.00001"
     )
+    assert standing.startswith("base-2: approved by entry ")
+    assert standing.endswith("; 3 yes, 3 are needed (de yes, es yes, fr yes)\n")
     rows = json.loads(_run("list", demo / "bundle", "--json").stdout)["adapters"]
     assert [(row["name"], row["publisher"]) for row in rows] == [("fr-culture", "fr")]
 

@@ -33,7 +33,7 @@ def test_a_release_of_the_demo_holds_without_further_options(release: Path) -> N
     assert words(result) == {"folder": "holds", "log": "holds", "members": "holds"}
     assert result.exit_code == 0
     assert "give the one you hold" in result.stderr
-    assert "approved; 3 yes, 3 are needed" in result.stdout
+    assert "approved by entry " in result.stdout
 
 
 def test_a_candidate_holds_with_a_status_of_its_own(tmp_path: Path) -> None:
@@ -44,24 +44,53 @@ def test_a_candidate_holds_with_a_status_of_its_own(tmp_path: Path) -> None:
     assert result.exit_code == 5
     told = json.loads(_run("verify", demo / "releases" / "base-2", "--json").stdout)
     assert (told["standing"], told["exit"]) == ("candidate", 5)
-    assert tapestry("audit", "verify", demo / "bundle").exit_code == 0
+    assert (told["members"]["may_be_used"], told["members"]["needed"]) == (False, 3)
+    adapter = tapestry("adapter", "verify", demo / "adapters" / "fr-culture")
+    assert adapter.exit_code == 5
+    assert "base-2: candidate; 0 yes" in adapter.stdout
+    listed = tapestry("adapter", "list", demo / "bundle")
+    assert "; base-2: candidate; 0 yes, 3 are needed" in listed.stdout
+    audited = tapestry("audit", "verify", demo / "bundle")
+    assert audited.exit_code == 0
+    assert "members      base-2      candidate; 0 yes, 3 are needed" in audited.stdout
 
 
 def test_what_members_withdrew_is_told_with_their_reason(tmp_path: Path) -> None:
     demo = make_demo(tmp_path / "release", withdrawn="base-2")
     result = _run("verify", demo / "releases" / "base-2")
     assert result.exit_code == 5
-    assert "withdrawn: harmful" in result.stdout
+    assert "withdrawn by entry " in result.stdout
+    assert ": harmful, the policy refuses it; " in result.stdout
     adapter = tapestry("adapter", "verify", demo / "adapters" / "fr-culture")
     assert adapter.exit_code == 5
-    assert "base-2 is withdrawn: harmful" in adapter.stdout
+    assert "base-2: withdrawn by entry " in adapter.stdout
     demo = make_demo(tmp_path / "adapter", withdrawn="fr-culture")
     assert _run("verify", demo / "releases" / "base-2").exit_code == 0
     adapter = tapestry("adapter", "verify", demo / "adapters" / "fr-culture")
     assert adapter.exit_code == 5
     listed = tapestry("adapter", "list", demo / "bundle")
-    assert "fr-culture is withdrawn: harmful" in listed.stdout
+    assert "; fr-culture is withdrawn by entry " in listed.stdout
     assert listed.exit_code == 0
+
+
+@pytest.mark.parametrize("withdrawn", ["base-2", "fr-culture"])
+@pytest.mark.parametrize(("warns", "status"), [("harmful", 0), ("superseded", 5)])
+def test_the_policy_says_whether_a_withdrawal_refuses_or_warns(
+    tmp_path: Path, withdrawn: str, warns: str, status: int
+) -> None:
+    rules = {"withdrawn_warns": (warns,)}
+    demo = make_demo(tmp_path, withdrawn=withdrawn, rules=rules)
+    says = "the policy " + ("refuses it" if status else "only warns")
+    adapter = tapestry("adapter", "verify", demo / "adapters" / "fr-culture")
+    assert adapter.exit_code == status
+    assert says in adapter.stdout
+    listed = tapestry("adapter", "list", demo / "bundle")
+    assert says in listed.stdout
+    if withdrawn == "base-2":
+        found = _run("verify", demo / "releases" / "base-2")
+        assert (found.exit_code, says in found.stdout) == (status, True)
+        traced = tapestry("audit", "trace", demo / "bundle", "base-2")
+        assert (traced.exit_code, says in traced.stdout) == (status, True)
 
 
 def test_what_members_dispute_of_its_rounds_is_shown(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 import pytest
 
-from tapestry_governance.events.federation_events import roster_digest
+from tapestry_governance.events.federation_events import (
+    ALWAYS_REFUSED,
+    roster_digest,
+)
 from tests.support.log_world import World, changed
 
 
@@ -26,3 +29,23 @@ def test_the_coordinator_is_no_member() -> None:
     renamed = charter.coordinator.model_copy(update={"name": "fr"})
     with pytest.raises(ValueError, match="no member"):
         changed(charter, coordinator=renamed)
+
+
+def test_a_withdrawal_refuses_unless_the_policy_names_its_reason() -> None:
+    policy = World().policy(withdrawn_warns=("old", "superseded"))
+    assert not policy.refuses("superseded")
+    for reason in ("harmful", "supersede", "compromised", "unlawful_data"):
+        assert policy.refuses(reason)
+        assert World().policy().refuses(reason)
+
+
+@pytest.mark.parametrize("reason", sorted(ALWAYS_REFUSED))
+def test_no_policy_only_warns_of_what_is_compromised_or_unlawful(reason: str) -> None:
+    with pytest.raises(ValueError, match=f"{reason} always refuses"):
+        World().policy(withdrawn_warns=tuple(sorted((reason, "superseded"))))
+
+
+@pytest.mark.parametrize("reasons", [("b", "a"), ("a", "a"), ("Not a code",)])
+def test_the_reasons_are_codes_in_order_each_once(reasons: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="withdrawn_warns"):
+        World().policy(withdrawn_warns=reasons)

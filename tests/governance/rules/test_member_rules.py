@@ -10,6 +10,7 @@ from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.event_body import Body, Role
 from tapestry_governance.events.member_events import (
     CharterAccepted,
+    KeyRotated,
     MemberLeft,
     MembershipRequest,
     PauseProposal,
@@ -298,8 +299,65 @@ def test_a_key_of_another_kind_stands_beside_the_roster(purpose: str) -> None:
     world = World().found()
     body = world.rotation("fr", purpose)
     world.add(body, "fr", "root")
-    assert dict(world.settled.other_keys) == {("fr", purpose): body.key}
+    others = dict(world.folded.other_keys)
+    assert dict(world.settled.other_keys) == {**others, ("fr", purpose): body.key}
     assert world.settled.roster == world.folded.roster
+
+
+def test_a_stolen_transport_key_is_marked_also_while_a_round_is_open() -> None:
+    world = World().found()
+    first = world.request("fr").transport
+    world.rotate("fr", "transport", seed="two")
+    world.add(world.declaration("fr"), "fr", "node")
+    assert not world.settled.stolen_transports  # a routine rotation accuses no key
+    second = world.settled.other_keys["fr", "transport"]
+    world.add(RoundOpened(manifest=world.manifest()))
+    world.rotate("fr", "transport", seed="three", reason="compromised")
+    assert set(world.settled.stolen_transports) == {second}
+    assert world.settled.transport_owners[first] == "fr"
+
+
+def test_a_transport_key_may_be_called_stolen_after_it_was_replaced() -> None:
+    world = World().found()
+    stolen = world.request("fr").transport
+    body = world.rotation("fr", "transport")
+    world.add(body, "fr", "root")
+    world.add(changed(body, reason="compromised"), "fr", "root")
+    state = world.settled
+    assert set(state.stolen_transports) == {stolen}
+    assert state.other_keys["fr", "transport"] == body.key
+    assert not state.may_be_stolen("fr", "transport")
+
+
+def test_a_stolen_transport_key_comes_back_under_no_name() -> None:
+    world = World().found()
+    stolen = world.request("fr").transport
+    world.rotate("fr", "transport", reason="compromised")
+    world.add(world.declaration("es"), "es", "node")
+
+    def again(name: str) -> KeyRotated:
+        said = rotation_statement("transport", stolen, name=name, federation="tapestry")
+        signed = world.keys[name, "node"].sign(said).hex()
+        new = world.rotation(name, "transport", seed=name)
+        return changed(new, key=stolen, possession=signed)
+
+    with refused(RuleError, "transport-key-compromised", match="since entry"):
+        world.add(again("fr"), "fr", "root")
+    with refused(RuleError, "key-taken", match="'fr'"):
+        world.add(again("es"), "es", "root")
+
+
+def test_no_member_takes_the_transport_key_of_another_and_calls_it_stolen() -> None:
+    """Else any member could shut out any other."""
+    world = World().found()
+    theirs = world.request("es").transport
+    said = rotation_statement("transport", theirs, name="fr", federation="tapestry")
+    signed = world.keys["fr", "node"].sign(said).hex()
+    body = changed(world.rotation("fr", "transport"), key=theirs, possession=signed)
+    with refused(RuleError, "key-taken", match="'es'"):
+        world.add(body, "fr", "root")
+    raced = world.settled.with_transport("fr", theirs, compromised=True)
+    assert not raced.stolen_transports
 
 
 @pytest.mark.parametrize(

@@ -493,7 +493,7 @@ def test_a_key_that_was_taken_meanwhile_is_not_given_again(world: World) -> None
     state = world.folded
     assert str(state.key_of("fr", "node")) == first.key
     assert len(state.former_keys["fr", "node"]) == 1
-    assert {purpose for _, purpose in state.other_keys} == {"receipts"}
+    assert {purpose for _, purpose in state.other_keys} == {"receipts", "transport"}
 
 
 def test_a_new_coordinator_leads_although_a_round_is_open(world: World) -> None:

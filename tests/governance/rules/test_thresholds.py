@@ -13,6 +13,7 @@ ALL = range(2, 41)
 CHANGES: list[dict[str, object]] = [
     {"voting": {**USUAL_VOTING.model_dump(), "resume": "1/3"}},
     {"voting": {**USUAL_VOTING.model_dump(), "pause": 4}},
+    {"withdrawn_warns": ("superseded",)},
     {
         "witnesses": (
             {
@@ -92,7 +93,7 @@ def test_no_majority_lowers_or_raises_a_share_first() -> None:
 
 
 def test_a_quorum_of_outsiders_is_changed_by_the_largest_share() -> None:
-    named = policy(**CHANGES[2])
-    wanted = policy(**CHANGES[2], outside_quorum=1)
+    named = policy(**CHANGES[3])
+    wanted = policy(**CHANGES[3], outside_quorum=1)
     assert needed_for_policy(named, wanted, members=12) == 9
     assert needed_for_policy(wanted, named, members=12) == 9

@@ -1,6 +1,7 @@
 """A release is a function of the log and of the given base's files."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,10 @@ def test_the_card_names_models_by_identity_and_the_noise_of_the_run() -> None:
 
 
 def test_the_card_names_a_command_that_there_is() -> None:
-    said = draft().card.split("`")[1::2]
-    line = next(each for each in said if each.startswith("tapestry "))
-    assert line == "tapestry release verify DIR"
+    (line,) = re.findall(r"^tapestry .+$", draft().card, re.M)
+    words = line.split()
+    assert words[1:4] == ["release", "verify", f"releases/{draft().name}"]
     options = {o for p in command.app.commands["verify"].params for o in p.opts}
-    flags = [each for each in said if each.startswith("--")]
-    assert flags
-    assert set(flags) <= options
+    flags = {each for each in words if each.startswith("--")}
+    assert flags == {"--bundle", "--trust"}
+    assert flags <= options

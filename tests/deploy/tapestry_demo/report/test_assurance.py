@@ -132,13 +132,16 @@ def test_what_members_decided_is_shown_with_their_votes() -> None:
         "yes": 3,
         "needed": 3,
         "votes": {"germany": "yes", "italy": "no"},
+        "decided": 41,
     }
     other = {"what": "withdraw <b> by italy", "standing": "open", "yes": 0, "needed": 2}
-    run = run_of(decisions=[release, {**other, "votes": {}}])
+    run = run_of(decisions=[release, {**other, "votes": {}, "decided": None}])
     drawn = assurance.decisions(run).text
     (rows,) = tables_of(drawn)
-    assert rows[1][1:] == ["Approved", "3 of 3 needed", "Germany: yes, Italy: no"]
-    assert rows[2] == ["Withdraw <b> by italy", "Open", "0 of 2 needed", "no vote"]
+    said = ["Approved", "3 of 3 needed", "Germany: yes, Italy: no", "Entry 41"]
+    assert rows[1][1:] == said
+    said = ["Withdraw <b> by italy", "Open", "0 of 2 needed", "no vote", "\u2013"]
+    assert rows[2] == said
     assert "<b>" not in drawn
     assert assurance.decisions(run_of()).text == ""
     assert "What members decided" in page_of({**figures(), "decisions": [release]})

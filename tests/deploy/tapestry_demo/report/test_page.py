@@ -130,6 +130,7 @@ def _poisoned(text: str) -> dict[str, Any]:
         "yes": 1,
         "needed": 1,
         "votes": {text: text},
+        "decided": 1,
     }
     data["decisions"] = [vote]
     data["bits_per_byte"][text] = dict.fromkeys(data["epsilon"], 1.0)

@@ -75,6 +75,8 @@ def test_decisions_are_those_of_the_log_with_their_votes(audit: Audit) -> None:
     assert (release.what, release.standing) == ("base-2", "approved")
     assert (release.yes, release.needed) == (3, 3)
     assert set(release.votes.values()) == {"yes"}
+    (ballot,) = audit.state.ballots.values()
+    assert release.decided == ballot.decided is not None
 
 
 def reported(events: list[Event]) -> dict[str, float]:

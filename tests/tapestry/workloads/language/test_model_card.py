@@ -16,7 +16,10 @@ from tapestry.workloads.language.model_card import (
     render,
 )
 
-SECTIONS = ["How to use it", "Privacy", "Evaluation", "Sample answers", "Limits"]
+SECTIONS = [
+    *("How to use it", "Standing", "Privacy"),
+    *("Evaluation", "Sample answers", "Limits"),
+]
 NASTY = [
     "```\n# Injected\n---\n<script>alert(1)</script>",
     "````` five",
