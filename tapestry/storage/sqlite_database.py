@@ -188,7 +188,7 @@ def open_database(
         foreign keys are enforced. A new database is of mode 0600, whatever the umask,
         and so are the files that SQLite keeps beside it. With ``readonly`` it is not
         made, changed or brought up to date; a writer at work is no obstacle and is
-        not kept waiting.
+        not kept waiting, and all that is read is of one moment, that of the opening.
 
     Edge cases:
         ============================  ==============================================
@@ -247,6 +247,8 @@ def open_database(
                 _set_wal(database)
                 database.execute("PRAGMA synchronous = FULL")
                 database.execute("PRAGMA foreign_keys = ON")
+            else:
+                database.execute("BEGIN")
             _check_content(database, schema, readonly=readonly, check=check)
         except BaseException:
             database.close()
@@ -320,16 +322,17 @@ def _check_content(
 
 
 def _require_tables(database: Database, schema: Schema, *, readonly: ReadOnly) -> None:
+    if readonly:
+        if not database.holds(schema):
+            raise sqlite3.OperationalError("nothing was stored in it yet")
+        return
     database.execute("BEGIN")  # one moment's content, without keeping a writer out
     try:
         is_made = database.holds(schema)
     finally:
         database.execute("ROLLBACK")
-    if is_made:
-        return
-    if readonly:
-        raise sqlite3.OperationalError("nothing was stored in it yet")
-    database.create(schema)
+    if not is_made:
+        database.create(schema)
 
 
 def _create_private(path: Path) -> None:

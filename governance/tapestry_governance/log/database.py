@@ -97,9 +97,6 @@ class LogDatabase:
         except BaseException:
             self._release()
             raise
-        if readonly:
-            with self.database.errors():
-                self.database.execute("BEGIN")
 
     def close(self) -> None:
         """Close the file and release the lock."""

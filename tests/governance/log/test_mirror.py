@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from tapestry.errors import (
 from tapestry_governance.events.round_events import RoundOpened
 from tapestry_governance.log import mirror as mirror_module
 from tapestry_governance.log.mirror import LogMirror
+from tapestry_governance.rules.replay import apply_all
 from tests.support.log_world import NAMES, World, fake_digest, renamed
 from tests.support.refusals import refused
 
@@ -64,6 +66,34 @@ def test_a_view_follows_the_log_in_steps_of_any_size(
     again = reopen(world, tmp_path)
     assert (again.size, again.seen, again.state) == (30, mirror.seen, again.state)
     again.close()
+
+
+def test_a_reader_beside_a_growing_view_sees_one_moment(
+    world: World,
+    mirror: LogMirror,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    follow(mirror, world, 20)
+
+    def grow_meanwhile(*given: Any) -> Any:
+        found = apply_all(*given)
+        monkeypatch.undo()
+        follow(mirror, world)
+        return found
+
+    monkeypatch.setattr(mirror_module, "apply_all", grow_meanwhile)
+    reader = LogMirror.open(
+        tmp_path / "mirror.db",
+        trust=world.trust,
+        genesis=world.genesis,
+        readonly=True,
+    )
+    assert (reader.size, reader.seen) == (20, world.seen(20))
+    assert reader.accepted_sizes == [20]
+    assert reader.signed == world.note(world.entries[:20])
+    reader.close()
+    assert mirror.size == 30
 
 
 def test_entries_that_are_stored_already_are_skipped(
