@@ -113,6 +113,7 @@ class LogMirror:
             genesis: The digest of entry 0, from outside the federation. None takes
                 any: then nothing holds but what the caller finds cosigned by a quorum.
             readonly: Change nothing; then the file must be there. As ``open_database``.
+                It shows the mirror of one moment, while a node may write to it.
 
         Raises:
             ResourceError: The file cannot be opened or is no database.
@@ -125,6 +126,8 @@ class LogMirror:
         mirror = cls(database, trust=trust, genesis=genesis)
         try:
             with database.errors():
+                if readonly:
+                    database.execute("BEGIN")  # all reads see one moment
                 mirror._load()
         except BaseException:
             database.close()

@@ -1,10 +1,11 @@
 """Attacks on a node's mirror of the log; rows of the attack matrix in brackets."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,29 @@ def test_a_view_follows_the_log_in_steps_of_any_size(
     again = reopen(world, tmp_path)
     assert (again.size, again.seen, again.state) == (30, mirror.seen, again.state)
     again.close()
+
+
+def test_a_reader_sees_one_moment_while_the_mirror_grows(
+    world: World, mirror: LogMirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entries of before and a checkpoint of after would look like damage."""
+    follow(mirror, world, 20)
+    real = mirror_module.apply_all
+
+    def slow(state: Any, entries: Iterable[bytes]) -> Any:
+        found = real(state, entries)
+        monkeypatch.setattr(mirror_module, "apply_all", real)
+        follow(mirror, world, 30)
+        return found
+
+    monkeypatch.setattr(mirror_module, "apply_all", slow)
+    path = tmp_path / "mirror.db"
+    reader = LogMirror.open(
+        path, trust=world.trust, genesis=world.genesis, readonly=True
+    )
+    assert (mirror.size, reader.size, reader.seen) == (30, 20, world.seen(20))
+    assert reader.accepted_sizes == [20]
+    reader.close()
 
 
 def test_entries_that_are_stored_already_are_skipped(
