@@ -112,8 +112,7 @@ class LogMirror:
             trust: The trust policy, from outside the federation.
             genesis: The digest of entry 0, from outside the federation. None takes
                 any: then nothing holds but what the caller finds cosigned by a quorum.
-            readonly: Change nothing; then the file must be there. As ``open_database``.
-                It shows the mirror of one moment, while a node may write to it.
+            readonly: Change nothing, as ``open_database``; all reads see one moment.
 
         Raises:
             ResourceError: The file cannot be opened or is no database.
@@ -127,7 +126,7 @@ class LogMirror:
         try:
             with database.errors():
                 if readonly:
-                    database.execute("BEGIN")  # all reads see one moment
+                    database.execute("BEGIN")
                 mirror._load()
         except BaseException:
             database.close()
@@ -386,8 +385,7 @@ class LogMirror:
             ValueError: No entry is stored at this index.
             VerificationError: The event is of another type.
         """
-        (entry,) = self.entries(index, index + 1)
-        body = open_entry(entry).event.body
+        body = open_entry(*self.entries(index, index + 1)).event.body
         if not isinstance(body, kind):
             raise VerificationError(
                 f"entry {index} of the log is {body.type}, want {kind.type}",
@@ -404,8 +402,7 @@ class LogMirror:
         if not 0 <= start <= stop <= self.size:
             raise ValueError(f"no entries {start} to {stop} among {self.size}")
         query = "SELECT bytes FROM entry WHERE idx >= ? AND idx < ? ORDER BY idx"
-        rows = self._database.query(query, start, stop)
-        return [self._stored(entry) for (entry,) in rows]
+        return [self._stored(e) for (e,) in self._database.query(query, start, stop)]
 
     def evidence(self) -> list[ForkEvidence]:
         """Return the refused notes and entries, the oldest first."""

@@ -23,6 +23,7 @@ from tapestry.errors import (
 from tapestry_governance.events.round_events import RoundOpened
 from tapestry_governance.log import mirror as mirror_module
 from tapestry_governance.log.mirror import LogMirror
+from tapestry_governance.rules.replay import apply_all
 from tests.support.log_world import NAMES, World, fake_digest, renamed
 from tests.support.refusals import refused
 
@@ -72,7 +73,7 @@ def test_a_reader_sees_one_moment_while_the_mirror_grows(
 ) -> None:
     """Entries of before and a checkpoint of after would look like damage."""
     follow(mirror, world, 20)
-    real = mirror_module.apply_all
+    real = apply_all
 
     def slow(state: Any, entries: Iterable[bytes]) -> Any:
         found = real(state, entries)
