@@ -27,11 +27,12 @@ settings.load_profile("tapestry")
 
 
 def pytest_configure() -> None:
-    """Take signals as at a terminal, and keep folders in memory where there is room.
+    """Take signals and modes of files as at a terminal, and keep folders in memory.
 
     What runs in the background or outlives a terminal is started with some signals
     ignored; children inherit that, and many a test sends one.
     """
+    os.umask(0o022)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             is_break = number is signal.SIGINT

@@ -95,6 +95,7 @@ def test_a_member_leaves_while_the_coordinator_is_away(site: Site) -> None:
     assert "leaves" in tapestry("node", "status", folder).stdout
     site.lead()
     site.wait(lambda: "by entry" in tapestry("node", "leave", folder).stdout)
+    site.wait(site.is_cosigned)
     done = tapestry(
         *("coordinator", "plan", site.coordinator, "run-2", *PLAN),
         *("--held-out", site.place / "public", "--epsilon", "1"),
