@@ -1,6 +1,7 @@
 """Run the command line in this process, as a shell would see it."""
 
 import io
+import logging
 from collections.abc import Iterable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -31,8 +32,17 @@ def tapestry(*words: object, typed: str | None = None) -> Result:
 
 
 def exit_status(words: Iterable[str]) -> int:
-    """Run the command line and return the status that it ends with."""
-    with pytest.raises(SystemExit) as end:
-        main(list(words))
+    """Run the command line and return the status that it ends with.
+
+    A command logs to its standard error; what follows in this process must not.
+    """
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    try:
+        with pytest.raises(SystemExit) as end:
+            main(list(words))
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
     assert isinstance(end.value.code, int)
     return end.value.code
