@@ -1,7 +1,7 @@
 """The parts that a member lacks: the log, results of rounds, chunks, a request.
 
-Within a run that is seen to before each round and each release. A member that was away
-at the end of a run gets the same, by the same steps, when it comes back between runs.
+Within a run that is seen to before each round and each release. A member that comes
+back between runs gets the same, by the same steps.
 """
 
 import logging
@@ -15,6 +15,7 @@ from tapestry.protocol.round_manifest import RoundManifest
 from tapestry_coordinator.adapter_collector import collect_adapters
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.led_log import LedLog
+from tapestry_coordinator.missed_results import tell_missing
 from tapestry_coordinator.run_context import RunContext
 from tapestry_coordinator.run_folders import PLAN, PROGRESS, run_folder, write_progress
 from tapestry_coordinator.settings import RunSettings
@@ -46,15 +47,18 @@ def bring_up_to_date(
         if not (then_opens and tracker.publisher.is_cosigned(present)):
             tracker.publisher.publish(present, unhurried=True)
     except QuorumError:
-        tracker.catch_up(list(present))
+        tracker.catch_up(present)
         responder.respond(present)
         tracker.publisher.publish(present)
-    tracker.catch_up(list(present))
+    tracker.catch_up(present)
     responder.respond(present)
 
 
 class LastRun:
-    """The newest run that gave a result, for members that were away at its end."""
+    """The newest run that gave a result, for members that were away at its end.
+
+    They get the results of earlier runs as well, where they lack these first.
+    """
 
     def __init__(self, context: RunContext) -> None:
         """Take the parts of the run; nothing of its folder but uploads is changed."""
@@ -67,6 +71,11 @@ class LastRun:
             uploads=Uploads(folder),
         )
 
+    @property
+    def has_more(self) -> bool:
+        """True if a member that took results is to be sent more at once."""
+        return bool(self.context.tracker.behind)
+
     def serve(self, names: Collection[str], *, came: Collection[str]) -> list[str]:
         """Greet members, have them cosign, and send them what they lack.
 
@@ -77,8 +86,9 @@ class LastRun:
 
         Raises:
             QuorumError: Fewer cosigned than the trust policy asks for.
-            IncompleteError: The run's folder lacks a result or a sum.
         """
+        for name in came:  # it may have been seen to
+            self.context.tracker.failures.pop(name, None)
         here = self.context.tracker.exchange_hello(names)
         bring_up_to_date(self._responder, here)
         if self.context.settings.adapters and read_outcome(self._folder) is not None:
@@ -106,9 +116,12 @@ def last_run(directory: Path, log: LedLog) -> Iterator[LastRun | None]:
 
 def _open(directory: Path, log: LedLog, stack: ExitStack) -> LastRun | None:
     closed = log.publisher.state.closed.last
-    if closed is None or not Journal.is_there(run_folder(directory, closed.run_id)):
+    if closed is None:
         return None
     folder = run_folder(directory, closed.run_id)
+    if not Journal.is_there(folder):
+        tell_missing(folder, "journal.db is not there")
+        return None
     journal = Journal(folder, readonly=True)
     stack.callback(journal.close)
     plan = RoundManifest.decode(journal.row(closed.round_number).manifest)

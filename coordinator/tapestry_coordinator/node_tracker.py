@@ -1,9 +1,10 @@
-"""Attendance: the nodes that are present, and the last round that each applied.
+"""Attendance: the nodes that are present, and the result that each takes next.
 
 Nodes come and go. Before every round each tells how much of the log it has and which
-round it applied last; one that missed a result gets it again, with the same public
-transcript and sum, and takes the step itself. A node that has just taken the last
-round's result has told all that by its receipt, and is not asked again at once.
+result it lacks first, be it of an earlier run; it gets that, with the same public
+transcript and sum, takes the step itself, and says what it lacks then. A node that has
+just taken the last round's result has told all that by its receipt, and is not asked
+again at once.
 """
 
 import logging
@@ -24,22 +25,34 @@ from tapestry.protocol.messages import (
     ChunkRequest,
     Identity,
     ReceiptReply,
+    RoundName,
     ShowHeldOutRequest,
     encode_message,
 )
 from tapestry.protocol.round_manifest import GateInputs
-from tapestry.protocol.secagg_messages import PROTOCOL, Result
-from tapestry.secagg.chunks import cut
+from tapestry.protocol.secagg_messages import PROTOCOL
 from tapestry.software_digest import software_digest
 from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.log_publisher import LogPublisher
+from tapestry_coordinator.missed_results import find_result
 from tapestry_coordinator.refusals import is_at_fault, read_reply
+from tapestry_coordinator.run_folders import HELD_OUT, run_folder
 from tapestry_coordinator.settings import RunSettings
 
 _logger = logging.getLogger(__name__)
 _PATIENCE = 0.5  # seconds between looks for nodes
 _KNOWN_SECONDS = 10.0  # after a receipt, in which no hello is needed
+_FIRST_PAUSE, _LONGEST_PAUSE = 20.0, 3600.0  # before a result is sent again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failed:
+    """The times in a row that a node took no result, and for how long it gets none."""
+
+    count: int
+    since: float
+    pause: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +63,14 @@ class NodeTracker:
     grid: AuthenticatedGrid
     publisher: LogPublisher
     journal: Journal
-    held_out: Path  # the folder of the gate's public data
+    directory: Path  # the coordinator's, with the folders of all runs
     gate: GateInputs  # of the rounds of this run
-    has_held_out: set[str] = field(default_factory=set)  # nodes that have these data
-    applied: dict[str, int] = field(default_factory=dict)  # last round, by node
+    # The data of the gate that a node has, and the result that it takes next; a node
+    # is missing while that is unknown, since its log ends before the last result.
+    has_held_out: dict[str, str | None] = field(default_factory=dict)
+    lacks: dict[str, RoundName | None] = field(default_factory=dict)
+    failures: dict[str, "_Failed"] = field(default_factory=dict)  # to take results
+    behind: set[str] = field(default_factory=set)  # to be sent more at the next pass
     # Chunks to show, by node; a node is missing while its wishes are unknown.
     asks: dict[str, set[ChunkRequest]] = field(default_factory=dict)
     away: set[str] = field(default_factory=set)  # did not come when last waited for
@@ -79,6 +96,8 @@ class NodeTracker:
                 f"{len(names)} nodes are online, a round takes {floor}; start more",
                 code="nodes-too-few",
             )
+        for name in self.failures.keys() - set(names):
+            del self.failures[name]  # when it is back, it may have been seen to
         known = self._known(names)
         present = sorted(known.union(self.exchange_hello(set(names) - known)))
         if members:
@@ -134,66 +153,120 @@ class NodeTracker:
             _logger.warning("node %s runs other software, %s", name, said.software)
         self.software[name] = said.software
         (self.rests.add if said.rests else self.rests.discard)(name)
-        begins = self.publisher.state.runs.get(self.settings.run_id, 0)
-        # The node counts in the newest run that it mirrors, and that may be another.
-        self.applied[name] = said.applied if said.size > begins else 0
+        self.lacks.pop(name, None)
+        last = self.publisher.state.closed.last
+        if last is None or said.size > last.index:
+            self.lacks[name] = said.lacks
         self.asks[name] = set(said.asks)
-        self.has_held_out.discard(name)
-        if said.held_out == self.gate.held_out:
-            self.has_held_out.add(name)
+        self.has_held_out[name] = said.held_out
         return True
 
-    def catch_up(self, names: list[str]) -> None:
-        """Send each node the results that it missed, up to one that it does not take.
+    def announce(self, round_number: int) -> None:
+        """Note that a round has closed: who lacked nothing lacks its result now."""
+        closed = RoundName(run_id=self.settings.run_id, round_number=round_number)
+        self.lacks.update(
+            {name: closed for name, lacks in self.lacks.items() if lacks is None}
+        )
 
-        A node that took a round without the one before would never see that one.
+    def catch_up(self, names: Collection[str]) -> None:
+        """Send each node the results that it lacks, in its own order.
+
+        Each node says by itself which one it takes next. What is due longer than one
+        result may take waits for the next pass, so that who was away for years holds
+        up no run; a result that a node did not take waits ever longer.
         """
-        for row in self.journal.rounds():
-            if row.status == "closed":
-                late = [n for n in names if self.applied.get(n, 0) < row.number]
-                self.send_result(row.number, late)
-                names = [n for n in names if self.applied.get(n, 0) >= row.number]
+        self.exchange_hello([name for name in names if name not in self.lacks])
+        end = time.monotonic() + self.settings.deadlines.apply_result
+        waiting = {name for name in names if not self._pauses(name)}
+        while wishes := self._wishes(waiting):
+            for wanted, takers in wishes.items():
+                waiting -= set(takers) - self.send_result(wanted, takers)
+            if time.monotonic() > end:
+                break
+        self.behind.clear()
+        self.behind.update(name for each in wishes.values() for name in each)
+        self.behind.intersection_update(waiting)
 
-    def send_result(self, round_number: int, names: list[str]) -> None:
-        """Send a closed round's transcript and sum.
+    def _wishes(self, names: Collection[str]) -> dict[RoundName, list[str]]:
+        """Return who lacks which result; that of this run's last round comes first."""
+        found: dict[RoundName, list[str]] = {}
+        for name in sorted(names):
+            if (wanted := self.lacks.get(name)) is not None:
+                found.setdefault(wanted, []).append(name)
+        newest = sorted(found, key=lambda each: each.round_number, reverse=True)
+        newest.sort(key=lambda each: each.run_id != self.settings.run_id)
+        return {wanted: found[wanted] for wanted in newest}
 
-        Raises:
-            IncompleteError: The journal lacks the round's result or sum.
-        """
-        if not names:
-            return
-        self.show_held_out(names)
+    def _pauses(self, name: str) -> bool:
+        failed = self.failures.get(name)
+        now = time.monotonic()
+        return failed is not None and now < failed.since + failed.pause
+
+    def _fail(self, name: str, why: str) -> None:
+        """Note that a node did not take a result: at once again, then ever later."""
+        failed = self.failures.get(name)
+        count = 1 if failed is None else failed.count + 1
+        pause = 0.0
+        if failed is not None:
+            pause = min(max(2 * failed.pause, _FIRST_PAUSE), _LONGEST_PAUSE)
+        self.failures[name] = _Failed(count=count, pause=pause, since=time.monotonic())
+        _logger.warning("node %s, failure %d in a row: %s", name, count, why)
+
+    def send_result(self, wanted: RoundName, names: Collection[str]) -> set[str]:
+        """Send a closed round's transcript and sum; returns who took the step."""
+        journal, own_run = self.journal, self.settings.run_id
+        found = find_result(self.directory, wanted, own=journal, own_run=own_run)
+        if found is None:
+            return set()
+        self.show_held_out(names, run_id=wanted.run_id, digest=found.held_out)
         request = encode_message(
             ApplyResultRequest(
-                round_number=round_number,
+                run_id=wanted.run_id,
+                round_number=wanted.round_number,
                 checkpoint=self.publisher.checkpoint.decode(),
-                result=Result.decode(self.journal.result(round_number)),
+                result=found.result,
             ),
-            cut(self.journal.load_sum(round_number)),
+            found.chunks,
         )
         waited = self.settings.deadlines.apply_result
-        requests = dict.fromkeys(names, request)
-        for name, reply in self.grid.exchange(requests, deadline=waited):
+        failed = dict.fromkeys(names, "no answer")
+        for name, reply in self.grid.exchange(
+            dict.fromkeys(names, request), deadline=waited
+        ):
             try:
                 said = read_reply(reply, ReceiptReply)
             except ProtocolError as error:
-                _logger.warning(
-                    "node %s did not apply round %d, it gets the result again: %s",
-                    *(name, round_number, error),
-                )
+                failed[name] = str(error)
                 continue
-            self.applied[name] = round_number
             self.asks[name] = set(said.asks)  # drawn when it took the result
+            self.lacks[name] = said.lacks
             self.taken[name] = time.monotonic()
+            if said.lacks == wanted:
+                failed[name] = "it says that it took the result, and lacks it"
+            else:
+                del failed[name]
+                self.failures.pop(name, None)
+        for name, why in failed.items():
+            what = f"round {wanted.round_number} of {wanted.run_id!r} was not taken"
+            self._fail(name, f"{what}: {why}")
+        return set(names) - failed.keys()
 
-    def show_held_out(self, names: Collection[str]) -> None:
-        """Send the public data of the gate to nodes that lack them."""
-        names = [name for name in names if name not in self.has_held_out]
+    def show_held_out(
+        self,
+        names: Collection[str],
+        *,
+        run_id: str | None = None,
+        digest: str | None = None,
+    ) -> None:
+        """Send the public data of a run's gate, by default of this one's."""
+        run_id, digest = run_id or self.settings.run_id, digest or self.gate.held_out
+        names = [name for name in names if self.has_held_out.get(name) != digest]
         if not names:
             return
-        files = sorted(path for path in self.held_out.iterdir() if path.is_file())
+        folder = run_folder(self.directory, run_id) / HELD_OUT
+        files = sorted(path for path in folder.iterdir() if path.is_file())
         request = encode_message(
-            ShowHeldOutRequest(files=tuple(path.name for path in files)),
+            ShowHeldOutRequest(run_id=run_id, files=tuple(path.name for path in files)),
             [path.read_bytes() for path in files],
         )
         requests = dict.fromkeys(names, request)
@@ -204,4 +277,4 @@ class NodeTracker:
             except ProtocolError as error:
                 _logger.warning("node %s lacks the held-out data: %s", name, error)
             else:
-                self.has_held_out.add(name)
+                self.has_held_out[name] = digest

@@ -177,7 +177,8 @@ class Run:
     ) -> None:
         evaluation = workload.evaluation(settings.training.options)
         folder = run_folder(directory, settings.run_id)
-        held_out = read_held_out(folder / HELD_OUT, evaluation)
+        self._held_out = folder / HELD_OUT
+        held_out = read_held_out(self._held_out, evaluation)
         journal = Journal(folder)
         log = open_led_log(directory, grid, deadline=settings.deadlines.cosign)
         self.workload = workload
@@ -221,7 +222,7 @@ class Run:
                 self.context.publisher.state,
                 start=self._start,
             )
-            self.gate.check(self.replica, folder=self.context.tracker.held_out)
+            self.gate.check(self.replica, folder=self._held_out)
         while self._goes_on():
             self._try_round()
             self._release_if_due()
@@ -401,7 +402,8 @@ class Run:
         total = rounds.run(manifest, context, outcome=outcome)
         self._close_round(manifest, total, outcome)
         self.context.publisher.publish(present)
-        self.context.tracker.send_result(manifest.round_number, present)
+        self.context.tracker.announce(manifest.round_number)
+        self.context.tracker.catch_up(present)
         self.responder.respond(present)
 
     def _able(self, present: Sequence[str]) -> list[str]:

@@ -11,7 +11,6 @@ from tapestry_coordinator.led_log import LedLog
 from tapestry_coordinator.log_publisher import LogPublisher
 from tapestry_coordinator.node_tracker import NodeTracker
 from tapestry_coordinator.round import Notify
-from tapestry_coordinator.run_folders import HELD_OUT, run_folder
 from tapestry_coordinator.settings import RunSettings
 from tapestry_governance.log.writer import Log
 
@@ -51,7 +50,7 @@ class RunContext:
             grid=log.members,
             publisher=log.publisher,
             journal=journal,
-            held_out=run_folder(directory, settings.run_id) / HELD_OUT,
+            directory=directory,
             gate=gate,
         )
         return cls(

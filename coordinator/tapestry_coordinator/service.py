@@ -182,7 +182,8 @@ def tend_log(directory: Path, grid: Grid, *, until: Callable[[], bool]) -> None:
             is_due = time.monotonic() >= due or inbox.waiting()
             if now - here or (now and is_due):
                 _serve(log, last, sorted(now), came=now - here)
-                due = time.monotonic() + every
+                has_more = last is not None and last.has_more
+                due = time.monotonic() + (0 if has_more else every)
             here = now
             time.sleep(_LOOK_SECONDS)
 

@@ -87,7 +87,7 @@ class SpotCheckResponder:
         for number in numbers:
             if all(
                 name in tracker.asks
-                and tracker.applied.get(name, 0) >= number
+                and tracker.lacks.get(name, number) is None
                 and all(ask.round_number != number for ask in tracker.asks[name])
                 for name in tracker.publisher.state.members
             ):
@@ -169,8 +169,8 @@ class SpotCheckResponder:
             ResourceError: The evidence cannot be written.
             IncompleteError: The log does not close the round.
         """
-        state = self.tracker.publisher.state
-        closed = state.closed_round(number, within=state.size)
+        state, run_id = self.tracker.publisher.state, self.tracker.settings.run_id
+        closed = state.closed_round(number, run_id, within=state.size)
         if closed is None:
             raise IncompleteError(
                 f"the log does not close round {number}", code="closing-entry-missing"

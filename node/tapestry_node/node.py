@@ -79,7 +79,7 @@ from tapestry_node.restored_state import (
     is_enough,
     require_settled,
 )
-from tapestry_node.round.admission import Facts, check_offer
+from tapestry_node.round.admission import Facts, check_offer, first_round
 from tapestry_node.round.base_snapshots import BaseSnapshots
 from tapestry_node.round.gate_check import GateCheck
 from tapestry_node.round.result import ResultApplier
@@ -265,7 +265,7 @@ class Node:
 
     def _identify(self, nonce: str, connection: str) -> Message:
         progress = Progress(
-            applied=self._base.applied_in_newest_run,
+            lacks=self._base.lacks(),
             asks=tuple(self._base.asks()),
             held_out=self._gate.held,
             rests=is_refused(self._require_available),
@@ -471,12 +471,9 @@ class Node:
 
     @_answer.register
     def _keep_held_out(self, request: ShowHeldOutRequest, files: Bulk) -> Message:
-        """Keep the public data of the gate that the last run names in the log."""
-        newest = self._state.newest if self._state else None
-        if newest is None:
-            said = "the log has no round"
-            raise Refused(Reason.NOT_IN_LOG, said, code="round-not-open")
-        self._gate.keep(newest, request.files, [bytes(file) for file in files])
+        """Keep the public data of the gate that the plan of a run names in the log."""
+        plan = first_round(self.mirror, request.run_id)
+        self._gate.keep(plan, request.files, [bytes(file) for file in files])
         return self._receipt()
 
     def _dispute_gate(self, closed: RoundClosed) -> None:
@@ -503,8 +500,8 @@ class Node:
         if size == self.mirror.size:
             with suppress(Refused):  # it may be old, and proves the round all the same
                 self._accept(request.checkpoint)
-        ended = self._base.ended(request.round_number, within=size)
-        if ended.index > self._base.taken:
+        ended = self._base.ended(request.run_id, request.round_number, within=size)
+        if self._base.is_next(ended):
             session, done = self.session, None
             if session is not None and session.manifest == ended.manifest:
                 done = session.done
@@ -519,8 +516,9 @@ class Node:
         return self._receipt()
 
     def _receipt(self) -> Message:
-        """Say that a request was taken; also what is drawn and not seen yet."""
-        return encode_message(ReceiptReply(asks=tuple(self._base.asks())))
+        """Say that a request was taken, and what is wanted next."""
+        asks = tuple(self._base.asks())
+        return encode_message(ReceiptReply(asks=asks, lacks=self._base.lacks()))
 
     @property
     def leaves(self) -> Refused | None:

@@ -11,7 +11,13 @@ from typing import Self
 from tapestry.keys import SigningKey
 from tapestry.protocol.connection_proof import ConnectionClaim
 from tapestry.protocol.folder_faults import FolderFault
-from tapestry.protocol.messages import ChunkRequest, Identity, Message, encode_message
+from tapestry.protocol.messages import (
+    ChunkRequest,
+    Identity,
+    Message,
+    RoundName,
+    encode_message,
+)
 from tapestry.protocol.secagg_messages import PROTOCOL
 from tapestry.software_digest import software_digest
 from tapestry_governance.log.mirror import LogMirror
@@ -26,7 +32,7 @@ from tapestry_node.settings import NodeSettings
 class Progress:
     """The part of an identity that changes; of a node at fault, as it stands here."""
 
-    applied: int = 0
+    lacks: RoundName | None = None
     asks: tuple[ChunkRequest, ...] = ()
     held_out: str | None = None
     refuses: FolderFault | None = None
@@ -102,7 +108,7 @@ class OpenFolder:
                 protocol=PROTOCOL,
                 software=software_digest(),
                 size=self.mirror.size,
-                applied=progress.applied,
+                lacks=progress.lacks,
                 checkpoint=accepted.note.decode() if accepted else None,
                 asks=progress.asks,
                 held_out=progress.held_out,

@@ -166,6 +166,13 @@ class ChunkRequest(Strict):
     chunk: Annotated[int, Field(ge=0)]
 
 
+class RoundName(Strict):
+    """Names a round of a run."""
+
+    run_id: Name
+    round_number: RoundNumber
+
+
 # The chunks that a node drew and has not seen yet.
 Asks = Annotated[tuple[ChunkRequest, ...], Field(max_length=MAX_ASKS)]
 
@@ -189,7 +196,7 @@ class Identity(Strict):
     ]  # as TSA-1's
     software: Digest  # that runs there
     size: Annotated[int, Field(ge=0)]  # how many entries of the log it has
-    applied: Annotated[int, Field(ge=0)]  # the last round whose result it has applied
+    lacks: RoundName | None  # the result that it takes next, of what its log has
     checkpoint: Note | None  # the newest one that it accepted
     asks: Asks
     held_out: Digest | None  # the public data of the gate that it has
@@ -225,8 +232,9 @@ class AdvertiseKeysRequest(Strict):
 
 
 class ShowHeldOutRequest(Strict):
-    """Shows the public data on which the gate scores; the files are attached."""
+    """Shows the public data on which a run's gate scores; the files are attached."""
 
+    run_id: Name
     files: Annotated[
         tuple[FileName, ...], Field(max_length=MAX_HELD_OUT_FILES), InOrder
     ]
@@ -235,6 +243,7 @@ class ShowHeldOutRequest(Strict):
 class ApplyResultRequest(Strict):
     """Shows the result of a round; the chunks of its sum are attached."""
 
+    run_id: Name
     round_number: RoundNumber
     checkpoint: Note
     result: Result
@@ -263,9 +272,10 @@ class PublishAdapterRequest(Strict):
 
 
 class ReceiptReply(Strict):
-    """Says that a node has taken what it was shown, and which chunks it wants."""
+    """Says that a node has taken what it was shown, and what it wants next."""
 
     asks: Asks
+    lacks: RoundName | None
 
 
 class Publication(Strict):

@@ -53,7 +53,7 @@ class Connection:
         self.got.append(request)
         if request.kind is Kind.HELLO:
             return self.hello(request)
-        return encode_message(ReceiptReply(asks=()))
+        return encode_message(ReceiptReply(asks=(), lacks=None))
 
     @property
     def work(self) -> list[Message]:

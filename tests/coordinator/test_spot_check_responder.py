@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tapestry.errors import IncompleteError, QuorumError
-from tapestry.protocol.messages import ChunkRequest, Kind
+from tapestry.protocol.messages import ChunkRequest, Kind, RoundName
 from tapestry_coordinator import run as driver
 from tapestry_coordinator.spot_check_responder import (
     EVIDENCE,
@@ -35,7 +35,7 @@ def run(federation: Federation) -> Iterator[driver.Run]:
     with opened_run(federation) as run:
         run.context.tracker.exchange_hello(NAMES)
         for name in NAMES:  # the nodes applied the round before the restart
-            assert run.context.tracker.applied[name] == 1
+            assert run.context.tracker.lacks[name] is None
         yield run
 
 
@@ -78,6 +78,20 @@ def test_uploads_stay_while_one_member_was_not_asked(
     assert _uploads(federation).exists()
     run.responder.respond(NAMES[3:])
     assert not _uploads(federation).exists()
+
+
+@pytest.mark.parametrize("is_heard", [False, True])
+def test_uploads_stay_while_a_member_lacks_a_result(
+    federation: Federation, run: driver.Run, is_heard: bool
+) -> None:
+    """It draws chunks only when it takes the sum; or nothing is known of it."""
+    tracker = run.context.tracker
+    del tracker.lacks["fr"]
+    if is_heard:
+        tracker.lacks["fr"] = RoundName(run_id="earlier", round_number=1)
+    run.responder.respond(NAMES)
+    assert sorted(_takers(federation)) == list(NAMES)
+    assert _uploads(federation).exists()
 
 
 def test_a_node_that_takes_no_chunk_is_asked_once_and_its_upload_stays(

@@ -28,4 +28,4 @@ def test_a_folder_that_fails_to_open_is_held_by_nobody(used: Path) -> None:
 
 def test_a_node_at_fault_rests_as_long_as_nothing_else_is_said() -> None:
     assert Progress().rests
-    assert Progress().applied == 0
+    assert Progress().lacks is None

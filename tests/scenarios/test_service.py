@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,8 +151,8 @@ def run(*words: object) -> None:
     assert done.exit_code == 0, done.stderr
 
 
-def found_by_commands(place: Path) -> Site:
-    """Found a federation of three institutions on this machine."""
+def found_by_commands(place: Path, names: Sequence[str] = NAMES) -> Site:
+    """Found a federation of institutions on this machine."""
     secrets = place / "secrets"
     secrets.mkdir()
     phrase = secrets / "passphrase"
@@ -169,7 +169,7 @@ def found_by_commands(place: Path) -> Site:
         *("coordinator", "init", site.coordinator, "--federation", "rivers"),
         *("--address", address, "--base", "tiny", *by_phrase),
     )
-    for name in NAMES:
+    for name in names:
         data = place / f"records of {name}"
         data.mkdir()
         rows = [f'{{"text": "record {n} of {name} on water"}}' for n in range(ROWS)]
@@ -179,18 +179,18 @@ def found_by_commands(place: Path) -> Site:
             *("--invite", site.coordinator / "rivers.invite"),
             *("--licence", "CC0-1.0", *by_phrase),
         )
-    requests = [place / name / f"{name}.request" for name in NAMES]
+    requests = [place / name / f"{name}.request" for name in names]
     run("coordinator", "charter", site.coordinator, *requests)
     charter = site.coordinator / "rivers.charter"
     document = read_document(charter, CharterFile, limit=MAX_CHARTER_BYTES)
     heard = fingerprint(open_charter(document).genesis)
-    for name in NAMES:
-        others = [word for o in NAMES if o != name for word in ("--heard", o)]
+    for name in names:
+        others = [word for o in names if o != name for word in ("--heard", o)]
         run(
             *("governance", "accept", charter, "--node", place / name),
             *("--fingerprint", heard, *others, *by_phrase),
         )
-    acceptances = [place / name / f"{name}.acceptance" for name in NAMES]
+    acceptances = [place / name / f"{name}.acceptance" for name in names]
     run("coordinator", "open", site.coordinator, *acceptances)
     return site
 

@@ -54,7 +54,7 @@ def identity(
             protocol=PROTOCOL,
             software=software_digest(),
             size=0,
-            applied=0,
+            lacks=None,
             checkpoint=None,
             asks=(),
             held_out=None,

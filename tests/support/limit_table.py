@@ -187,7 +187,7 @@ def _ask(count: int) -> dict[str, Any]:
         "size": 0,
     }
     rest |= {"proof": "0" * 128, "protocol": "tapestry-secagg/2", "software": _DIGEST}
-    return {"applied": 0, "asks": asks, **rest}
+    return {"asks": asks, "lacks": None, **rest}
 
 
 _BULK = [

@@ -19,6 +19,7 @@ from tapestry.protocol.messages import (
     Reason,
     ReceiptReply,
     Refusal,
+    RoundName,
     ShowHeldOutRequest,
 )
 from tapestry.protocol.secagg_messages import PROTOCOL
@@ -41,7 +42,7 @@ def sample_bodies() -> Mapping[Kind, Strict]:
             protocol=PROTOCOL,
             software="sha256:" + "5" * 64,
             size=7,
-            applied=1,
+            lacks=RoundName(run_id="run-1", round_number=1),
             checkpoint=note,
             asks=asks,
             held_out="sha256:" + "7" * 64,
@@ -52,11 +53,19 @@ def sample_bodies() -> Mapping[Kind, Strict]:
         Kind.COSIGNATURE: CosignReply(line="— fr/witness AAAA\n", head=note),
         Kind.ADVERTISE_KEYS: AdvertiseKeysRequest(checkpoint=note),
         Kind.APPLY_RESULT: ApplyResultRequest(
-            round_number=1, checkpoint=note, result=bodies.pop(Kind.APPLY_RESULT)
+            run_id="run-1",
+            round_number=1,
+            checkpoint=note,
+            result=bodies.pop(Kind.APPLY_RESULT),
         ),
-        Kind.SHOW_HELD_OUT: ShowHeldOutRequest(files=("fr.jsonl", "id.jsonl")),
+        Kind.SHOW_HELD_OUT: ShowHeldOutRequest(
+            run_id="run-1", files=("fr.jsonl", "id.jsonl")
+        ),
         Kind.CHECK_CHUNK: CheckChunkRequest(round_number=1, chunk=1, proofs=paths),
-        Kind.RECEIPT: ReceiptReply(asks=(ChunkRequest(round_number=1, chunk=2),)),
+        Kind.RECEIPT: ReceiptReply(
+            asks=(ChunkRequest(round_number=1, chunk=2),),
+            lacks=RoundName(run_id="run-1", round_number=2),
+        ),
         Kind.PUBLISH_ADAPTER: PublishAdapterRequest(name="base-1", checkpoint=note),
         Kind.PUBLICATION: Publication(files=("README.md", "tapestry/proof.txt")),
         Kind.REFUSAL: Refusal(reason=Reason.BUDGET_EXHAUSTED),

@@ -442,10 +442,13 @@ class FederationState:
             code="log-not-founded",
         )
 
-    def closed_round(self, number: int, *, within: int) -> ClosedRound | None:
-        """Return the newest closed round of a number among the first entries."""
+    def closed_round(
+        self, number: int, run_id: str, *, within: int
+    ) -> ClosedRound | None:
+        """Return a run's round of a number if it was closed by the first entries."""
         found: PersistentList[ClosedRound] = self.closed_by_number.get(number, _NONE)
-        return next((c for c in found.newest_first() if c.index < within), None)
+        ends = (c for c in found.newest_first() if c.run_id == run_id)
+        return next((c for c in ends if c.index < within), None)
 
     def is_closed(self, key: RoundKey) -> bool:
         """Return whether an attempt was closed."""
@@ -454,10 +457,8 @@ class FederationState:
 
     def end_of(self, release: ReleaseRecord) -> int | None:
         """Return the log index at which the round of a release was closed."""
-        number = release.round_number
-        found: PersistentList[ClosedRound] = self.closed_by_number.get(number, _NONE)
-        ends = (c.index for c in found.newest_first() if c.run_id == release.run_id)
-        return next(ends, None)
+        end = self.closed_round(release.round_number, release.run_id, within=self.size)
+        return None if end is None else end.index
 
     @property
     def has_other_lead(self) -> bool:

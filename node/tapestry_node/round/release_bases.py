@@ -6,12 +6,14 @@ approved release and of later runs' candidates, beside those of its last rounds.
 """
 
 import logging
+from collections.abc import Iterator
 
 from tapestry.errors import IncompleteError, ResourceError, VerificationError
 from tapestry.model.replica import Replica
 from tapestry_governance.events.round_events import RoundClosed
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_governance.rules.federation_state import FederationState
+from tapestry_governance.rules.round_records import ReleaseRecord
 from tapestry_node.node_state import NodeState
 from tapestry_node.round.base_snapshots import BaseSnapshots
 
@@ -47,12 +49,7 @@ def read_release(
     Edge cases:
         None where the node has no snapshot of it, or one that is damaged.
     """
-    state = mirror.state
-    for release in state.released.newest_first():
-        made = store.base(release.run_id, release.round_number)
-        end = state.end_of(release)
-        if made != base or end is None:
-            continue
+    for release, end in _followed(base, state=mirror.state, store=store):
         try:
             return snapshots.read(end, mirror.body(end, RoundClosed))
         except (IncompleteError, ResourceError, VerificationError) as error:
@@ -61,3 +58,22 @@ def read_release(
                 *(release.name, error, error.code),
             )
     return None
+
+
+def has_release(
+    base: str, *, state: FederationState, store: NodeState, snapshots: BaseSnapshots
+) -> bool:
+    """Return whether a snapshot of a release's base is there; it is not read."""
+    held = snapshots.held()
+    return any(end in held for _, end in _followed(base, state=state, store=store))
+
+
+def _followed(
+    base: str, *, state: FederationState, store: NodeState
+) -> Iterator[tuple[ReleaseRecord, int]]:
+    """Yield the releases of a base that this node followed, and where rounds ended."""
+    for release in state.released.newest_first():
+        made = store.base(release.run_id, release.round_number)
+        end = state.end_of(release)
+        if made == base and end is not None:
+            yield release, end

@@ -16,12 +16,13 @@ more in that run, nor in one that goes on from it.
 
 A release is new beyond the last checkpoint that this node has accepted. One within it
 has its quorum of members who followed its round or trust those who did, and to refuse
-it would stop the federation instead of the release. So a node can return that cannot
-follow a round any more, since it ended in an earlier run.
+it would stop the federation instead of the release. So a node can return and cosign
+before it has followed what it missed.
 
 A node that was away refuses only until it has the results; they are shown to it under
 a checkpoint of the others, and that may be an older one. While more nodes lack the
-result than the quorum can do without, the release waits for them.
+result than the quorum can do without, the release waits for them. It takes results in
+its own order alone, through as many runs as it missed (``missed_rounds``).
 """
 
 import logging
@@ -32,7 +33,7 @@ from dataclasses import dataclass
 from tapestry.errors import IncompleteError, ResourceError, VerificationError
 from tapestry.model.release_draft import ReleaseDraft
 from tapestry.model.replica import Replica, measure
-from tapestry.protocol.messages import ChunkRequest, Reason
+from tapestry.protocol.messages import ChunkRequest, Reason, RoundName
 from tapestry.protocol.round_manifest import RoundManifest
 from tapestry.protocol.secagg_messages import Result
 from tapestry.secagg.chunks import assemble
@@ -51,7 +52,12 @@ from tapestry_node.refusal import Refused
 from tapestry_node.round.admission import first_round
 from tapestry_node.round.base_snapshots import BaseSnapshots, check_base
 from tapestry_node.round.gate_check import GateCheck, Step
-from tapestry_node.round.release_bases import ends_of_releases, read_release
+from tapestry_node.round.missed_rounds import goals, next_round, tell_missing
+from tapestry_node.round.release_bases import (
+    ends_of_releases,
+    has_release,
+    read_release,
+)
 from tapestry_node.round.spot_checks import DISPUTES, SpotChecks, Taken
 from tapestry_node.round.survivor_marks import ConsentMark
 
@@ -103,6 +109,8 @@ class ResultApplier:
         self.snapshots = snapshots
         self.replica, self.applied = snapshots.given, 0
         self._ended_run: Replica | None = None  # of the run before, or of a release
+        self._unread = set[str]()  # bases whose snapshot is there and cannot be used
+        self._told: str | None = None  # the run of which the operator was told last
         self.run_id: str | None = None  # of the round that was applied last
         self.taken = -1  # log index of the end of that round
         self.mirror, self._store, self._workload = mirror, store, workload
@@ -133,20 +141,17 @@ class ResultApplier:
         """Go on from a snapshot; False if its round has to be taken again.
 
         Raises:
-            VerificationError: The round is none of the log's newest run, this node has
-                not taken it, or the snapshot is not of the base that it gave.
+            VerificationError: The log has no end of a round there, this node has not
+                taken it, or the snapshot is not of the base that it gave.
         """
-        last = self.mirror.state.closed.last
-        run_id = last.run_id if last else ""
-        ends = self.mirror.state.closed.while_newest(lambda each: each.run_id == run_id)
+        ends = self.mirror.state.closed.newest_first()
         if all(each.index != index for each in ends):
             raise VerificationError(
-                f"no round of the run that was closed last, {run_id!r}, ended at entry"
-                f" {index}",
-                code="snapshot-run-differs",
+                f"no round was closed at entry {index} of the log",
+                code="snapshot-round-unknown",
             )
         closed = self.mirror.body(index, RoundClosed)
-        number = closed.round_number
+        run_id, number = closed.run_id, closed.round_number
         if self._store.base(run_id, number) != closed.release_digest:
             raise VerificationError(
                 f"this node's state does not say that round {number} gave"
@@ -175,29 +180,99 @@ class ResultApplier:
             if release.run_id == run_id
         )
 
-    def enter(self, run_id: str) -> None:
+    def enter(self, run_id: str, *, again: bool = False) -> None:
         """Go to the base that another run begins with, where one begins.
 
-        It is a release to which this node followed a run, if the log says so, and else
-        the given base. The outer optimizer starts anew, also where the last run ended
-        with an equal base.
+        ``again`` goes back to it in the run that was followed last.
+
+        It is the given base, or a release to which this node followed a run. The outer
+        optimizer starts anew, also where the last run ended with an equal base.
+
+        Edge cases:
+            Where that base is not here, this node stays where it is, so that it loses
+            no place among results that it catches up with.
         """
-        if run_id == self.run_id:
+        if run_id == self.run_id and not again:
             return
-        if self.run_id is not None:
-            self._ended_run = self.replica
-        self.replica, self.applied, self.run_id = self.snapshots.given, 0, None
-        if not self.mirror.size or run_id not in self.mirror.state.runs:
-            return
-        base, ended = first_round(self.mirror, run_id).model_digest, self._ended_run
-        if base == self.replica.digest:
-            return
-        if ended is None or base != ended.release_digest:
-            ended = read_release(
-                base, mirror=self.mirror, store=self._store, snapshots=self.snapshots
-            )
-        if ended is not None:
-            self._ended_run, self.replica = ended, ended.of_release()
+        ended = self._ended_run if self.run_id is None else self.replica
+        begins = self.snapshots.given
+        if self.mirror.size and run_id in self.mirror.state.runs:
+            base = first_round(self.mirror, run_id).model_digest
+            if base != begins.digest:
+                if ended is None or base != ended.release_digest:
+                    ended = self._read(base)
+                if ended is None:
+                    return
+                begins = ended.of_release()
+        self._ended_run = ended
+        self.replica, self.applied, self.run_id = begins, 0, None
+
+    def _read(self, base: str) -> Replica | None:
+        """Read the base of a release; what cannot be read is not asked for again."""
+        found = read_release(
+            base, mirror=self.mirror, store=self._store, snapshots=self.snapshots
+        )
+        if found is None:
+            self._unread.add(base)
+        return found
+
+    def _is_here(self, base: str) -> bool:
+        """Return whether a run can begin with a base; its snapshot is not read yet."""
+        ended = self._ended_run if self.run_id is None else self.replica
+        if base == self.snapshots.given.digest:
+            return True
+        if ended is not None and base == ended.release_digest:
+            return True
+        return base not in self._unread and has_release(
+            base, state=self.mirror.state, store=self._store, snapshots=self.snapshots
+        )
+
+    def lacks(self) -> RoundName | None:
+        """Name the round whose result this node takes next, if it lacks one."""
+        if not self.mirror.size:
+            return None
+        state, taken = self.mirror.state, self._store.reading().bases
+        ways = goals(
+            state,
+            accepted=self._accepted_size(),
+            is_followed=lambda each: (each.run_id, each.round_number) in taken,
+        )
+        at = self.run_id, self.applied
+        for way in ways:
+            found = next_round(*way, mirror=self.mirror, at=at, is_here=self._is_here)
+            if found is not None:
+                if found.run_id not in (self._told, state.last and state.last[0]):
+                    tell_missing(found)
+                    self._told = found.run_id
+                return found
+        return None
+
+    def is_next(self, ended: EndedRound) -> bool:
+        """Return whether this node takes the result of a round now.
+
+        Guarantees:
+            No request changes the order: of all results the node takes the one alone
+            that it lacks next by its own log. One that it has taken it takes no more.
+
+        Raises:
+            Refused: It has not taken the round, and lacks another one first, or none.
+        """
+        lacks, run_id, number = (
+            self.lacks(),
+            ended.closed.run_id,
+            ended.closed.round_number,
+        )
+        if lacks is not None and (lacks.run_id, lacks.round_number) == (run_id, number):
+            return True
+        if self._store.base(run_id, number) is not None:
+            return False
+        first = f"round {lacks.round_number} of {lacks.run_id!r}" if lacks else "none"
+        raise Refused(
+            Reason.BASE_MISMATCH,
+            f"round {number} of {run_id!r} was shown; the result that is taken here"
+            f" next is {first}",
+            code="result-not-next",
+        )
 
     def origin(self, run_id: str, *, named: Collection[str]) -> str:
         """Return the base that a run goes back to, through what was followed here.
@@ -222,15 +297,18 @@ class ResultApplier:
             run_id = release.run_id
         return base
 
-    def ended(self, number: int, *, within: int) -> EndedRound:
-        """Find the end of a round within the first entries of the log.
+    def ended(self, run_id: str, number: int, *, within: int) -> EndedRound:
+        """Find the end of a run's round within the first entries of the log.
 
         Raises:
             Refused: The log has not closed the round there.
         """
-        found = self.mirror.state.closed_round(number, within=within)
+        found = self.mirror.state.closed_round(number, run_id, within=within)
         if found is None:
-            said = f"the log has not closed round {number} within {within} entries"
+            said = (
+                f"the log has not closed round {number} of {run_id!r} within {within}"
+                " entries"
+            )
             raise Refused(Reason.NOT_IN_LOG, said, code="round-not-closed")
         return EndedRound(
             manifest=self.mirror.body(found.opened, RoundOpened).manifest,
@@ -260,13 +338,15 @@ class ResultApplier:
                 or from what this node did itself; the base stays as it is.
         """
         manifest, closed = ended.manifest, ended.closed
-        self.enter(manifest.run_id)
+        again = closed.round_number <= self.applied  # a snapshot before it was lost
+        self.enter(manifest.run_id, again=again)
         if manifest.model_digest != self.replica.digest:
             raise VerificationError(
                 f"round {manifest.round_number} starts from {manifest.model_digest}, "
                 f"here is {self.replica.digest}",
                 code="base-differs",
             )
+        self._gate.require(manifest)  # before anything is noted
         _check_result(ended, result, chunks)
         if done is not None:
             check_own(done, result)
@@ -279,17 +359,12 @@ class ResultApplier:
         self._uncompared.append((closed.run_id, closed.round_number))
         check_base(after, closed)
         self._gate.check(manifest, closed, step)
+        self._unread.discard(released)
         self.replica, self.applied = after, closed.round_number
         self.run_id, self.taken = closed.run_id, ended.index
         releases = ends_of_releases(self.mirror.state) if self.mirror.size else ()
         self.snapshots.keep(ended.index, after, releases=releases)
         self._rebuild()
-
-    @property
-    def applied_in_newest_run(self) -> int:
-        """The last round that was applied of the run that was opened last, or 0."""
-        last = self.mirror.state.last if self.mirror.size else None
-        return self.applied if last is not None and last[0] == self.run_id else 0
 
     def check_followed(self, run_id: str) -> None:
         """Refuse to go on in a run of which a round's end was not taken here.
@@ -304,7 +379,9 @@ class ResultApplier:
         if last is not None and last.run_id == run_id and last.index > self.taken:
             raise Refused(
                 Reason.MAINTENANCE,
-                f"the result of round {last.round_number} of {run_id!r} was not shown",
+                f"the result of round {last.round_number} of {run_id!r} was not shown;"
+                " if it does not come, and the release that the run began with was not"
+                " followed here, name its folder as base in node.toml",
                 code="round-not-followed",
             )
 

@@ -184,7 +184,7 @@ def _scan_round(found: dict[str, Any], index: int, event: Event) -> None:
             runs[body.run_id] = number
         case RoundClosed() as body:
             opened = found["opened"][body.run_id, body.round_number, body.attempt]
-            found["closed"].append((body.round_number, opened, index))
+            found["closed"].append((body.round_number, opened, index, body.run_id))
 
 
 def _scan_model(found: dict[str, Any], index: int, event: Event) -> None:
@@ -222,9 +222,9 @@ def test_indexes_answer_as_a_scan_of_the_log_does(
     assert state.published == found["published"]
     assert state.publishers == found["publishers"]
     assert {k: r.opened for k, r in state.rounds.items()} == found["opened"]
-    assert [(c.round_number, c.opened, c.index) for c in state.closed] == found[
-        "closed"
-    ]
+    assert [
+        (c.round_number, c.opened, c.index, c.run_id) for c in state.closed
+    ] == found["closed"]
     for name in NAMES:
         assert state.uploads_of(name) == found["uploads"].get(name, {})
         spent = found["spent"].get(name, [])
@@ -236,10 +236,14 @@ def test_indexes_answer_as_a_scan_of_the_log_does(
         row for row in found["released"] if row[3] >= within
     ]
     for number in range(12):
-        ends = [i for n, _, i in found["closed"] if n == number and i < within]
-        closed = state.closed_round(number, within=within)
-        assert (closed and closed.index) == (ends[-1] if ends else None)
         for run in found["runs"]:
+            ends = [
+                index
+                for n, _, index, of_run in found["closed"]
+                if (n, of_run) == (number, run) and index < within
+            ]
+            closed = state.closed_round(number, run, within=within)
+            assert (closed and closed.index) == (ends[-1] if ends else None)
             rows = [r for r in found["released"] if r[1] == run]
             before = [r[2] for r in rows if r[3] < within]
             assert state.released_round(run, within=within) == max(before, default=0)

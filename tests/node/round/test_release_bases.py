@@ -78,9 +78,10 @@ def test_runs_begin_with_an_approved_release_whatever_came_after_it(
 
 
 @pytest.mark.slow
-def test_a_node_that_lost_the_snapshot_of_a_release_refuses_and_says_so(
+def test_a_node_that_lost_the_snapshot_of_a_release_says_so_and_takes_its_run_again(
     found: Found, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """It refuses the round in which it finds that out, and follows it afterwards."""
     federation = found(coordinator={"rounds": 1})
     federation.run()
     federation.approve()
@@ -95,3 +96,4 @@ def test_a_node_that_lost_the_snapshot_of_a_release_refuses_and_says_so(
     assert "the base of base-1 is not here" in caplog.text
     assert "[base-differs]" in caplog.text
     assert federation.closed()[-1].included == tuple(n for n in NAMES if n != "fr")
+    assert set(federation.digests().values()) == {federation.closed()[-1].base_after}

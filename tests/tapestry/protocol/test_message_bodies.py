@@ -68,7 +68,7 @@ def _schema(kind: Kind, path: Path) -> dict[str, Any]:
     whole = SCHEMAS[kind]
     found = whole
     for step in path:
-        found = _resolved(whole, found)
+        found = _present(whole, found)
         if isinstance(step, int):
             found = found.get("items") or found["prefixItems"][step]
         elif step in found.get("properties", {}):
@@ -84,6 +84,13 @@ def _resolved(whole: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
     while "$ref" in part:
         part = whole["$defs"][part["$ref"].rpartition("/")[2]]
     return part
+
+
+def _present(whole: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    """Return what a part that may be null is otherwise."""
+    part = _resolved(whole, part)
+    options = [_resolved(whole, each) for each in part.get("anyOf", [])]
+    return next((each for each in options if each.get("type") == "object"), part)
 
 
 def _types(kind: Kind, path: Path) -> set[str]:
@@ -116,7 +123,11 @@ def _name(kind: Kind, path: Path) -> str:
 
 PLACES = [(kind, path) for kind in Kind for path, _ in _places(VALUES[kind])]
 OBJECTS = [(k, p) for k, p in PLACES if isinstance(_at(VALUES[k], p), dict)]
-MODELS = [(k, p) for k, p in OBJECTS if "properties" in _schema(k, p) or p == ()]
+MODELS = [
+    (k, p)
+    for k, p in OBJECTS
+    if "properties" in _present(SCHEMAS[k], _schema(k, p)) or not p
+]
 FIELDS = [(k, (*p, name)) for k, p in MODELS for name in _at(VALUES[k], p)]
 
 
