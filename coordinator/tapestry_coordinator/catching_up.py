@@ -87,8 +87,7 @@ class LastRun:
         Raises:
             QuorumError: Fewer cosigned than the trust policy asks for.
         """
-        for name in came:  # it may have been seen to
-            self.context.tracker.failures.pop(name, None)
+        self.context.tracker.forgive(came)
         here = self.context.tracker.exchange_hello(names)
         bring_up_to_date(self._responder, here)
         if self.context.settings.adapters and read_outcome(self._folder) is not None:

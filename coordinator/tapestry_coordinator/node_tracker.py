@@ -8,7 +8,9 @@ again at once.
 """
 
 import logging
+import math
 import time
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +46,8 @@ _logger = logging.getLogger(__name__)
 _PATIENCE = 0.5  # seconds between looks for nodes
 _KNOWN_SECONDS = 10.0  # after a receipt, in which no hello is needed
 _FIRST_PAUSE, _LONGEST_PAUSE = 20.0, 3600.0  # before a result is sent again
+_REPEATED = 64  # results that a node may take again in a run, having lost what it had
+_FORGIVEN = 3  # failures of a node that comes back, and may have been seen to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +74,10 @@ class NodeTracker:
     has_held_out: dict[str, str | None] = field(default_factory=dict)
     lacks: dict[str, RoundName | None] = field(default_factory=dict)
     failures: dict[str, "_Failed"] = field(default_factory=dict)  # to take results
+    # The entry at which the last round ended that a node took, and how many results of
+    # rounds up to there it took since.
+    reached: dict[str, int] = field(default_factory=dict)
+    repeated: Counter[str] = field(default_factory=Counter)
     behind: set[str] = field(default_factory=set)  # to be sent more at the next pass
     # Chunks to show, by node; a node is missing while its wishes are unknown.
     asks: dict[str, set[ChunkRequest]] = field(default_factory=dict)
@@ -96,14 +104,19 @@ class NodeTracker:
                 f"{len(names)} nodes are online, a round takes {floor}; start more",
                 code="nodes-too-few",
             )
-        for name in self.failures.keys() - set(names):
-            del self.failures[name]  # when it is back, it may have been seen to
+        self.forgive(self.failures.keys() - set(names))
         known = self._known(names)
         present = sorted(known.union(self.exchange_hello(set(names) - known)))
         if members:
             self.away.clear()
             self.away.update(set(members) - set(present))
         return present
+
+    def forgive(self, names: Collection[str]) -> None:
+        """Send nodes that go and come what they failed to take, unless too often."""
+        for name in names:
+            if name in self.failures and self.failures[name].count < _FORGIVEN:
+                del self.failures[name]
 
     def exchange_hello(self, names: Collection[str]) -> list[str]:
         """Ask nodes for their state; returns those that answered, in order."""
@@ -171,18 +184,19 @@ class NodeTracker:
     def catch_up(self, names: Collection[str]) -> None:
         """Send each node the results that it lacks, in its own order.
 
-        Each node says by itself which one it takes next. What is due longer than one
-        result may take waits for the next pass, so that who was away for years holds
-        up no run; a result that a node did not take waits ever longer.
+        Each node says by itself which one it takes next. A pass ends when the time for
+        one result is over, and begins none in the second half of it, so that who was
+        away for years holds up no run. A node that did not take a result, or took too
+        many again, waits ever longer.
         """
         self.exchange_hello([name for name in names if name not in self.lacks])
-        end = time.monotonic() + self.settings.deadlines.apply_result
+        waited, now = self.settings.deadlines.apply_result, time.monotonic
+        end, last = now() + waited, now() + waited / 2
         waiting = {name for name in names if not self._pauses(name)}
-        while wishes := self._wishes(waiting):
+        while (wishes := self._wishes(waiting)) and now() < last:
             for wanted, takers in wishes.items():
-                waiting -= set(takers) - self.send_result(wanted, takers)
-            if time.monotonic() > end:
-                break
+                if now() < last:
+                    waiting -= set(takers) - self.send_result(wanted, takers, until=end)
         self.behind.clear()
         self.behind.update(name for each in wishes.values() for name in each)
         self.behind.intersection_update(waiting)
@@ -191,7 +205,8 @@ class NodeTracker:
         """Return who lacks which result; that of this run's last round comes first."""
         found: dict[RoundName, list[str]] = {}
         for name in sorted(names):
-            if (wanted := self.lacks.get(name)) is not None:
+            wanted = self.lacks.get(name)
+            if wanted is not None and self._end(wanted) is not None:
                 found.setdefault(wanted, []).append(name)
         newest = sorted(found, key=lambda each: each.round_number, reverse=True)
         newest.sort(key=lambda each: each.run_id != self.settings.run_id)
@@ -212,44 +227,61 @@ class NodeTracker:
         self.failures[name] = _Failed(count=count, pause=pause, since=time.monotonic())
         _logger.warning("node %s, failure %d in a row: %s", name, count, why)
 
-    def send_result(self, wanted: RoundName, names: Collection[str]) -> set[str]:
-        """Send a closed round's transcript and sum; returns who took the step."""
+    def send_result(
+        self, wanted: RoundName, names: Collection[str], *, until: float
+    ) -> set[str]:
+        """Send a closed round's transcript and sum; returns who gets more at once."""
         journal, own_run = self.journal, self.settings.run_id
         found = find_result(self.directory, wanted, own=journal, own_run=own_run)
         if found is None:
             return set()
-        self.show_held_out(names, run_id=wanted.run_id, digest=found.held_out)
+        run_id, number = wanted.run_id, wanted.round_number
+        self.show_held_out(names, run_id=run_id, digest=found.held_out, until=until)
         request = encode_message(
             ApplyResultRequest(
-                run_id=wanted.run_id,
-                round_number=wanted.round_number,
+                run_id=run_id,
+                round_number=number,
                 checkpoint=self.publisher.checkpoint.decode(),
                 result=found.result,
             ),
             found.chunks,
         )
-        waited = self.settings.deadlines.apply_result
         failed = dict.fromkeys(names, "no answer")
-        for name, reply in self.grid.exchange(
-            dict.fromkeys(names, request), deadline=waited
-        ):
+        requests = dict.fromkeys(names, request)
+        left = max(until - time.monotonic(), 0)
+        for name, reply in self.grid.exchange(requests, deadline=left):
             try:
-                said = read_reply(reply, ReceiptReply)
+                fault = self._take(name, read_reply(reply, ReceiptReply), wanted)
             except ProtocolError as error:
-                failed[name] = str(error)
-                continue
-            self.asks[name] = set(said.asks)  # drawn when it took the result
-            self.lacks[name] = said.lacks
-            self.taken[name] = time.monotonic()
-            if said.lacks == wanted:
-                failed[name] = "it says that it took the result, and lacks it"
-            else:
+                fault = str(error)
+            if fault is None:
                 del failed[name]
                 self.failures.pop(name, None)
+            else:
+                failed[name] = fault
         for name, why in failed.items():
-            what = f"round {wanted.round_number} of {wanted.run_id!r} was not taken"
-            self._fail(name, f"{what}: {why}")
+            self._fail(name, f"the result of round {number} of {run_id!r}: {why}")
         return set(names) - failed.keys()
+
+    def _take(self, name: str, said: ReceiptReply, wanted: RoundName) -> str | None:
+        """Note the receipt of a result; says why the node gets no more at once."""
+        self.asks[name] = set(said.asks)  # drawn when it took the result
+        self.lacks[name] = said.lacks
+        self.taken[name] = time.monotonic()
+        if said.lacks == wanted:
+            return "it says that it took the result, and lacks it"
+        index = self._end(wanted) or 0
+        if index > self.reached.get(name, 0):
+            self.reached[name] = index
+            return None
+        self.repeated[name] += 1
+        return "it takes too many again" if self.repeated[name] > _REPEATED else None
+
+    def _end(self, wanted: RoundName) -> int | None:
+        """Return where the log closes a round; None where it does not."""
+        state, run_id = self.publisher.state, wanted.run_id
+        found = state.closed_round(wanted.round_number, run_id, within=state.size)
+        return None if found is None else found.index
 
     def show_held_out(
         self,
@@ -257,6 +289,7 @@ class NodeTracker:
         *,
         run_id: str | None = None,
         digest: str | None = None,
+        until: float = math.inf,
     ) -> None:
         """Send the public data of a run's gate, by default of this one's."""
         run_id, digest = run_id or self.settings.run_id, digest or self.gate.held_out
@@ -270,7 +303,8 @@ class NodeTracker:
             [path.read_bytes() for path in files],
         )
         requests = dict.fromkeys(names, request)
-        deadline = self.settings.deadlines.apply_result
+        left = max(until - time.monotonic(), 0)
+        deadline = min(self.settings.deadlines.apply_result, left)
         for name, reply in self.grid.exchange(requests, deadline=deadline):
             try:
                 read_reply(reply, ReceiptReply)

@@ -188,7 +188,8 @@ def open_database(
         foreign keys are enforced. A new database is of mode 0600, whatever the umask,
         and so are the files that SQLite keeps beside it. With ``readonly`` it is not
         made, changed or brought up to date; a writer at work is no obstacle and is
-        not kept waiting, and all that is read is of one moment, that of the opening.
+        not kept waiting, and all that is read is of one moment, near the opening; until
+        it is closed, a writer's ``-wal`` grows.
 
     Edge cases:
         ============================  ==============================================

@@ -32,6 +32,7 @@ from tests.support.gate_models import inputs
 from tests.support.refusals import refused
 
 NAMES = ("fi", "fr", "id", "sw")
+ALL = [("earlier", 1), ("earlier", 2), ("run", 1), ("run", 2)]
 
 
 class Clock:
@@ -78,7 +79,16 @@ class Tracked:
             secagg=SimpleNamespace(min_cohort=2),
             run_id="run",
         )
-        state = SimpleNamespace(closed=SimpleNamespace(last=SimpleNamespace(index=5)))
+        ends = {("lost", 1): 1} | {end: 2 + place for place, end in enumerate(ALL)}
+        state = SimpleNamespace(
+            size=6,
+            closed=SimpleNamespace(last=SimpleNamespace(index=5)),
+            closed_round=lambda number, run, within: (
+                SimpleNamespace(index=ends[run, number])
+                if ends.get((run, number), within) < within
+                else None
+            ),
+        )
         publisher: Any = SimpleNamespace(
             record_mirror_size=lambda *_: None, state=state, checkpoint=b"note"
         )
@@ -275,9 +285,6 @@ def serve(tmp_path: Path, clock: Clock) -> Iterator[Serve]:
     own.close()
 
 
-ALL = [("earlier", 1), ("earlier", 2), ("run", 1), ("run", 2)]
-
-
 def test_each_node_gets_what_it_says_that_it_lacks_and_the_data_of_its_gate(
     serve: Serve,
 ) -> None:
@@ -349,22 +356,69 @@ def test_a_node_that_takes_no_result_gets_it_ever_more_rarely(
     assert tracker.failures == {}
 
 
-def test_who_went_away_is_tried_at_once_when_it_is_back(
-    serve: Serve,
+@pytest.mark.parametrize("failures", [2, 3])
+def test_who_went_away_is_tried_at_once_when_it_is_back_unless_it_failed_often(
+    serve: Serve, clock: Clock, failures: int
 ) -> None:
     node = Follower(*ALL)
     tracker = serve(fi=node, fr=Follower(), id=Follower())
     node.takes = False
-    for _ in range(2):
+    for _ in range(failures):
         tracker.catch_up(["fi"])
+        clock.sleep(25)
     grid: Any = tracker.grid
     wire = grid._grid  # noqa: SLF001 - the transport of this test
     handler = wire.handlers.pop("fi")
     tracker.wait_for_nodes()
     wire.handlers["fi"], node.takes = handler, True
+    clock.now -= 50  # no pause is over
     tracker.wait_for_nodes()
     tracker.catch_up(["fi"])
-    assert not node.way
+    assert bool(node.way) == (failures == 3)
+
+
+class Wavering(Follower):
+    """A node that takes each of two results, and then wants the other one."""
+
+    def answer(self, name: str) -> Callable[[Message], Message]:
+        def reply(request: Message) -> Message:
+            if request.kind is Kind.APPLY_RESULT:
+                self.way.append(self.way[0])
+            return follow(request)
+
+        follow = super().answer(name)
+        return reply
+
+
+def test_a_node_that_wants_again_what_it_took_gets_it_ever_more_rarely(
+    serve: Serve, clock: Clock
+) -> None:
+    node = Wavering(*ALL[:2])
+    node.seconds = 1.0
+    tracker = serve(fi=node, fr=Follower())
+    for _ in range(24 * 3600):
+        tracker.catch_up(["fi"])
+        assert len(node.results) < 120
+        clock.sleep(1.0)
+    assert len(node.results) > 64  # all that it may take again, and then with pauses
+
+
+def test_members_that_are_silent_hold_up_no_pass_one_after_the_other(
+    serve: Serve, clock: Clock
+) -> None:
+    nodes = {name: Follower(end) for name, end in zip(NAMES, ALL, strict=True)}
+    for node in nodes.values():
+        node.takes, node.seconds = False, 149.0
+    tracker = serve(**nodes)
+    tracker.catch_up(list(nodes))
+    assert clock.now <= 300
+
+
+def test_a_round_that_the_log_does_not_close_is_sent_to_no_one(serve: Serve) -> None:
+    node = Follower(("made-up", 7))
+    tracker = serve(fi=node, fr=Follower())
+    tracker.catch_up(["fi"])
+    assert (node.told, tracker.failures, tracker.behind) == ([], {}, set())
 
 
 def test_a_result_that_is_not_here_is_no_fault_of_the_node(

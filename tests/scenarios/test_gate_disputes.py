@@ -79,7 +79,7 @@ def test_a_rejection_whose_result_is_withheld_ends_the_run(
     """The base stays as it is, so the base alone shows nothing."""
     federation = found(coordinator={"rounds": 3})
     _judge(monkeypatch, reason="held_out_worse")
-    monkeypatch.setattr(NodeTracker, "send_result", lambda *_: None)
+    monkeypatch.setattr(NodeTracker, "send_result", lambda *_, **__: set())
     with pytest.raises(TapestryError):
         federation.run()
     assert {number for _, number in federation.uploads()} == {1}
@@ -90,7 +90,7 @@ def test_a_round_whose_data_nobody_has_is_not_joined(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     federation = found()
-    monkeypatch.setattr(NodeTracker, "show_held_out", lambda *_: None)
+    monkeypatch.setattr(NodeTracker, "show_held_out", lambda *_, **__: set())
     with pytest.raises(TapestryError):
         federation.run()
     assert federation.uploads() == {}

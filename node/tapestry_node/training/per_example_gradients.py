@@ -45,7 +45,7 @@ from tapestry_node.training.microbatches import BatchLimits, alike, pack
 def _without_init(package: str) -> Iterator[None]:
     """Import modules of a package, but not what its ``__init__`` imports beside them.
 
-    Whoever imports the package later gets all of it.
+    Who imports names from the package later gets all of them.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or package in sys.modules:
