@@ -235,6 +235,9 @@ def test_two_runs_follow_one_another_on_one_log(site: Site) -> None:
     plan = RunSettings.read(site.coordinator / "runs" / "run-2" / "run.toml")
     assert plan.base == str(site.coordinator / "releases" / "base-1")
     assert site.status()["waiting"] == []
+    said = (site.place / "rivers.log").read_text()  # what the service printed
+    for name in NAMES:  # by the process that Flower starts with no output of its own
+        assert f"is node {name}" in said
 
 
 def test_a_run_survives_the_death_of_the_superlink(site: Site) -> None:

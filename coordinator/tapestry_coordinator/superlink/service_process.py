@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tapestry_coordinator.coordinator_metrics import CoordinatorMetrics
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.superlink.supervisor import Engine
 from tapestry_coordinator.superlink.tls import certificate_end
+from tapestry_coordinator.superlink.work_log import LogFollower
 
 _logger = logging.getLogger(__name__)
 SERVICE = "tapestry_coordinator.flower:service"
@@ -59,6 +61,7 @@ def _serve_once(folder: Path, tick: Callable[[], None]) -> None:
             proxied=settings.listen.proxied,
             tls=folder / "tls",
         ) as engine,
+        closing(LogFollower(folder / HOME)) as log,
     ):
         doorman = Doorman(folder / ENROLLED, admit=engine.admit, bar=engine.bar)
         doorman.look()
@@ -70,6 +73,7 @@ def _serve_once(folder: Path, tick: Callable[[], None]) -> None:
 
         def look() -> None:
             doorman.look()
+            log.pass_on()
             tick()
 
         engine.run(folder, app=SERVICE, tick=look, for_ever=True)
