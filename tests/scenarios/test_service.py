@@ -228,6 +228,9 @@ def test_two_runs_follow_one_another_on_one_log(site: Site) -> None:
     for name in NAMES:
         site.start(name, "node", "run")
     site.wait(lambda: site.ended("run-1"))
+    second = tapestry("coordinator", "run", site.coordinator)
+    assert second.exit_code == 64
+    assert second.stderr.endswith("[folder-in-use]\n")
     site.approve("base-1")
     site.plan("run-2")
     site.wait(lambda: site.ended("run-2"))

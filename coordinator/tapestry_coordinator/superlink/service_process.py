@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tapestry.cli import console
-from tapestry.errors import ResourceError
+from tapestry.errors import ConfigError, ResourceError
 from tapestry.metrics_page import serving
+from tapestry.storage.file_lock import FileLock, lock_folder
 from tapestry_coordinator.barred_keys import ENROLLED, read_barred
 from tapestry_coordinator.coordinator_metrics import CoordinatorMetrics
 from tapestry_coordinator.settings import CoordinatorSettings
@@ -29,23 +30,39 @@ def serve(folder: Path, *, tick: Callable[[], None]) -> None:
 
     ``tick`` is called a few times a second, and ends the service by raising.
 
+    Guarantees:
+        One process at a time serves a folder; the kernel frees it when that ends.
+
     Raises:
-        ConfigError: A file of the folder is invalid, or the certificate is not valid
-            now.
+        ConfigError: A file of the folder is invalid or missing, the certificate is not
+            valid now, or another process serves the folder.
         VerificationError, RuleError: The log breaks its rules.
         InconsistentLog: A member holds a cosigned log that this one does not lead to.
     """
     pause = _FIRST_PAUSE
-    while True:
-        began = time.monotonic()
-        try:
-            _serve_once(folder, tick)
-        except ResourceError as error:
-            if time.monotonic() - began > _LONGEST_PAUSE:
-                pause = _FIRST_PAUSE
-            _logger.warning("starting again in %.0f s: %s", pause, error)
-            _wait(pause, tick)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+    with _alone(folder):
+        while True:
+            began = time.monotonic()
+            try:
+                _serve_once(folder, tick)
+            except ResourceError as error:
+                if time.monotonic() - began > _LONGEST_PAUSE:
+                    pause = _FIRST_PAUSE
+                _logger.warning("starting again in %.0f s: %s", pause, error)
+                _wait(pause, tick)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _alone(folder: Path) -> FileLock:
+    """Hold a coordinator's folder, as no other service does."""
+    CoordinatorSettings.read(folder / "coordinator.toml")  # or it is another folder
+    try:
+        return lock_folder(folder)
+    except BlockingIOError:
+        raise ConfigError(
+            f"another process serves {folder}; stop it, or let it go on",
+            code="folder-in-use",
+        ) from None
 
 
 def _serve_once(folder: Path, tick: Callable[[], None]) -> None:
