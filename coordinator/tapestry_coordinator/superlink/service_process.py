@@ -13,6 +13,7 @@ from tapestry.metrics_page import serving
 from tapestry.storage.file_lock import FileLock, lock_folder
 from tapestry_coordinator.barred_keys import ENROLLED, read_barred
 from tapestry_coordinator.coordinator_metrics import CoordinatorMetrics
+from tapestry_coordinator.log_reader import require_open
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.superlink.supervisor import Engine
 from tapestry_coordinator.superlink.tls import certificate_end
@@ -36,6 +37,7 @@ def serve(folder: Path, *, tick: Callable[[], None]) -> None:
     Raises:
         ConfigError: A file of the folder is invalid or missing, the certificate is not
             valid now, or another process serves the folder.
+        IncompleteError: The log is not open yet.
         VerificationError, RuleError: The log breaks its rules.
         InconsistentLog: A member holds a cosigned log that this one does not lead to.
     """
@@ -67,6 +69,7 @@ def _alone(folder: Path) -> FileLock:
 
 def _serve_once(folder: Path, tick: Callable[[], None]) -> None:
     settings = CoordinatorSettings.read(folder / "coordinator.toml")
+    require_open(folder)
     host, _, port = settings.listen.superlink.rpartition(":")
     metrics = CoordinatorMetrics(folder)
     with (

@@ -11,6 +11,7 @@ from tapestry.storage.file_lock import lock_folder
 from tapestry_coordinator.barred_keys import FILE, bar
 from tapestry_coordinator.superlink import service_process
 from tapestry_coordinator.superlink.service_process import Doorman
+from tapestry_coordinator.superlink.tls import make_server_certificate
 from tests.support.refusals import refused
 
 
@@ -125,4 +126,17 @@ def test_a_second_service_of_a_folder_ends_at_once(
     ):
         service_process.serve(tmp_path, tick=lambda: None)
     with pytest.raises(Stopped):  # the other one has ended
+        service_process.serve(tmp_path, tick=lambda: None)
+
+
+def test_a_key_that_is_lost_ends_it_with_what_makes_another(tmp_path: Path) -> None:
+    """As in a folder that was restored: no backup has a private key."""
+    log = tmp_path / "log"
+    log.mkdir()
+    (log / "log.db").touch()
+    files = make_server_certificate(led(tmp_path) / "tls")
+    files.key.unlink()
+    with refused(
+        ConfigError, "tls-file-missing", match="superlink.key.*coordinator renew"
+    ):
         service_process.serve(tmp_path, tick=lambda: None)
