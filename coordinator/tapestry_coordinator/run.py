@@ -364,11 +364,15 @@ class Run:
             self.context.journal.leave_out(name, "bad_shares")
         self._failures += 1
         self._opened |= plan is not None
+        if plan is None:  # status says so at once
+            self.context.notify({"stage": "round", "waits": said})
         if plan and end_the_run(outcome.refused, plan):
             raise PolicyError(f"the run ends: {said}", code="plan-refused") from error
         if self._failures >= _FAILURES:
+            if self._opened:  # otherwise it cost nothing, and is tried again later
+                said = f"the run ends after {_FAILURES} failed rounds in a row: {said}"
             raise QuorumError(
-                f"the run ends after {_FAILURES} failed rounds in a row: {said}",
+                said,
                 code="rounds-failed" if self._opened else "nodes-too-few",
             ) from error
 

@@ -365,6 +365,8 @@ def _last_step(path: Path) -> str:
         rows = file.read().split(b"\n")[:-1]  # the last one may be half written
     with suppress(ValueError, LookupError, TypeError):
         told = dict(json.loads(rows[-1]))
+        if "waits" in told:
+            return f"waits: {told['waits']}"
         at = f"round {told['round']}: " if "round" in told else ""
         return f"{at}{told.get('round_stage') or told['stage']}".replace("_", " ")
     return ""
