@@ -12,6 +12,8 @@ from tapestry.encoding import digest
 from tapestry.storage import durable_files
 from tapestry.tlog import tiles
 from tapestry.tlog.checkpoint import read_claim
+from tapestry_coordinator.log_reader import require_open
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_governance.audit.bundle import (
     CHECKPOINT,
@@ -37,7 +39,7 @@ def collect_bundle(directory: Path, bundle: Path) -> Bundle:
 
     Raises:
         ConfigError: The bundle's folder exists already.
-        IncompleteError: The log has no cosigned checkpoint yet.
+        IncompleteError: The log is not open yet, or has no cosigned checkpoint.
         ResourceError: A file cannot be copied.
     """
     with new_bundle(bundle) as draft:
@@ -46,6 +48,8 @@ def collect_bundle(directory: Path, bundle: Path) -> Bundle:
 
 
 def _write(directory: Path, bundle: Path) -> None:
+    CoordinatorSettings.read(directory / "coordinator.toml")  # or it is another folder
+    require_open(directory)
     public = directory / "log" / "public"
     size = read_claim(read_small(public / CHECKPOINT)).size
     charter = next(tiles.read_entries(public, size))

@@ -7,8 +7,7 @@ The submitted bundle refers to ``app``, which reads ``directory``
 from the run configuration and calls ``tapestry_coordinator.run.main``.
 
 Flower may end or signal this process at any time (SIGINT on status 401, exit when the
-SuperLink is gone). That does no harm: all state is in the journal, and the supervisor
-submits a new run on the same directory.
+SuperLink is gone). The supervisor then submits a new run, which has the journal.
 
 Every client that reaches a SuperLink's port can submit a bundle, which would run here.
 So ``guarded_serverapp`` replaces Flower's ``flwr-serverapp`` and runs only the bundle
@@ -69,6 +68,7 @@ from tapestry.software_digest import software_manifest
 from tapestry.workloads.deferred_workload import loading
 from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.superlink.outcome import Outcome, working_on, write_outcome
+from tapestry_coordinator.superlink.work_log import write_log
 
 _LOG = logging.getLogger(__name__)
 
@@ -534,6 +534,7 @@ def guarded_serverapp() -> None:
         PolicyError: The submitted bundle differs from that folder.
     """
     bundle = Path(os.environ[BUNDLE_VARIABLE])
+    write_log(bundle.parent)
     runtime = importlib.import_module("flwr.superlink.runtime.run_serverapp")
     install = runtime.install_from_fab
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeGuard
 
 from pydantic import Field
 
@@ -23,6 +23,7 @@ from tapestry_coordinator.superlink.outcome import is_worked_on
 
 FILE = "members.json"
 _MOST_BYTES = 1 << 20
+_BEGAN = datetime.now(UTC).isoformat(timespec="seconds")  # this process
 
 
 class SeenMember(Strict):
@@ -30,7 +31,7 @@ class SeenMember(Strict):
 
     name: Name
     here: bool
-    # UTC; since when it is here, or away
+    # UTC; since when it is here, at the earliest since the start, or away
     changed: Annotated[str, Field(pattern="^[0-9T:+-]{20,30}$")]
     software: Digest  # by its last greeting
     entries: Annotated[int, Field(ge=0)]  # of the log, that it had then
@@ -65,7 +66,7 @@ class MembersFile:
             known[name] = SeenMember(
                 name=name,
                 here=True,
-                changed=before.changed if before and before.here else now,
+                changed=before.changed if _was_here(before) else now,
                 software=said.software,
                 entries=said.size,
                 refuses=said.refuses,
@@ -76,6 +77,11 @@ class MembersFile:
         with suppress(ResourceError):
             durable_files.replace_file(self._path, listed.encode())
             self._known = known
+
+
+def _was_here(seen: SeenMember | None) -> TypeGuard[SeenMember]:
+    """Say whether a member has been here since before, under this process."""
+    return seen is not None and seen.here and seen.changed >= _BEGAN
 
 
 def _gone(seen: SeenMember, now: str) -> SeenMember:

@@ -82,11 +82,23 @@ def end_the_run(refused: Mapping[str, Reason], manifest: RoundManifest) -> bool:
     Guarantees:
         Up to ``max_colluding`` lying nodes cannot end a run by themselves, nor can a
         single one.
+
+    Edge cases:
+        A node that holds another base may catch up; if all do, no other node can help.
     """
+    if lacks_base(refused, manifest):
+        return True
     final = sum(reason.is_final for reason in refused.values())
     least = max(manifest.min_cohort, manifest.threshold)
     enough = max(_LEAST, manifest.max_colluding + 1)
     return final >= enough and len(manifest.participants) - final < least
+
+
+def lacks_base(refused: Mapping[str, Reason], manifest: RoundManifest) -> bool:
+    """Return whether no node of a round holds its base, by the word of all."""
+    names = {each.name for each in manifest.participants}
+    lacking = {n for n, why in refused.items() if why is Reason.BASE_MISMATCH}
+    return lacking >= names and len(names) >= max(_LEAST, manifest.max_colluding + 1)
 
 
 def by_round(events: Sequence[Event], *, run_id: str) -> dict[int, dict[str, Reason]]:

@@ -44,7 +44,7 @@ from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.led_log import open_led_log
 from tapestry_coordinator.log_publisher import LogPublisher, event_of
 from tapestry_coordinator.recovered_folder import lost_round
-from tapestry_coordinator.refusals import end_the_run, in_words
+from tapestry_coordinator.refusals import end_the_run, in_words, lacks_base
 from tapestry_coordinator.round import Notify, RoundContext, RoundOutcome
 from tapestry_coordinator.round_plan import (
     StartingPoint,
@@ -365,11 +365,21 @@ class Run:
             self.context.journal.leave_out(name, "bad_shares")
         self._failures += 1
         self._opened |= plan is not None
+        if plan is None:  # status says so at once
+            self.context.notify({"stage": "round", "waits": said})
+        if plan and lacks_base(outcome.refused, plan):
+            said = (
+                f"no member keeps its base, {self.context.settings.base}"
+                f" ({plan.model_digest}), any more; plan another run from the newest"
+                f" approved release; {said}"
+            )
         if plan and end_the_run(outcome.refused, plan):
             raise PolicyError(f"the run ends: {said}", code="plan-refused") from error
         if self._failures >= _FAILURES:
+            if self._opened:  # otherwise it cost nothing, and is tried again later
+                said = f"the run ends after {_FAILURES} failed rounds in a row: {said}"
             raise QuorumError(
-                f"the run ends after {_FAILURES} failed rounds in a row: {said}",
+                said,
                 code="rounds-failed" if self._opened else "nodes-too-few",
             ) from error
 

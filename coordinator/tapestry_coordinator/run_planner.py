@@ -46,6 +46,7 @@ from tapestry_coordinator.settings import DEADLINES, RunSettings
 from tapestry_governance.audit.privacy_accounts import steps_of
 from tapestry_governance.events.member_events import Admission, CharterAccepted
 from tapestry_governance.rules.federation_state import FederationState
+from tapestry_governance.rules.kept_releases import MOST_APPROVED, kept_releases
 
 WORKLOAD = "language"
 _UPDATE_NORM = 128.0  # of a node's update, L2
@@ -74,6 +75,7 @@ class PlannedRun:
     """A run in the queue, and its price."""
 
     folder: Path
+    base: str  # the release with which it begins, or the model
     noise_multiplier: float
     epsilon: Mapping[str, float]  # of the run, by member
     epsilon_after: Mapping[str, float]  # with all that the log has of the member
@@ -85,6 +87,7 @@ class PlannedRun:
         """Return it as a JSON object."""
         return {
             "folder": str(self.folder),
+            "base": self.base,
             "noise_multiplier": self.noise_multiplier,
             "epsilon": dict(self.epsilon),
             "epsilon_after": dict(self.epsilon_after),
@@ -94,6 +97,7 @@ class PlannedRun:
 
     def lines(self) -> Iterator[str]:
         """Yield it as lines of text."""
+        yield f"begins   with {self.base}"
         yield f"noise    multiplier {self.noise_multiplier:.4g}"
         for name, epsilon in self.epsilon.items():
             after = self.epsilon_after[name]
@@ -134,7 +138,7 @@ def plan_run(directory: Path, wish: Wish) -> PlannedRun:
 
     Raises:
         ConfigError: A setting is invalid, the model or the held-out data do not fit,
-            or a run of this name is there.
+            a run of this name is there, or members keep the base no more.
         RuleError: A member would spend more than the policy allows.
     """
     place = directory / QUEUE / wish.name
@@ -149,6 +153,7 @@ def plan_run(directory: Path, wish: Wish) -> PlannedRun:
     settings = _settings(wish, state, noise)
     workload = open_workload(WORKLOAD, wish.base)
     first = _first_round(settings, state, workload, wish)
+    begins = _begins_with(state, first.model_digest) or wish.base
     epsilon, after = _prices(settings, state, records, ahead=_ahead(directory, state))
     cap = decode_decimal(state.policy.epsilon_cap)
     if over := sorted(name for name, value in after.items() if value > cap):
@@ -161,6 +166,7 @@ def plan_run(directory: Path, wish: Wish) -> PlannedRun:
     _queue(place, settings, wish)
     return PlannedRun(
         folder=place,
+        base=begins,
         noise_multiplier=noise,
         epsilon=epsilon,
         epsilon_after=after,
@@ -276,6 +282,28 @@ def _first_round(
         gate=gate_inputs(evaluation, held_out),
     )
     return check_run(settings, state, start=start)
+
+
+def _begins_with(state: FederationState, base: str) -> str | None:
+    """Name the release that holds a base; None for a model that is of no release.
+
+    Raises:
+        ConfigError: Members keep the base of that release no more.
+    """
+    releases = state.released.newest_first()
+    names = [r.name for r in releases if state.releases[r.name].model_digest == base]
+    kept = [release.name for release in kept_releases(state)]
+    if not names or state.policy.given_base(base) is not None:
+        return None
+    if (found := next((name for name in names if name in kept), None)) is None:
+        raise ConfigError(
+            f"members keep the base of {names[0]} no more: they keep those of the"
+            f" newest {MOST_APPROVED} approved releases, and of some candidates; begin"
+            f" with one of {', '.join(kept) or 'later runs'}, or name a model, as in"
+            " --base smollm2",
+            code="release-not-kept",
+        )
+    return found
 
 
 def _ahead(directory: Path, state: FederationState) -> list[RunSettings]:

@@ -16,7 +16,7 @@ from tapestry.software_digest import software_digest
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 from tapestry_coordinator.journal import Journal, JournaledRound
-from tapestry_coordinator.log_reader import read_settled
+from tapestry_coordinator.log_reader import read_settled, require_open
 from tapestry_coordinator.members_seen import SeenMember, read_members
 from tapestry_coordinator.refusals import by_round, latest
 from tapestry_coordinator.run_folders import (
@@ -189,6 +189,7 @@ def read_status(directory: Path) -> CoordinatorStatus:
 
     Raises:
         ConfigError: A file is missing or invalid.
+        IncompleteError: The log is not open yet.
         ResourceError: A file cannot be read.
     """
     CoordinatorSettings.read(directory / "coordinator.toml")  # or it is another folder
@@ -234,6 +235,7 @@ def runs_opened(directory: Path) -> list[str]:
 
 def _events(directory: Path) -> list[Event]:
     CoordinatorSettings.read(directory / "coordinator.toml")  # or it is another folder
+    require_open(directory)
     key = SigningKey.load(directory / "keys" / "log.key")
     return [open_entry(each).event for each in Log.read(directory / "log", key=key)]
 
@@ -363,6 +365,8 @@ def _last_step(path: Path) -> str:
         rows = file.read().split(b"\n")[:-1]  # the last one may be half written
     with suppress(ValueError, LookupError, TypeError):
         told = dict(json.loads(rows[-1]))
+        if "waits" in told:
+            return f"waits: {told['waits']}"
         at = f"round {told['round']}: " if "round" in told else ""
         return f"{at}{told.get('round_stage') or told['stage']}".replace("_", " ")
     return ""

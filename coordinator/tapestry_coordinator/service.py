@@ -29,10 +29,12 @@ from tapestry_coordinator.refusals import is_at_fault
 from tapestry_coordinator.restored_log import hear_members
 from tapestry_coordinator.run_folders import (
     PLAN,
+    PROGRESS,
     begin_next,
     run_folder,
     unfinished,
     waiting,
+    write_progress,
 )
 from tapestry_coordinator.run_requests import (
     begin_again,
@@ -105,6 +107,7 @@ def finish_run(directory: Path, grid: Grid, run_id: str) -> bool:
             raise
         if error.code in _WAITING and request_in(folder) != "end":
             _logger.warning("run %s waits: %s", run_id, error)
+            write_progress(folder / PROGRESS, {"stage": "round", "waits": str(error)})
             return False
         failure = error
     if failure is not None:

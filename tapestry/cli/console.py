@@ -111,12 +111,13 @@ class _LogLines(logging.Formatter):
         return shown(super().formatMessage(record))
 
 
-def start_logging() -> None:
-    """Write the program's log to standard error, from INFO on, and by no other way.
+def start_logging(handler: logging.Handler | None = None) -> None:
+    """Write the program's log from INFO on, and by no other way.
 
-    A library may have put a handler of its own there when it was imported.
+    It goes to standard error, or by ``handler``. A library may have put a handler of
+    its own there when it was imported.
     """
-    handler = logging.StreamHandler()
+    handler = handler or logging.StreamHandler()
     handler.setFormatter(_LogLines("%(asctime)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tapestry.errors import ConfigError, RuleError
+from tapestry.errors import IncompleteError, RuleError
 from tapestry.keys import SigningKey
 from tapestry.tlog.checkpoint import read_claim
 from tapestry_coordinator.inbox import check_entries
@@ -32,7 +32,7 @@ def test_all_entries_are_read_and_their_rules_applied(tmp_path: Path) -> None:
 
 
 def test_before_all_founders_accepted_there_is_no_federation(tmp_path: Path) -> None:
-    with refused(ConfigError, "not-founded"):
+    with refused(IncompleteError, "not-founded"):
         read_log(folder_of(World().adopt(), tmp_path / "c", size=3))
 
 

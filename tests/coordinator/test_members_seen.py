@@ -7,6 +7,7 @@ import pytest
 
 from tapestry.protocol.messages import Kind
 from tapestry.storage import durable_files
+from tapestry_coordinator import members_seen
 from tapestry_coordinator.members_seen import FILE, MembersFile, read_members
 from tapestry_coordinator.superlink.outcome import working_on
 from tests.support.message_samples import sample_bodies
@@ -33,6 +34,22 @@ def test_who_is_here_and_who_has_gone_is_told_while_a_coordinator_works(
     assert (later["fr"].here, later["fi"].here) == (True, False)
     assert later["fr"].changed == first["fr"].changed
     assert later["fr"].entries == 9
+
+
+def test_who_is_here_is_so_since_this_start_of_the_coordinator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    MembersFile(tmp_path).write({"fr": greeting("fr"), "fi": greeting("fi")})
+    with working_on(tmp_path):
+        first = read_members(tmp_path) or {}
+        path = tmp_path / FILE
+        hour = first["fr"].changed[:13]
+        path.write_text(path.read_text().replace(hour, "2020-01-01T00"))
+        monkeypatch.setattr(members_seen, "_BEGAN", first["fr"].changed)
+        MembersFile(tmp_path).write({"fr": greeting("fr")})
+        later = read_members(tmp_path) or {}
+    assert later["fr"].changed >= first["fr"].changed
+    assert not later["fi"].here
 
 
 def test_the_file_is_written_only_for_what_is_new(

@@ -44,6 +44,9 @@ def test_the_most_frequent_reason_comes_first() -> None:
         ([MODEL, Reason.LOCAL_POLICY], 1, False),  # others may come, and it fits then
         ([Reason.STALE_CHECKPOINT] * 3, 1, False),
         ([MODEL] * 3, 1, True),
+        ([Reason.BASE_MISMATCH] * 2, 1, False),  # the third one holds it
+        ([Reason.BASE_MISMATCH] * len(NAMES), 1, True),
+        ([Reason.BASE_MISMATCH] * len(NAMES), len(NAMES), False),  # all may lie
     ],
 )
 def test_waiting_ends_when_more_than_may_lie_refuse_for_good(

@@ -76,7 +76,7 @@ def test_a_run_without_enough_answers_ends_with_the_count(found: Found) -> None:
     federation = found(**FLOOR)
     federation.wire.on("fr", Kind.HELLO, _heard)  # it proves its name, and is silent
     federation.wire.on("fr", Kind.HELLO, lost, times=100)
-    with refused(QuorumError, "nodes-too-few", match="5 failed .*: 3 members .* 4;"):
+    with refused(QuorumError, "nodes-too-few", match="^3 members .* 4;"):
         federation.run()
     assert federation.said(RoundOpened) == []
 

@@ -12,6 +12,7 @@ from tapestry_coordinator.superlink.outcome import (
 )
 from tests.support.commands import tapestry
 from tests.support.federation_fixtures import Found
+from tests.support.founding_place import Place, ok, refuses
 
 
 @pytest.mark.parametrize("text", ["sequence_length", "=96", ""])
@@ -48,6 +49,28 @@ def test_a_folder_of_another_kind_is_refused(tmp_path: Path, verb: str) -> None:
     assert done.exit_code == 64
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["run", "status", "plan", "bundle", "retry", "enroll"])
+def test_before_the_log_is_open_the_next_commands_are_named(
+    tmp_path: Path, verb: str
+) -> None:
+    place = Place.make(tmp_path / "place")
+    ok(place.coordinator_init())
+    files, more = sorted(place.coordinator.rglob("*")), list[object]()
+    if verb == "plan":
+        more = ["run-1", "--held-out", tmp_path]
+    elif verb == "retry":
+        more = ["run-1"]
+    elif verb == "bundle":
+        more = ["-o", tmp_path / "bundle"]
+    elif verb == "enroll":
+        more = [tmp_path / "a.request"]
+    result = tapestry("coordinator", verb, place.coordinator, *more)
+    said = refuses(result, 3, "not-founded")
+    for word in ("charter", "accept", "open"):
+        assert word in said
+    assert sorted(place.coordinator.rglob("*")) == files
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from tapestry_coordinator.run_folders import begin_next, run_folder, waiting
 from tapestry_coordinator.run_planner import Wish, newest_release, plan_run
 from tapestry_coordinator.settings import RunSettings
 from tapestry_coordinator.superlink.outcome import Outcome, write_outcome
+from tapestry_governance.rules import kept_releases
 from tests.support.federation import NAMES, RECORDS, Base, Federation
 from tests.support.federation_fixtures import Found
 from tests.support.refusals import refused
@@ -92,6 +93,24 @@ def test_a_run_goes_on_from_the_newest_approved_release_and_from_no_other(
     assert Path(base) == federation.coordinator / "releases" / "base-1"
     found = plan_run(federation.coordinator, wish(federation, base=base))
     assert RunSettings.read(found.folder / "run.toml").base == base
+    assert next(found.lines()) == f"begins   with {base}"
+
+
+@pytest.mark.slow
+def test_a_run_from_a_release_that_members_keep_no_more_is_refused_at_once(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = found(policy={"epsilon_cap": "4"})
+    federation.run()
+    federation.approve()
+    base = str(federation.coordinator / "releases" / "base-1")
+    planned = plan_run(federation.coordinator, wish(federation, base=base))
+    assert next(planned.lines()) == "begins   with base-1"
+    assert planned.to_json()["base"] == "base-1"
+    monkeypatch.setattr(kept_releases, "MOST_APPROVED", 0)
+    with refused(ConfigError, "release-not-kept", match="base of base-1 no more"):
+        plan_run(federation.coordinator, wish(federation, name="late", base=base))
+    assert waiting(federation.coordinator) == ["next"]
 
 
 def test_members_that_declared_nothing_count_by_their_requests(

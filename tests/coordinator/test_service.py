@@ -5,6 +5,7 @@ from itertools import count
 
 import pytest
 
+from tapestry.errors import ConfigError
 from tapestry.protocol.folder_faults import FolderFault
 from tapestry.protocol.messages import (
     Identity,
@@ -14,8 +15,9 @@ from tapestry.protocol.messages import (
     expect_body,
 )
 from tapestry_coordinator import run_folders, service
-from tapestry_coordinator.run_folders import run_folder
+from tapestry_coordinator.run_folders import PROGRESS, run_folder
 from tapestry_coordinator.run_requests import ask_again, ask_to_end, request_in
+from tapestry_coordinator.run_status import read_status
 from tapestry_coordinator.superlink.outcome import Outcome, read_outcome
 from tapestry_governance.events.model_events import ReleasePublished
 from tapestry_governance.events.privacy_events import DataDeclared
@@ -75,10 +77,43 @@ def test_a_run_whose_members_are_away_is_tried_again(found: Found) -> None:
     assert not finish(federation)
     folder = run_folder(federation.coordinator, "run")
     assert read_outcome(folder) is None
+    (status,) = read_status(federation.coordinator).runs
+    assert status.doing == "waits: 1 nodes are online, a round takes 3; start more"
     for name in NAMES[1:]:
         federation.start(name)
     assert finish(federation)
     assert [c.outcome for c in federation.closed()] == ["applied"]
+
+
+def test_a_run_that_waits_says_why_from_its_first_attempt_on(found: Found) -> None:
+    federation = found(
+        coordinator={"secagg": {"min_cohort": 4}, "deadlines": {"advertise_keys": 1}}
+    )
+
+    def rests(_name: str, request: Message, deliver: Deliver) -> Message:
+        if (federation.run_folder / PROGRESS).exists():
+            raise KeyboardInterrupt  # a first attempt was made
+        body = expect_body(deliver(request), Identity)
+        return encode_message(body.model_copy(update={"rests": True}))
+
+    federation.wire.on("fi", Kind.HELLO, rests, times=50)
+    with pytest.raises(KeyboardInterrupt):
+        finish(federation)
+    (run,) = read_status(federation.coordinator).runs
+    assert run.doing.startswith("waits: 3 members are online, do not rest and have")
+
+
+def test_a_run_whose_base_is_not_here_waits_and_says_so(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise ConfigError("no model releases/base-1", code="base-missing")
+
+    federation = found()
+    monkeypatch.setattr("tapestry_coordinator.run.open_workload", gone)
+    assert not finish(federation)
+    (run,) = read_status(federation.coordinator).runs
+    assert run.doing == "waits: no model releases/base-1"
 
 
 def test_a_run_that_can_never_succeed_ends_with_its_reason(found: Found) -> None:

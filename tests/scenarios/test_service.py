@@ -229,6 +229,9 @@ def test_two_runs_follow_one_another_on_one_log(site: Site) -> None:
     for name in NAMES:
         site.start(name, "node", "run")
     site.wait(lambda: site.ended("run-1"))
+    second = tapestry("coordinator", "run", site.coordinator)
+    assert second.exit_code == 64
+    assert second.stderr.endswith("[folder-in-use]\n")
     site.approve("base-1")
     site.plan("run-2")
     site.wait(lambda: site.ended("run-2"))
@@ -236,6 +239,9 @@ def test_two_runs_follow_one_another_on_one_log(site: Site) -> None:
     plan = RunSettings.read(site.coordinator / "runs" / "run-2" / "run.toml")
     assert plan.base == str(site.coordinator / "releases" / "base-1")
     assert site.status()["waiting"] == []
+    said = (site.place / "rivers.log").read_text()  # what the service printed
+    for name in NAMES:  # by the process that Flower starts with no output of its own
+        assert f"is node {name}" in said
 
 
 def test_a_run_survives_the_death_of_the_superlink(site: Site) -> None:

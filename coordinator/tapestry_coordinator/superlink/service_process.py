@@ -3,17 +3,21 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tapestry.cli import console
-from tapestry.errors import ResourceError
+from tapestry.errors import ConfigError, ResourceError
 from tapestry.metrics_page import serving
+from tapestry.storage.file_lock import FileLock, lock_folder
 from tapestry_coordinator.barred_keys import ENROLLED, read_barred
 from tapestry_coordinator.coordinator_metrics import CoordinatorMetrics
+from tapestry_coordinator.log_reader import require_open
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.superlink.supervisor import Engine
 from tapestry_coordinator.superlink.tls import certificate_end
+from tapestry_coordinator.superlink.work_log import LogFollower
 
 _logger = logging.getLogger(__name__)
 SERVICE = "tapestry_coordinator.flower:service"
@@ -27,27 +31,45 @@ def serve(folder: Path, *, tick: Callable[[], None]) -> None:
 
     ``tick`` is called a few times a second, and ends the service by raising.
 
+    Guarantees:
+        One process at a time serves a folder; the kernel frees it when that ends.
+
     Raises:
-        ConfigError: A file of the folder is invalid, or the certificate is not valid
-            now.
+        ConfigError: A file of the folder is invalid or missing, the certificate is not
+            valid now, or another process serves the folder.
+        IncompleteError: The log is not open yet.
         VerificationError, RuleError: The log breaks its rules.
         InconsistentLog: A member holds a cosigned log that this one does not lead to.
     """
     pause = _FIRST_PAUSE
-    while True:
-        began = time.monotonic()
-        try:
-            _serve_once(folder, tick)
-        except ResourceError as error:
-            if time.monotonic() - began > _LONGEST_PAUSE:
-                pause = _FIRST_PAUSE
-            _logger.warning("starting again in %.0f s: %s", pause, error)
-            _wait(pause, tick)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+    with _alone(folder):
+        while True:
+            began = time.monotonic()
+            try:
+                _serve_once(folder, tick)
+            except ResourceError as error:
+                if time.monotonic() - began > _LONGEST_PAUSE:
+                    pause = _FIRST_PAUSE
+                _logger.warning("starting again in %.0f s: %s", pause, error)
+                _wait(pause, tick)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _alone(folder: Path) -> FileLock:
+    """Hold a coordinator's folder, as no other service does."""
+    CoordinatorSettings.read(folder / "coordinator.toml")  # or it is another folder
+    try:
+        return lock_folder(folder)
+    except BlockingIOError:
+        raise ConfigError(
+            f"another process serves {folder}; stop it, or let it go on",
+            code="folder-in-use",
+        ) from None
 
 
 def _serve_once(folder: Path, tick: Callable[[], None]) -> None:
     settings = CoordinatorSettings.read(folder / "coordinator.toml")
+    require_open(folder)
     host, _, port = settings.listen.superlink.rpartition(":")
     metrics = CoordinatorMetrics(folder)
     with (
@@ -59,6 +81,7 @@ def _serve_once(folder: Path, tick: Callable[[], None]) -> None:
             proxied=settings.listen.proxied,
             tls=folder / "tls",
         ) as engine,
+        closing(LogFollower(folder / HOME)) as log,
     ):
         doorman = Doorman(folder / ENROLLED, admit=engine.admit, bar=engine.bar)
         doorman.look()
@@ -70,6 +93,7 @@ def _serve_once(folder: Path, tick: Callable[[], None]) -> None:
 
         def look() -> None:
             doorman.look()
+            log.pass_on()
             tick()
 
         engine.run(folder, app=SERVICE, tick=look, for_ever=True)

@@ -52,6 +52,7 @@ from tapestry_coordinator.superlink.tls import (
     ServerFiles,
     check_validity,
     make_server_certificate,
+    require_files,
 )
 
 if TYPE_CHECKING:
@@ -153,8 +154,8 @@ class Engine:
 
         Raises:
             ConfigError: The name of the folder cannot stand on a search path, others
-                than a proxy would reach the control paths, or the certificate is not
-                valid now.
+                than a proxy would reach the control paths, or the certificate is
+                missing or not valid now.
             ResourceError: The port is in use, Flower is not installed, or the
                 SuperLink ends or does not answer within a minute.
         """
@@ -162,13 +163,14 @@ class Engine:
         check_listen_host(self._host, proxied=self._proxied)
         self.home.mkdir(parents=True, exist_ok=True)
         self.home.chmod(0o700)
-        self.port = _usable_port(self._host, self.port or 0)
         hosts = tuple(dict.fromkeys([self._host, _LOOPBACK, "localhost"]))
         files = ServerFiles.of(self._tls)
         if self._given_tls:
+            require_files(files)
             check_validity(files, datetime.now(UTC))
         else:
             make_server_certificate(self._tls, hosts)
+        self.port = _usable_port(self._host, self.port or 0)
         write_programs(self.home / "programs")
         self._spawn(
             "superlink",

@@ -166,6 +166,21 @@ def check_validity(files: ServerFiles, now: datetime.datetime) -> None:
         )
 
 
+def require_files(files: ServerFiles) -> None:
+    """Require that certificates and server key are there, as after a restoration.
+
+    Raises:
+        ConfigError: A file is not there; the message says how to make it.
+    """
+    for path in (files.authority, files.certificate, files.key):
+        if not path.exists():
+            raise ConfigError(
+                f"{path} is missing; issue a new certificate with tapestry coordinator"
+                f" renew, after {AUTHORITY} was put back if it is gone",
+                code="tls-file-missing",
+            )
+
+
 def certificate_end(folder: Path) -> datetime.datetime:
     """Return when the SuperLink's certificate ends, or its authority's, if earlier.
 

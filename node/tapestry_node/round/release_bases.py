@@ -1,8 +1,8 @@
 """The bases of releases, with which a later run may begin.
 
 A run begins with a release that members approved, which need not be what the last run
-gave: its release may be a candidate still. So a node keeps the snapshots of the newest
-approved release and of later runs' candidates, beside those of its last rounds.
+gave. So a node keeps the snapshots of several releases (``kept_releases``), beside
+those of its last rounds: at most eight and two, each up to three times its base.
 """
 
 import logging
@@ -13,28 +13,18 @@ from tapestry.model.replica import Replica
 from tapestry_governance.events.round_events import RoundClosed
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_governance.rules.federation_state import FederationState
+from tapestry_governance.rules.kept_releases import kept_releases
 from tapestry_governance.rules.round_records import ReleaseRecord
 from tapestry_node.node_state import NodeState
 from tapestry_node.round.base_snapshots import BaseSnapshots
 
 _logger = logging.getLogger(__name__)
-_MOST_CANDIDATES = 4  # a coordinator needs no vote to begin runs, and fills no disk
 
 
 def ends_of_releases(state: FederationState) -> list[int]:
-    """List the log indexes at which rounds ended whose base a run may begin with.
-
-    They are those of the newest approved release and, of the last four runs after it,
-    of the last candidate. No run begins with a release that was withdrawn.
-    """
-    found: dict[str, int | None] = {}
-    for release in state.released.newest_first():
-        standing, end = state.standing_of(release.name), state.end_of(release)
-        if standing == "approved":
-            return [index for index in (*found.values(), end) if index is not None]
-        if standing == "candidate" and len(found) < _MOST_CANDIDATES:
-            found.setdefault(release.run_id, end)
-    return [index for index in found.values() if index is not None]
+    """List the log indexes at which rounds ended whose base a run may begin with."""
+    ends = map(state.end_of, kept_releases(state))
+    return [index for index in ends if index is not None]
 
 
 def read_release(

@@ -7,14 +7,23 @@ from typing import Any
 import pytest
 
 from tapestry.errors import ConfigError, ResourceError
+from tapestry.storage.file_lock import lock_folder
 from tapestry_coordinator.barred_keys import FILE, bar
 from tapestry_coordinator.superlink import service_process
 from tapestry_coordinator.superlink.service_process import Doorman
+from tapestry_coordinator.superlink.tls import make_server_certificate
 from tests.support.refusals import refused
 
 
 class Stopped(BaseException):
     """The operator stopped it."""
+
+
+def led(folder: Path) -> Path:
+    said = {"federation": "rivers", "origin": "rivers/log", "address": "a.example:443"}
+    text = "".join(f'{key} = "{value}"\n' for key, value in said.items())
+    (folder / "coordinator.toml").write_text(text)
+    return folder
 
 
 def test_it_starts_again_after_growing_pauses(
@@ -33,7 +42,7 @@ def test_it_starts_again_after_growing_pauses(
     monkeypatch.setattr(service_process, "_wait", wait)
     monkeypatch.setattr(service_process, "_serve_once", fail)
     with pytest.raises(Stopped):
-        service_process.serve(tmp_path, tick=lambda: None)
+        service_process.serve(led(tmp_path), tick=lambda: None)
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
@@ -102,3 +111,32 @@ def test_no_key_is_registered_by_a_damaged_list(tmp_path: Path) -> None:
     with refused(ConfigError, "barred-keys-invalid"):
         doorman.look()
     assert admitted == []
+
+
+def test_a_second_service_of_a_folder_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def serve_once(*_: object) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(service_process, "_serve_once", serve_once)
+    with (
+        lock_folder(led(tmp_path)),
+        refused(ConfigError, "folder-in-use", match=str(tmp_path)),
+    ):
+        service_process.serve(tmp_path, tick=lambda: None)
+    with pytest.raises(Stopped):  # the other one has ended
+        service_process.serve(tmp_path, tick=lambda: None)
+
+
+def test_a_key_that_is_lost_ends_it_with_what_makes_another(tmp_path: Path) -> None:
+    """As in a folder that was restored: no backup has a private key."""
+    log = tmp_path / "log"
+    log.mkdir()
+    (log / "log.db").touch()
+    files = make_server_certificate(led(tmp_path) / "tls")
+    files.key.unlink()
+    with refused(
+        ConfigError, "tls-file-missing", match="superlink.key.*coordinator renew"
+    ):
+        service_process.serve(tmp_path, tick=lambda: None)
