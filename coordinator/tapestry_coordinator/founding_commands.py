@@ -192,7 +192,8 @@ def enroll(folder: Path, request: Path, as_json: bool) -> None:
 @click.command(cls=Command)
 @folder_argument
 @passphrase_file
-def renew(folder: Path, passphrase_file: Path | None) -> None:
+@as_json
+def renew(folder: Path, passphrase_file: Path | None, as_json: bool) -> None:
     """Issue a new certificate for the SuperLink; institutions need no new file.
 
     The service takes it at its next start.
@@ -201,7 +202,11 @@ def renew(folder: Path, passphrase_file: Path | None) -> None:
 
     key = folder / "keys" / "authority.key"
     coordinator_folder.renew(folder, passphrase=known_passphrase(key, passphrase_file))
-    console.say(f"certificate  {folder / 'tls' / 'superlink.pem'}: new; start again")
+    certificate = folder / "tls" / "superlink.pem"
+    if as_json:
+        console.say_json({"certificate": str(certificate)})
+        return
+    console.say(f"certificate  {certificate}: new; start again")
 
 
 def _settings(

@@ -79,6 +79,13 @@ def test_pause_and_resume_say_what_was_and_write_one_file(idle: Path) -> None:
     assert "paused      since 20" in run("status", idle).stdout
     assert run("resume", idle).stdout.startswith("resumed: paused since 20")
     assert run("resume", idle).stdout == "not paused: nothing was changed\n"
+    for verb, paused in (("pause", True), ("resume", False)):
+        first, again = (json.loads(run(verb, idle, "--json").stdout) for _ in "12")
+        assert first["paused"] is again["paused"] is paused
+        assert (first["before"] is None, again["before"] is None) == (
+            paused,
+            not paused,
+        )
     assert {*idle.iterdir()} == before
 
 
