@@ -219,7 +219,7 @@ def _settings(
     """
     from tapestry.environment import is_loopback
     from tapestry.inputs.setting_faults import validated
-    from tapestry_coordinator.settings import CoordinatorSettings, Listen
+    from tapestry_coordinator.settings import CoordinatorSettings
 
     host, _, port = address.rpartition(":")
     here = is_loopback(host.strip("[]"))
@@ -229,5 +229,5 @@ def _settings(
         "origin": origin or f"{host.strip('[]')}/log",
     }
     if here:
-        said["listen"] = Listen(superlink=f"127.0.0.1:{port}")
+        said["listen"] = {"superlink": f"127.0.0.1:{port}"}
     return validated(CoordinatorSettings, said, what="an option is wrong")
