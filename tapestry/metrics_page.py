@@ -84,9 +84,18 @@ def parse_address(text: str) -> tuple[str, int]:
         raise ValueError(
             "must be a loopback address and a port, such as 127.0.0.1:9464, or empty"
         )
-    if not 0 < int(port) < 1 << 16:
-        raise ValueError("must have a port from 1 to 65535")
+    check_port(port)
     return host.strip("[]"), int(port)
+
+
+def check_port(digits: str) -> None:
+    """Require the number of a port.
+
+    Raises:
+        ValueError: It is another one.
+    """
+    if not 0 < int(digits) < 1 << 16:
+        raise ValueError("must have a port from 1 to 65535")
 
 
 @contextmanager

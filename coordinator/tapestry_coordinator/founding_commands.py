@@ -192,7 +192,8 @@ def enroll(folder: Path, request: Path, as_json: bool) -> None:
 @click.command(cls=Command)
 @folder_argument
 @passphrase_file
-def renew(folder: Path, passphrase_file: Path | None) -> None:
+@as_json
+def renew(folder: Path, passphrase_file: Path | None, as_json: bool) -> None:
     """Issue a new certificate for the SuperLink; institutions need no new file.
 
     The service takes it at its next start.
@@ -201,7 +202,11 @@ def renew(folder: Path, passphrase_file: Path | None) -> None:
 
     key = folder / "keys" / "authority.key"
     coordinator_folder.renew(folder, passphrase=known_passphrase(key, passphrase_file))
-    console.say(f"certificate  {folder / 'tls' / 'superlink.pem'}: new; start again")
+    certificate = folder / "tls" / "superlink.pem"
+    if as_json:
+        console.say_json({"certificate": str(certificate)})
+        return
+    console.say(f"certificate  {certificate}: new; start again")
 
 
 def _settings(
@@ -214,7 +219,7 @@ def _settings(
     """
     from tapestry.environment import is_loopback
     from tapestry.inputs.setting_faults import validated
-    from tapestry_coordinator.settings import CoordinatorSettings, Listen
+    from tapestry_coordinator.settings import CoordinatorSettings
 
     host, _, port = address.rpartition(":")
     here = is_loopback(host.strip("[]"))
@@ -224,5 +229,5 @@ def _settings(
         "origin": origin or f"{host.strip('[]')}/log",
     }
     if here:
-        said["listen"] = Listen(superlink=f"127.0.0.1:{port}")
+        said["listen"] = {"superlink": f"127.0.0.1:{port}"}
     return validated(CoordinatorSettings, said, what="an option is wrong")

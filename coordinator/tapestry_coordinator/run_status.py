@@ -154,9 +154,9 @@ class CoordinatorStatus:
             "runs": [each.to_json() for each in self.runs],
         }
 
-    def news(self) -> dict[str, object]:
-        """Return each line by itself: it is worth telling when it is new."""
-        return dict.fromkeys(self.lines())
+    def news(self) -> Iterator[str]:
+        """Yield each line by itself: it is worth telling when it is new."""
+        return self.lines()
 
     def lines(self) -> Iterator[str]:
         """Yield it as lines of text."""

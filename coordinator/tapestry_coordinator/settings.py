@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from tapestry.metrics_page import check_port
 from tapestry.protocol.round_manifest import (
     Options,
     OuterPlan,
@@ -97,6 +98,11 @@ DEADLINES = MappingProxyType(
 """The deadlines of a run that is planned by a program, in seconds."""
 
 
+def _dialled(address: str) -> str:
+    check_port(address.rpartition(":")[2])
+    return address
+
+
 Address = Annotated[
     str,
     Field(
@@ -104,6 +110,7 @@ Address = Annotated[
         description="a host and a port",
         examples=["rivers.example:443"],
     ),
+    AfterValidator(_dialled),
 ]
 
 

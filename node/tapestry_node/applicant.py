@@ -7,15 +7,18 @@ term, never a looser one.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import tomli_w
 
 from tapestry.errors import ConfigError, ResourceError
+from tapestry.inputs.faults import Faults
 from tapestry.inputs.setting_faults import validated
 from tapestry.inputs.setting_values import to_toml
 from tapestry.keys import VerifyKey
 from tapestry.storage import durable_files
 from tapestry.workloads.base import Workload
+from tapestry.workloads.data_manifest import DataManifest
 from tapestry_governance.founding import rounded_down
 from tapestry_governance.founding_files import (
     Invitation,
@@ -29,6 +32,7 @@ from tapestry_governance.member_folder import (
     make_keys,
     write_request,
 )
+from tapestry_node.data.manifest_file import read_manifest
 from tapestry_node.settings import NodeSettings
 from tapestry_node.training.trainer import Trainer
 
@@ -73,11 +77,7 @@ def apply(
     settings = _draft(terms, applicant, workload) if is_new else NodeSettings.read(path)
     for name, said, is_there in _named(folder, settings, terms, applicant):
         if said != is_there:
-            raise ConfigError(
-                f"{path} has {name} {is_there!r}, here it is {said!r}; nothing was"
-                " changed: edit the file, or choose another folder",
-                code="setting-differs",
-            )
+            _refuse_other(path, name, said, is_there)
     check_invited(folder, applicant.name, invitation)
     _describe(applicant, workload)
     data = Trainer(folder / settings.data, workload=workload, settings=settings)
@@ -126,12 +126,13 @@ def _describe(applicant: Applicant, workload: Workload) -> None:
     """Write the data folder's manifest from the options, unless it has one.
 
     Raises:
-        ConfigError: An option is missing.
+        ConfigError: An option is missing, or the manifest says something else.
         ResourceError: The folder cannot be written.
     """
     reader = workload.reader
     path = applicant.data / reader.manifest_file
     if path.exists():
+        _compare(applicant, read_manifest(applicant.data, reader, Faults()), path)
         return
     said = {
         "licence": applicant.licence,
@@ -159,6 +160,22 @@ def _describe(applicant: Applicant, workload: Workload) -> None:
             f"{error}; write it there yourself, it says how the data are licensed",
             code=error.code,
         ) from None
+
+
+def _compare(applicant: Applicant, known: DataManifest | None, path: Path) -> None:
+    """Require that the options say what the manifest does; faults of it come later."""
+    for name in ("language", "licence"):
+        said, is_there = getattr(applicant, name), getattr(known, name, None)
+        if said is not None and is_there is not None and said != is_there:
+            _refuse_other(path, name, said, is_there)
+
+
+def _refuse_other(path: Path, name: str, said: str, is_there: str) -> NoReturn:
+    raise ConfigError(
+        f"{path} has {name} {is_there!r}, here it is {said!r}; nothing was"
+        " changed: edit the file, or choose another folder",
+        code="setting-differs",
+    )
 
 
 def _draft(

@@ -8,7 +8,7 @@ seconds.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -32,7 +32,7 @@ class StatusLine:
 
     label: str
     text: str
-    news: object = None
+    news: Hashable = None
 
     def __str__(self) -> str:
         return f"{self.label:<12}{self.text}"
@@ -109,9 +109,10 @@ class NodeStatus:
                 found[purpose] = f"in the outbox, {reason}"
         return dict(sorted(found.items()))
 
-    def news(self) -> dict[str, object]:
-        """Return what makes each line worth telling again, by its label."""
-        return {line.label: line.news or line.text for line in self.lines()}
+    def news(self) -> Iterator[Hashable]:
+        """Yield for each line what makes it worth telling again."""
+        for line in self.lines():
+            yield line.label, line.text if line.news is None else line.news
 
     def lines(self) -> Iterator[StatusLine]:
         """Yield the status as lines of text."""

@@ -86,7 +86,8 @@ def status(folder: Path, watch: bool, ready: bool, as_json: bool) -> ExitStatus:
 
 @click.command(cls=Command)
 @node_folder
-def pause(folder: Path) -> None:
+@as_json
+def pause(folder: Path, as_json: bool) -> None:
     """Begin no further round or adapter, until resumed; the node may run or not.
 
     A round that is under way is finished. The node goes on cosigning the log and
@@ -96,19 +97,25 @@ def pause(folder: Path) -> None:
 
     _require_node(folder)
     before = availability.pause(folder, now=datetime.now(UTC))
+    if as_json:
+        console.say_json({"paused": True, "before": before})
+        return
     since = "from now on" if before is None else f"since {before}"
     console.say(f"paused {since}: no new round; tapestry node resume {folder} ends it")
 
 
 @click.command(cls=Command)
 @node_folder
-def resume(folder: Path) -> None:
+@as_json
+def resume(folder: Path, as_json: bool) -> None:
     """Join rounds again after a pause."""
     from tapestry_node import availability
 
     _require_node(folder)
     before = availability.resume(folder)
-    if before is None:
+    if as_json:
+        console.say_json({"paused": False, "before": before})
+    elif before is None:
         console.say("not paused: nothing was changed")
     else:
         console.say(f"resumed: paused since {before} until now")

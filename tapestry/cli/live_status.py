@@ -1,7 +1,8 @@
 """A status that is shown again and again, until Ctrl-C."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -19,8 +20,8 @@ class Status(Protocol):
     def lines(self) -> Iterator[object]:
         """Yield it as lines of text."""
 
-    def news(self) -> Mapping[str, object]:
-        """Return what makes each line worth telling again, by the line's label."""
+    def news(self) -> Iterator[Hashable]:
+        """Yield for each line what makes it worth telling again; lines may share it."""
 
 
 def watch(read: Callable[[], Status], *, as_json: bool) -> None:
@@ -35,18 +36,19 @@ def watch(read: Callable[[], Status], *, as_json: bool) -> None:
             for found in _looks(read):
                 text = "\n".join(console.shown(line) for line in found.lines())
                 drawn.update(Text(text), refresh=True)
-    before: Mapping[str, object] = {}
+    before = Counter[Hashable]()
     for found in _looks(read):
-        news = found.news()
-        changed = [key for key in news if (key, news[key]) not in before.items()]
-        if changed and as_json:
+        news = list(found.news())
+        fresh = Counter(news) - before
+        if fresh and as_json:
             console.say_json(found.to_json(), indent=None)
-        elif changed:
-            lines = dict(zip(news, found.lines(), strict=True))
-            for label in changed:
-                console.say(f"{datetime.now(UTC):%H:%M:%S}  {lines[label]}")
+        elif fresh:
+            for key, line in zip(news, found.lines(), strict=True):
+                if fresh[key]:
+                    fresh[key] -= 1
+                    console.say(f"{datetime.now(UTC):%H:%M:%S}  {line}")
         console.finish()
-        before = news
+        before = Counter(news)
 
 
 def _looks(read: Callable[[], Status]) -> Iterator[Status]:

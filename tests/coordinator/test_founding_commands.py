@@ -24,6 +24,10 @@ def place(tmp_path: Path) -> Place:
         ("--address", "rivers.example", "address"),
         ("--address", "rivers.example:port", "address"),
         ("--address", "a b:443", "address"),
+        ("--address", "rivers.example:0", "address"),
+        ("--address", "rivers.example:65536", "address"),
+        ("--address", "rivers.example:99999", "address"),
+        ("--address", "[::1]:00000", "address"),
         ("--federation", "Große", "federation"),
         ("--origin", "a+b", "origin"),
     ],
@@ -65,6 +69,12 @@ def test_init_says_what_it_made_also_to_programs(place: Place) -> None:
     assert found["base"].startswith("sha256:")
     known = place.files()
     assert known["rivers/keys/authority.key"][0].startswith(b"tapestry-encrypted-key/1")
+    certificate = place.coordinator / "tls" / "superlink.pem"
+    before = certificate.read_bytes()
+    phrase = ("--passphrase-file", place.passphrase)
+    words = ("coordinator", "renew", place.coordinator, *phrase, "--json")
+    assert json.loads(ok(tapestry(*words)).stdout) == {"certificate": str(certificate)}
+    assert certificate.read_bytes() != before
     place.passphrase.unlink()
     ok(place.coordinator_init())  # needs it no more
     assert known.keys() - place.files().keys() == {"pass/phrase"}

@@ -1,6 +1,7 @@
 """The state of all runs is read from files, by the log and each run's journal."""
 
 import json
+import signal
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -20,6 +21,7 @@ from tapestry_node.refusing_node import RefusingNode
 from tests.node.test_node_metrics import values
 from tests.support.federation import NAMES
 from tests.support.federation_fixtures import Found
+from tests.support.processes import process
 
 
 def test_a_run_goes_from_nothing_to_its_rounds(found: Found) -> None:
@@ -35,6 +37,23 @@ def test_a_run_goes_from_nothing_to_its_rounds(found: Found) -> None:
     assert (closed.status, closed.outcome) == ("closed", "applied")
     assert closed.included == NAMES
     assert next(run.lines()) == "run run: 1 of 1 rounds closed"
+
+
+@pytest.mark.slow
+def test_watch_tells_two_runs_through_a_pipe(found: Found) -> None:
+    federation = found()
+    federation.run()
+    federation.begin_another_run("next")
+    federation.run()
+    folder = federation.coordinator
+    wanted = [str(line) for line in read_status(folder).lines()]
+    with process("coordinator", "status", folder, "--watch") as watch:
+        assert watch.stdout is not None
+        told = [watch.stdout.readline() for _ in wanted]
+        watch.send_signal(signal.SIGINT)
+        rest, complaint = watch.communicate()
+    assert [line.rstrip("\n").split("  ", 1)[1] for line in told] == wanted
+    assert (rest, watch.returncode) == ("", 130), complaint
 
 
 def test_members_cosignatures_and_certificate_are_told(

@@ -9,8 +9,15 @@ import tomli_w
 from tapestry.errors import ConfigError
 from tapestry.inputs.setting_values import to_toml
 from tapestry.protocol.stages import SECAGG_STAGES, RoundStage
-from tapestry_coordinator.settings import RunSettings
-from tests.support.settings_files import NO_NOISE, merged, run_settings
+from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
+from tests.support.refusals import refused
+from tests.support.settings_files import (
+    NO_NOISE,
+    coordinator_settings,
+    merged,
+    run_settings,
+    write_settings,
+)
 
 
 def _read(folder: Path, changes: dict[str, Any]) -> RunSettings:
@@ -152,3 +159,18 @@ def test_faults_inside_a_table_of_several_kinds_are_told_with_the_others(
         "privacy.clip_norm",
         "privacy.target_delta",
     ]
+
+
+@pytest.mark.parametrize("port", [0, 1, 65535, 65536, 99999])
+@pytest.mark.parametrize("place", ["address", "listen"])
+def test_a_port_is_from_1_to_65535(tmp_path: Path, place: str, port: int) -> None:
+    told = coordinator_settings().model_dump()
+    value: object = f"rivers.example:{port}"
+    told[place] = value if place == "address" else {"superlink": value}
+    path = tmp_path / "coordinator.toml"
+    write_settings(path, told, CoordinatorSettings)
+    if port in {1, 65535}:
+        CoordinatorSettings.read(path)
+    else:
+        with refused(ConfigError, "setting-invalid", match="a port from 1 to 65535"):
+            CoordinatorSettings.read(path)

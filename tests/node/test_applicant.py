@@ -256,4 +256,5 @@ def test_a_data_folder_that_cannot_be_written_is_told_what_to_do(
         'licence = "MIT"\nlanguage = "fr"\nunit = "record"\n'
     )
     monkeypatch.setattr(os, "open", read_only)
+    applicant = _applicant(data, language="fr", licence=None)
     apply(folder, invitation, applicant, workload=workload)

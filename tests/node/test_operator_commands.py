@@ -1,6 +1,5 @@
 """``tapestry node status``, ``pause``, ``resume`` and ``leave``, as typed."""
 
-import contextlib
 import json
 import os
 import pty
@@ -8,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,13 +17,14 @@ from tapestry.encrypted_keys import load_key, save_encrypted
 from tapestry.storage.file_lock import lock_file
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.member_events import MemberLeft
+from tapestry_governance.key_turn import NEXT
 from tapestry_node.member_exit import Exit
 from tapestry_node.status_file import LOCK, StatusFile, read_told
 from tests.support.commands import tapestry
 from tests.support.federation import NAMES
 from tests.support.federation_fixtures import Found
 from tests.support.node_folders import NAME, OTHER, change, connect, run
-from tests.support.processes import environment
+from tests.support.processes import environment, process
 from tests.support.superlink import SuperLink
 
 pytestmark = pytest.mark.slow
@@ -32,24 +32,6 @@ pytestmark = pytest.mark.slow
 PHRASE = "correct horse battery staple"
 ENDS = datetime(2040, 1, 1, tzinfo=UTC)
 SECONDS = 300.0
-
-
-@contextlib.contextmanager
-def process(*words: object, **changed: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a command as a process of its own."""
-    env = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **changed}
-    started = subprocess.Popen(
-        [sys.executable, "-m", "tapestry", *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(**env),
-    )
-    with started:
-        try:
-            yield started
-        finally:
-            started.kill()
 
 
 def until(is_so: Callable[[], bool]) -> None:
@@ -97,6 +79,13 @@ def test_pause_and_resume_say_what_was_and_write_one_file(idle: Path) -> None:
     assert "paused      since 20" in run("status", idle).stdout
     assert run("resume", idle).stdout.startswith("resumed: paused since 20")
     assert run("resume", idle).stdout == "not paused: nothing was changed\n"
+    for verb, paused in (("pause", True), ("resume", False)):
+        first, again = (json.loads(run(verb, idle, "--json").stdout) for _ in "12")
+        assert first["paused"] is again["paused"] is paused
+        assert (first["before"] is None, again["before"] is None) == (
+            paused,
+            not paused,
+        )
     assert {*idle.iterdir()} == before
 
 
@@ -219,12 +208,15 @@ def test_watch_tells_a_line_for_each_change_and_ends_as_interrupted(
     idle: Path,
 ) -> None:
     status = StatusFile(idle, superlink="there:1")
+    for purpose in ("node", "witness"):  # two lines of one label
+        (idle / "keys" / f"{purpose}{NEXT}").touch()
     with (
         lock_file(idle / LOCK),
         process("node", "status", idle, "--watch") as watch,
     ):
         assert watch.stdout is not None
-        first = [watch.stdout.readline() for _ in range(10)]
+        first = [watch.stdout.readline() for _ in range(12)]
+        assert sum("  new key " in each for each in first) == 2
         status.connection(None, ENDS)
         line = watch.stdout.readline()
         assert any("starting" in each for each in first)

@@ -93,6 +93,13 @@ def test_init_with_other_values_changes_nothing(requested: Place) -> None:
         requested.node_init("sueden", "--country", "x"), 64, "setting-differs"
     )
     assert "here it is 'x'" in said
+    for option, known, value in (
+        ("--language", "de", "nl"),
+        ("--licence", "CC0-1.0", "MIT"),
+    ):
+        result = requested.node_init("sueden", option, value)
+        said = refuses(result, 64, "setting-differs")
+        assert f"corpus.toml has {option[2:]} '{known}', here it is '{value}'" in said
     assert requested.files() == before
 
 

@@ -44,3 +44,21 @@ def reachable_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
+
+
+@contextmanager
+def process(*words: object, **changed: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a command as a process of its own, with its output in pipes."""
+    env = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **changed}
+    started = subprocess.Popen(
+        [sys.executable, "-m", "tapestry", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(**env),
+    )
+    with started:
+        try:
+            yield started
+        finally:
+            started.kill()

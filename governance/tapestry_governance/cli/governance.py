@@ -111,7 +111,8 @@ def show(charter: Path, as_json: bool) -> None:
 
 @app.command()
 @charter_argument
-def fingerprint(charter: Path) -> None:
+@as_json
+def fingerprint(charter: Path, as_json: bool) -> None:
     """Print a charter's fingerprint, to read it out to the other members.
 
     Each member types what two others read out. Who types what this prints on the own
@@ -119,7 +120,8 @@ def fingerprint(charter: Path) -> None:
     """
     from tapestry_governance import founding
 
-    console.say(founding.fingerprint(open_charter_file(charter).genesis))
+    found = founding.fingerprint(open_charter_file(charter).genesis)
+    console.say_json({"fingerprint": found}) if as_json else console.say(found)
 
 
 def _occupied(public: Path) -> ConfigError:

@@ -108,7 +108,8 @@ def run(folder: Path, listen: str) -> None:
 @click.option(
     "--output", "-o", type=PATH, metavar="FILE", required=True, help="The new line."
 )
-def sign(folder: Path, log: Path, output: Path) -> None:
+@as_json
+def sign(folder: Path, log: Path, output: Path, as_json: bool) -> None:
     """Cosign a log that came as a folder of files; also while the witness runs.
 
     The line goes to the end of that checkpoint, after those of members.
@@ -119,4 +120,7 @@ def sign(folder: Path, log: Path, output: Path) -> None:
     with closing(WitnessFolder.open(folder)) as witness:
         line = witness.cosign_folder(log)
     replace_file(output, line)
+    if as_json:
+        console.say_json({"line": str(output)})
+        return
     console.say(f"line  {output}: append it to {log / 'checkpoint'}")

@@ -60,6 +60,13 @@ def _fingerprint(vault: Path) -> str:
     return found.stdout.strip()
 
 
+def test_a_fingerprint_is_printed_for_programs_too(vault: Path) -> None:
+    words = ("governance", "fingerprint", vault / "rivers.charter", "--json")
+    assert json.loads(ok(tapestry(*words)).stdout) == {
+        "fingerprint": _fingerprint(vault)
+    }
+
+
 def test_a_key_is_made_once_under_a_passphrase(tmp_path: Path, phrase: Path) -> None:
     file = tmp_path / "root.key"
     words = ("governance", "key", file, "--name", "sueden", "--passphrase-file", phrase)

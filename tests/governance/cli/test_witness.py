@@ -95,7 +95,8 @@ def test_sign_writes_a_line_that_ends_a_checkpoint(tmp_path: Path) -> None:
     ok(tapestry(*words))
     note = (public / "checkpoint").read_bytes() + line.read_bytes()
     assert len(trust_of(key).open_published(note).cosignatures) == 4
-    ok(tapestry(*words))  # again, with a newer time
+    said = ok(tapestry(*words, "--json")).stdout  # again, with a newer time
+    assert json.loads(said) == {"line": str(line)}
 
 
 @pytest.mark.slow

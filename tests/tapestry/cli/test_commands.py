@@ -18,7 +18,19 @@ from tapestry.cli.commands import (
 )
 from tapestry.cli.exit_status import MEANINGS
 from tapestry.errors import ConfigError
+from tests.support.command_table import commands
 from tests.support.commands import tapestry
+
+SERVING = {"demo", "node run", "coordinator run", "witness run"}
+
+
+def test_each_command_that_ends_by_itself_has_json() -> None:
+    without = {
+        name.removeprefix("tapestry ")
+        for name, command in commands()
+        if "--json" not in [each for p in command.params for each in p.opts]
+    }
+    assert without == SERVING
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import pytest
@@ -23,8 +23,9 @@ class Counted:
         yield f"number {self.number // 2}"
         yield f"age {self.number}"
 
-    def news(self) -> dict[str, object]:
-        return {"number": self.number // 2, "age": None}
+    def news(self) -> Iterator[Hashable]:
+        yield "number", self.number // 2
+        yield "age", None
 
 
 @pytest.fixture
@@ -48,6 +49,22 @@ def test_a_line_is_told_when_it_has_news(
         live_status.watch(lambda: next(looks), as_json=False)
     told = [line.split("  ", 1)[1] for line in capsys.readouterr().out.splitlines()]
     assert told == ["number 0", "age 0", "number 1"]
+
+
+def test_lines_with_the_same_news_are_each_told_once(
+    looks: Iterator[Counted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Doubled(Counted):
+        def lines(self) -> Iterator[object]:
+            yield from ["round 1"] * (self.number + 1)
+
+        def news(self) -> Iterator[Hashable]:
+            return map(str, self.lines())
+
+    with pytest.raises(KeyboardInterrupt):
+        live_status.watch(lambda: Doubled(next(looks).number // 2), as_json=False)
+    told = [line.split("  ", 1)[1] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["round 1"] * 2  # one at first, and one that is new
 
 
 def test_json_is_a_line_for_each_change(
