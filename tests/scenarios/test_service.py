@@ -229,9 +229,11 @@ def test_two_runs_follow_one_another_on_one_log(site: Site) -> None:
     for name in NAMES:
         site.start(name, "node", "run")
     site.wait(lambda: site.ended("run-1"))
-    second = tapestry("coordinator", "run", site.coordinator)
-    assert second.exit_code == 64
-    assert second.stderr.endswith("[folder-in-use]\n")
+    first = site.processes["rivers"]
+    site.start("rivers", "coordinator", "run")
+    second, site.processes["rivers"] = site.processes["rivers"], first
+    assert second.wait(SECONDS) == 64
+    assert "[folder-in-use]\n" in (site.place / "rivers.log").read_text()
     site.approve("base-1")
     site.plan("run-2")
     site.wait(lambda: site.ended("run-2"))
