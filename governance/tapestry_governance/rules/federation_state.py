@@ -248,7 +248,8 @@ class FederationState:
     former_transports: PersistentMap[str, str] = _EMPTY  # member -> the last digest
     stolen_transports: PersistentMap[str, int] = _EMPTY  # digest -> since which entry
     approved: PersistentMap[str, int] = _EMPTY  # release -> index of deciding vote
-    withdrawn: PersistentMap[tuple[str, str], Withdrawal] = _EMPTY  # name, manifest
+    # Name, manifest -> each withdrawal in force, every one graver than those before.
+    withdrawn: PersistentMap[tuple[str, str], tuple[Withdrawal, ...]] = _EMPTY
     former_leads: tuple[Leadership, ...] = ()
     trusted: tuple[TrustedFrom, ...] = ()  # the witnesses over time, the newest last
     paused: int | None = None  # index of the vote that paused the federation
@@ -296,6 +297,18 @@ class FederationState:
     def is_withdrawn(self, name: str, manifest: str) -> bool:
         """Return whether members withdrew these files of a release or an adapter."""
         return (name, manifest) in self.withdrawn
+
+    def withdrawal_of(self, name: str, manifest: str) -> Withdrawal | None:
+        """Return the gravest withdrawal of these files by the policy in force, or None.
+
+        Guarantees:
+            All are kept, so no policy lets a release be used that was withdrawn for any
+            reason that it refuses.
+        """
+        found: tuple[Withdrawal, ...] = self.withdrawn.get((name, manifest), ())
+        return max(
+            found, key=lambda each: self.policy.gravity(each.reason), default=None
+        )
 
     @property
     def is_founded(self) -> bool:

@@ -240,14 +240,22 @@ def _check_withdrawal(state: FederationState, body: Withdrawal) -> None:
     if published_digest(state, body.name) != body.subject:
         message = f"no {body.name} with manifest {body.subject} is published"
         raise RuleError(message, code="withdrawal-subject-unknown")
-    if state.is_withdrawn(body.name, body.subject):
-        message = f"{body.name} is withdrawn already"
-        raise RuleError(message, code="withdrawn-already")
+    present, gravity = (
+        state.withdrawal_of(body.name, body.subject),
+        state.policy.gravity,
+    )
+    if present is not None and gravity(body.reason) <= gravity(present.reason):
+        raise RuleError(
+            f"{body.name} is withdrawn already, as {present.reason}; by the policy in"
+            f" force {body.reason} is no graver",
+            code="withdrawn-already",
+        )
 
 
 def _withdraw(state: FederationState, body: Withdrawal, _: int) -> FederationState:
-    withdrawn = state.withdrawn.set((body.name, body.subject), body)
-    return dataclasses.replace(state, withdrawn=withdrawn)
+    files = body.name, body.subject
+    reasons = (*state.withdrawn.get(files, ()), body)
+    return dataclasses.replace(state, withdrawn=state.withdrawn.set(files, reasons))
 
 
 def _check_member(state: FederationState, name: str) -> None:
