@@ -33,8 +33,11 @@ class Withdrawn:
 
     @classmethod
     def of(cls, state: FederationState, name: str, manifest: str) -> "Withdrawn | None":
-        """Return what members withdrew under a name and manifest, or None."""
-        proposal = state.withdrawn.get((name, manifest))
+        """Return what members withdrew under a name and manifest, or None.
+
+        Of several withdrawals it is the gravest by the policy in force.
+        """
+        proposal = state.withdrawal_of(name, manifest)
         if proposal is None:
             return None
         decided = (

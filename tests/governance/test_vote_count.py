@@ -2,7 +2,9 @@
 
 import pytest
 
+from tapestry.errors import RuleError
 from tapestry_governance.vote_count import (
+    VoteCount,
     adapter_standing,
     count_ballots,
     count_votes,
@@ -10,8 +12,9 @@ from tapestry_governance.vote_count import (
     unknown_files,
     withdrawn_files,
 )
-from tests.support.log_world import World, fake_digest
+from tests.support.log_world import World, changed, fake_digest
 from tests.support.proposals import proposal, withdrawal
+from tests.support.refusals import refused
 
 
 def grown(**rules: object) -> World:
@@ -21,8 +24,16 @@ def grown(**rules: object) -> World:
     return world
 
 
+def count(world: World) -> VoteCount:
+    return count_votes(world.folded, "base-1", size=len(world.entries))
+
+
 def counted(world: World) -> str:
-    return str(count_votes(world.folded, "base-1", size=len(world.entries)))
+    return str(count(world))
+
+
+def withdraw(world: World, reason: str) -> None:
+    world.decide(changed(withdrawal(world, "base-1"), reason=reason))
 
 
 def test_a_release_is_a_candidate_until_the_share_of_the_policy_says_yes() -> None:
@@ -107,6 +118,61 @@ def test_the_policy_in_force_says_what_becomes_of_a_withdrawal() -> None:
     (found,) = withdrawn_files(world.settled, model=model, manifests=[])
     assert not found.refused
     assert str(found).endswith(": harmful, the policy only warns")
+
+
+@pytest.mark.parametrize("reason", ["compromised", "unlawful_data", "harmful"])
+def test_a_withdrawal_that_warns_shields_no_release_from_one_that_refuses(
+    reason: str,
+) -> None:
+    world = grown(withdrawn_warns=("superseded",))
+    world.approve("base-1")
+    withdraw(world, "superseded")
+    assert count(world).may_be_used
+    withdraw(world, reason)
+    told = count(world)
+    assert not told.may_be_used
+    assert told.withdrawn is not None
+    assert told.withdrawn.decided == len(world.entries) - 1
+    assert told.withdrawn.reason == reason
+    with refused(RuleError, "withdrawn-already", match=f"as {reason}; .* superseded"):
+        withdraw(world, "superseded")
+
+
+@pytest.mark.parametrize("lighter", ["superseded", "harmful"])
+def test_a_lighter_withdrawal_overtakes_no_graver_one(lighter: str) -> None:
+    world = grown(withdrawn_warns=("superseded",))
+    world.approve("base-1")
+    body = withdrawal(world, "base-1")
+    grave = world.propose(changed(body, reason="compromised"))
+    light = world.propose(changed(body, reason="superseded"), by="de")
+    withdraw(world, lighter)
+    assert world.settled.ballots[grave].outcome == "open"
+    assert world.settled.ballots[light].outcome == "overtaken"
+    world.carry(grave, ("de", "es", "fr", "id"))
+    assert world.settled.ballots[grave].outcome == "in_force"
+    assert count(world).to_json()["reason"] == "compromised"
+
+
+def test_no_policy_frees_what_was_withdrawn_for_a_reason_that_it_refuses() -> None:
+    """What refuses one day may warn the next: each reason is kept."""
+    world = grown(withdrawn_warns=("superseded",))
+    world.approve("base-1")
+    for reason in ("superseded", "harmful"):
+        withdraw(world, reason)
+    for warns, said in (
+        (("harmful",), "superseded"),
+        (("superseded",), "harmful"),
+    ):
+        world.change_policy(withdrawn_warns=warns)
+        assert not count(world).may_be_used
+        assert count(world).to_json()["reason"] == said
+    world.change_policy(withdrawn_warns=("harmful", "superseded"))
+    assert count(world).may_be_used
+    withdraw(world, "compromised")
+    world.change_policy(withdrawn_warns=("broken", "harmful", "superseded"))
+    assert not count(world).may_be_used
+    with refused(RuleError, "withdrawn-already"):
+        withdraw(world, "unlawful_data")
 
 
 def test_the_newest_releases_come_first() -> None:

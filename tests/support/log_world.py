@@ -560,6 +560,14 @@ def with_loss(body: DpAccounted, **changes: object) -> DpAccounted:
     return body.model_copy(update={"loss": body.promise.model_copy(update=changes)})
 
 
+def claim(world: World, name: str, digest: str, **changes: object) -> KeyRotated:
+    """Let a member's node key vouch for any transport key, also one of another."""
+    said = rotation_statement("transport", digest, name=name, federation="tapestry")
+    signed = world.keys[name, "node"].sign(said).hex()
+    new = world.rotation(name, "transport")
+    return changed(new, key=digest, possession=signed, **changes)
+
+
 def changed(body: AnyBody, **changes: object) -> AnyBody:
     """Return a body with other values, validated as if it came from outside."""
     values = {name: getattr(body, name) for name in type(body).model_fields}

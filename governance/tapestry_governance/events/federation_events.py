@@ -140,6 +140,10 @@ class Policy(Strict):
         """
         return reason not in self.withdrawn_warns
 
+    def gravity(self, reason: str) -> int:
+        """Return 0 if a reason warns, 1 if it refuses, 2 if it does by every policy."""
+        return self.refuses(reason) + (reason in ALWAYS_REFUSED)
+
     def said_of(self, reason: str) -> str:
         """Say what becomes of what was withdrawn for a reason."""
         does = "refuses it" if self.refuses(reason) else "only warns"

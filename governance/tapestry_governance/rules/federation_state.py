@@ -244,11 +244,12 @@ class FederationState:
     known_keys: PersistentMap[str, str] = _EMPTY  # public half, or id -> id; for ever
     other_keys: PersistentMap[tuple[str, str], str] = _EMPTY  # transport, receipts
     former_keys: PersistentMap[tuple[str, str], tuple[FormerKey, ...]] = _EMPTY
-    transport_owners: PersistentMap[str, str] = _EMPTY  # digest -> name, for ever
+    transport_owners: PersistentMap[str, str] = _EMPTY  # digest -> who named it first
     former_transports: PersistentMap[str, str] = _EMPTY  # member -> the last digest
     stolen_transports: PersistentMap[str, int] = _EMPTY  # digest -> since which entry
     approved: PersistentMap[str, int] = _EMPTY  # release -> index of deciding vote
-    withdrawn: PersistentMap[tuple[str, str], Withdrawal] = _EMPTY  # name, manifest
+    # Name, manifest -> each withdrawal in force, every one graver than those before.
+    withdrawn: PersistentMap[tuple[str, str], tuple[Withdrawal, ...]] = _EMPTY
     former_leads: tuple[Leadership, ...] = ()
     trusted: tuple[TrustedFrom, ...] = ()  # the witnesses over time, the newest last
     paused: int | None = None  # index of the vote that paused the federation
@@ -296,6 +297,18 @@ class FederationState:
     def is_withdrawn(self, name: str, manifest: str) -> bool:
         """Return whether members withdrew these files of a release or an adapter."""
         return (name, manifest) in self.withdrawn
+
+    def withdrawal_of(self, name: str, manifest: str) -> Withdrawal | None:
+        """Return the gravest withdrawal of these files by the policy in force, or None.
+
+        Guarantees:
+            All are kept, so no policy lets a release be used that was withdrawn for any
+            reason that it refuses.
+        """
+        found: tuple[Withdrawal, ...] = self.withdrawn.get((name, manifest), ())
+        return max(
+            found, key=lambda each: self.policy.gravity(each.reason), default=None
+        )
 
     @property
     def is_founded(self) -> bool:
@@ -345,11 +358,11 @@ class FederationState:
         """Return this state with another transport key of a member.
 
         Guarantees:
-            A key has one owner, and one that was compromised is no member's again. To
-            declare the present one once more as ``compromised`` means the one before.
+            One that was compromised is no member's again. To declare the present one
+            once more as ``compromised`` means the one before. Whose a key is was
+            settled by the entry that named it first.
         """
-        owner = self.transport_owners.get(digest, name)
-        if owner != name or digest in self.stolen_transports:
+        if digest in self.stolen_transports:
             return self
         present = self.other_keys.get((name, "transport"))
         former, stolen = self.former_transports, self.stolen_transports
@@ -360,7 +373,6 @@ class FederationState:
         return dataclasses.replace(
             self,
             other_keys=self.other_keys.set((name, "transport"), digest),
-            transport_owners=self.transport_owners.set(digest, name),
             former_transports=former,
             stolen_transports=stolen,
         )

@@ -19,8 +19,8 @@ from tapestry_governance.rules.federation_state import FederationState, round_ke
 from tapestry_governance.rules.persistent_collections import PersistentList
 from tapestry_governance.rules.proposal_rules import (
     check_free,
-    check_transport,
     check_trust,
+    reserve_transport,
 )
 from tapestry_governance.rules.round_records import ReleaseRecord, RoundRecord
 from tapestry_governance.rules.settlement import calls_compromised, lapse
@@ -58,7 +58,7 @@ def charter_accepted(
         )
     check_possession(body.request, body.possession, federation=state.federation)
     check_free(state, body.request.member.verify_keys)
-    check_transport(state, body.request.transport, name=actor)
+    state = reserve_transport(state, body.request.transport, name=actor)
     readers = state.readers.set(actor, body.readers)
     members = {**state.members, actor: body.request.member}
     if len(members) == len(state.charter.members):
@@ -156,7 +156,7 @@ def key_rotated(
             code="witness-not-spared",
         )
     if body.purpose == "transport":  # of another kind: the node's key vouches for it
-        check_transport(state, body.key, name=actor)
+        state = reserve_transport(state, body.key, name=actor)
         key = state.members[actor].node
     elif not is_late:
         check_free(state, [VerifyKey.parse(key)])

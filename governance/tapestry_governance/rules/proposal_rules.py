@@ -82,11 +82,21 @@ def check_free(
             )
 
 
-def check_transport(state: FederationState, digest: str, *, name: str) -> None:
-    """Require that a transport key may be a member's: none can shut another out.
+def reserve_transport(
+    state: FederationState, digest: str, *, name: str
+) -> FederationState:
+    """Give a transport key to the party whose entry names it first, for ever.
+
+    Guarantees:
+        From that entry on no other party can claim the key, or have it called
+        compromised: no admission and no rotation that waits is overtaken by a claim.
+
+    Edge cases:
+        A digest proves no possession. Who learns of one and gets it into the log
+        before its owner does bars the owner from that key; the owner makes another.
 
     Raises:
-        RuleError: Another member has or had it, or it was compromised.
+        RuleError: An entry named it for another party, or it was compromised.
     """
     if (owner := state.transport_owners.get(digest, name)) != name:
         raise RuleError(
@@ -99,6 +109,8 @@ def check_transport(state: FederationState, digest: str, *, name: str) -> None:
             " know it; make another",
             code="transport-key-compromised",
         )
+    owners = state.transport_owners.set(digest, name)
+    return dataclasses.replace(state, transport_owners=owners)
 
 
 def check_trust(state: FederationState) -> None:
@@ -144,7 +156,6 @@ def _check_admission(state: FederationState, body: Admission) -> None:
         raise RuleError(message, code="members-too-many")
     check_possession(request, body.possession, federation=state.federation)
     check_free(state, request.member.verify_keys)
-    check_transport(state, request.transport, name=request.name)
 
 
 def _admit(state: FederationState, body: Admission, _: int) -> FederationState:
@@ -229,14 +240,22 @@ def _check_withdrawal(state: FederationState, body: Withdrawal) -> None:
     if published_digest(state, body.name) != body.subject:
         message = f"no {body.name} with manifest {body.subject} is published"
         raise RuleError(message, code="withdrawal-subject-unknown")
-    if state.is_withdrawn(body.name, body.subject):
-        message = f"{body.name} is withdrawn already"
-        raise RuleError(message, code="withdrawn-already")
+    present, gravity = (
+        state.withdrawal_of(body.name, body.subject),
+        state.policy.gravity,
+    )
+    if present is not None and gravity(body.reason) <= gravity(present.reason):
+        raise RuleError(
+            f"{body.name} is withdrawn already, as {present.reason}; by the policy in"
+            f" force {body.reason} is no graver",
+            code="withdrawn-already",
+        )
 
 
 def _withdraw(state: FederationState, body: Withdrawal, _: int) -> FederationState:
-    withdrawn = state.withdrawn.set((body.name, body.subject), body)
-    return dataclasses.replace(state, withdrawn=withdrawn)
+    files = body.name, body.subject
+    reasons = (*state.withdrawn.get(files, ()), body)
+    return dataclasses.replace(state, withdrawn=state.withdrawn.set(files, reasons))
 
 
 def _check_member(state: FederationState, name: str) -> None:

@@ -155,7 +155,10 @@ def end(state: FederationState, ballot: Ballot, outcome: Outcome) -> FederationS
 
 
 def _rotate(state: FederationState, name: str, body: KeyRotated) -> FederationState:
-    """Give a member its new key, unless it left or the key was taken since."""
+    """Give a member its new key, unless it left or the key was taken since.
+
+    A transport key was reserved by the entry: no other can have taken it.
+    """
     if name not in state.members:
         return state
     compromised = body.reason == "compromised"

@@ -9,6 +9,7 @@ import dataclasses
 
 from tapestry.errors import RuleError
 from tapestry_governance.events.member_events import (
+    Admission,
     PauseProposal,
     PolicyChange,
     ProposalMade,
@@ -16,7 +17,12 @@ from tapestry_governance.events.member_events import (
 )
 from tapestry_governance.rules.ballots import Ballot, Waiting, voters_digest
 from tapestry_governance.rules.federation_state import FederationState
-from tapestry_governance.rules.proposal_rules import check_possible, check_trust, enact
+from tapestry_governance.rules.proposal_rules import (
+    check_possible,
+    check_trust,
+    enact,
+    reserve_transport,
+)
 from tapestry_governance.rules.settlement import end, take_effect
 from tapestry_governance.rules.thresholds import needed, needed_for_policy
 
@@ -29,6 +35,9 @@ def proposal_made(
     state: FederationState, body: ProposalMade, *, actor: str, index: int, entry: str
 ) -> FederationState:
     """Put a proposal to the vote of those who are members now.
+
+    Guarantees:
+        An applicant's transport key is its own from here on, also if it is refused.
 
     Raises:
         RuleError: It names other voters, its author has too many open ones, no votes
@@ -55,6 +64,9 @@ def proposal_made(
             code="proposals-too-many",
         )
     check_possible(state, body.proposal)
+    if isinstance(body.proposal, Admission):
+        asked = body.proposal.request
+        state = reserve_transport(state, asked.transport, name=asked.name)
     check_trust(enact(state, body.proposal, index=index))
     ballot = Ballot(
         index=index,

@@ -39,6 +39,12 @@ def test_a_withdrawal_refuses_unless_the_policy_names_its_reason() -> None:
         assert World().policy().refuses(reason)
 
 
+def test_a_reason_is_grave_by_the_policy_or_for_ever() -> None:
+    gravity = World().policy(withdrawn_warns=("superseded",)).gravity
+    assert [gravity(each) for each in ("superseded", "harmful")] == [0, 1]
+    assert {gravity(each) for each in ALWAYS_REFUSED} == {2}
+
+
 @pytest.mark.parametrize("reason", sorted(ALWAYS_REFUSED))
 def test_no_policy_only_warns_of_what_is_compromised_or_unlawful(reason: str) -> None:
     with pytest.raises(ValueError, match=f"{reason} always refuses"):

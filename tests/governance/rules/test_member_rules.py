@@ -10,7 +10,6 @@ from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.event_body import Body, Role
 from tapestry_governance.events.member_events import (
     CharterAccepted,
-    KeyRotated,
     MemberLeft,
     MembershipRequest,
     PauseProposal,
@@ -22,7 +21,14 @@ from tapestry_governance.events.round_events import RoundOpened
 from tapestry_governance.rules.member_rules import MAX_ROTATIONS, former_key
 from tapestry_governance.rules.persistent_collections import PersistentList
 from tapestry_governance.rules.round_records import ReleaseRecord
-from tests.support.log_world import NAMES, World, changed, fake_digest, renamed
+from tests.support.log_world import (
+    NAMES,
+    World,
+    changed,
+    claim,
+    fake_digest,
+    renamed,
+)
 from tests.support.refusals import refused
 
 PROPOSAL = ProposalMade(
@@ -335,29 +341,45 @@ def test_a_stolen_transport_key_comes_back_under_no_name() -> None:
     world.rotate("fr", "transport", reason="compromised")
     world.add(world.declaration("es"), "es", "node")
 
-    def again(name: str) -> KeyRotated:
-        said = rotation_statement("transport", stolen, name=name, federation="tapestry")
-        signed = world.keys[name, "node"].sign(said).hex()
-        new = world.rotation(name, "transport", seed=name)
-        return changed(new, key=stolen, possession=signed)
-
     with refused(RuleError, "transport-key-compromised", match="since entry"):
-        world.add(again("fr"), "fr", "root")
+        world.add(claim(world, "fr", stolen), "fr", "root")
     with refused(RuleError, "key-taken", match="'fr'"):
-        world.add(again("es"), "es", "root")
+        world.add(claim(world, "es", stolen), "es", "root")
 
 
 def test_no_member_takes_the_transport_key_of_another_and_calls_it_stolen() -> None:
     """Else any member could shut out any other."""
     world = World().found()
-    theirs = world.request("es").transport
-    said = rotation_statement("transport", theirs, name="fr", federation="tapestry")
-    signed = world.keys["fr", "node"].sign(said).hex()
-    body = changed(world.rotation("fr", "transport"), key=theirs, possession=signed)
+    body = claim(world, "fr", world.request("es").transport)
     with refused(RuleError, "key-taken", match="'es'"):
         world.add(body, "fr", "root")
-    raced = world.settled.with_transport("fr", theirs, compromised=True)
-    assert not raced.stolen_transports
+
+
+def test_a_transport_key_that_waits_is_its_owners_already() -> None:
+    """Else a claim as compromised, in force at once, would void a routine rotation."""
+    world = World().found()
+    world.add(RoundOpened(manifest=world.manifest()))
+    body = world.rotation("fr", "transport")
+    world.add(body, "fr", "root")
+    for reason in ("compromised", "routine"):
+        with refused(RuleError, "key-taken", match="'fr'"):
+            world.add(claim(world, "es", body.key, reason=reason), "es", "root")
+    world.add(changed(body, reason="compromised"), "fr", "root")
+    state = world.settled
+    assert state.other_keys["fr", "transport"] == body.key
+    assert set(state.stolen_transports) == {world.request("fr").transport}
+
+
+def test_who_names_a_transport_key_first_has_it_and_bars_no_other_one() -> None:
+    """What remains: a digest that reaches the log before its owner's entry."""
+    world = World().found()
+    body = world.rotation("fr", "transport")
+    world.add(claim(world, "es", body.key), "es", "root")
+    with refused(RuleError, "key-taken", match="'es'"):
+        world.add(body, "fr", "root")
+    other = world.rotation("fr", "transport", seed="another")
+    world.add(other, "fr", "root")
+    assert world.settled.other_keys["fr", "transport"] == other.key
 
 
 @pytest.mark.parametrize(

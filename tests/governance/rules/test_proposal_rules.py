@@ -21,7 +21,7 @@ from tapestry_governance.rules.proposal_rules import (
     check_possible,
     published_digest,
 )
-from tests.support.log_world import NAMES, World, changed, fake_digest
+from tests.support.log_world import NAMES, World, changed, claim, fake_digest
 from tests.support.proposals import (
     new_coordinator,
     new_key,
@@ -131,6 +131,40 @@ def test_an_applicant_holds_the_keys_of_its_request(world: World, purpose: str) 
     )
     with refused(VerificationError, "possession-not-proven"):
         world.propose(changed(admission, possession=elsewhere))
+
+
+def test_no_member_takes_the_transport_key_of_one_that_is_voted_on(
+    world: World,
+) -> None:
+    """Else any member vetoes an admission, and bars the applicant's key for ever."""
+    admission = world.invent("zz")
+    theirs = admission.request.transport
+    index = world.propose(admission)
+    with refused(RuleError, "key-taken", match="'zz'"):
+        world.add(claim(world, "es", theirs), "es", "root")
+    world.carry(index, ("fr", "de", "id"))
+    with refused(RuleError, "key-taken", match="'zz'"):
+        world.add(claim(world, "es", theirs, reason="compromised"), "es", "root")
+    state = world.settled
+    assert state.ballots[index].outcome == "in_force"
+    assert state.other_keys["zz", "transport"] == theirs
+    assert not state.stolen_transports
+
+
+def test_an_applicant_keeps_its_transport_key_for_another_try(world: World) -> None:
+    admission = world.invent("zz")
+    world.vote(world.propose(admission), "fr", vote="no")
+    with refused(RuleError, "key-taken", match="'zz'"):
+        world.add(claim(world, "es", admission.request.transport), "es", "root")
+    world.decide(admission, "fr", "de", "id")
+    assert "zz" in world.settled.members
+
+
+def test_an_applicant_has_a_transport_key_of_its_own(world: World) -> None:
+    admission = world.invent("zz")
+    world.add(claim(world, "es", admission.request.transport), "es", "root")
+    with refused(RuleError, "key-taken", match="'es'"):
+        world.propose(admission)
 
 
 @pytest.mark.parametrize("purpose", ["root", "node", "community"])
