@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from tapestry.encoding import digest
 from tapestry.errors import ConfigError, IncompleteError, VerificationError
 from tapestry.inputs.text_reader import read_toml
 from tapestry.tlog.checkpoint import read_claim
+from tapestry.tlog.freshness import check_fresh
 from tapestry.tlog.merkle import Tree, leaf_hash
 from tapestry.tlog.proof import Proof
 from tapestry.tlog.trust_policy import TrustPolicy
@@ -92,7 +94,7 @@ def open_view(
 
 
 def founded_log(
-    bundle: Path, charter: OpenedCharter, *, since: bytes | None
+    bundle: Path, charter: OpenedCharter, *, since: bytes | None, now: datetime
 ) -> FederationState:
     """Return the state of the log that a charter founded, as a bundle has it.
 
@@ -102,20 +104,33 @@ def founded_log(
     Guarantees:
         Nothing in the bundle is trusted: its checkpoint follows from the founders'
         witnesses, from turn to turn. So another coordinator is one that members voted
-        for, in a log that a quorum has cosigned.
+        for, in a log that a quorum has cosigned, no longer ago than the federation
+        lets a checkpoint be: one from before a vote does not hide it.
+
+    Not protected:
+        Who holds the keys of a quorum of founders of the last year can forge it.
 
     Raises:
         VerificationError: The log has another charter.
+        PolicyError: Its checkpoint is old, or from the future.
         TapestryError: The bundle does not verify.
     """
-    trust = founding_trust(charter).encode()
-    state = audited(bundle, trust=trust, since=since, artifacts=False).state
+    trust = founding_trust(charter)
+    audit = audited(bundle, trust=trust.encode(), since=since, artifacts=False)
+    state = audit.state
     if state.genesis != charter.genesis:
         raise VerificationError(
             f"the log in {bundle} begins with {state.genesis}, the charter is"
             f" {charter.genesis}; name a bundle of this federation",
             code="genesis-differs",
         )
+    check_fresh(
+        audit.opened,
+        Turns(trust).in_force(state, audit.opened.checkpoint.size),
+        now=int(now.timestamp()),
+        limit=state.policy.max_checkpoint_age,
+        before=None,
+    )
     return state
 
 

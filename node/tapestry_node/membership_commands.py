@@ -1,5 +1,6 @@
 """``tapestry node init`` and ``join``: an institution joins a federation."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -133,7 +134,8 @@ def join(folder: Path, charter: Path, **given: Unpack[_JoinOptions]) -> None:
 
     found, bundle, state = open_charter_file(charter), given["bundle"], None
     if bundle is not None:
-        state = founded_log(bundle, found, since=given["since"])
+        now = datetime.now(UTC)
+        state = founded_log(bundle, found, since=given["since"], now=now)
     elif given["since"] is not None:
         raise ConfigError("--since goes with --bundle", code="usage")
     lead = None if state is None else state.lead
@@ -147,7 +149,8 @@ def join(folder: Path, charter: Path, **given: Unpack[_JoinOptions]) -> None:
         return
     console.say(f"joined  {folder}: genesis and trust-policy.txt are written")
     if state is not None:
-        console.say(f"        led by {state.lead.address}, as the members voted")
+        voted = ", as the members voted" if state.former_leads else ""
+        console.say(f"        led by {state.lead.address}{voted}")
         differ = member_folder.policy_differences
         for line in differ(folder, state.policy, whose="the federation's"):
             console.say(f"        {line}")

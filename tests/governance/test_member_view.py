@@ -10,6 +10,7 @@ import pytest
 from tapestry.errors import (
     ConfigError,
     IncompleteError,
+    PolicyError,
     TapestryError,
     VerificationError,
 )
@@ -131,7 +132,7 @@ def test_a_charter_leads_to_who_leads_the_log_that_it_founded(
 ) -> None:
     charter, trust = charter_of(world), world.trust.encode()
     bundle_of(world, tmp_path)
-    before = founded_log(tmp_path / "bundle", charter, since=None).lead
+    before = founded_log(tmp_path / "bundle", charter, since=None, now=world.now).lead
     assert before.log == charter.body.log
     world.decide(new_coordinator(world))
     world.log_key, later = new_key(world.log_key.name), tmp_path / "later"
@@ -139,7 +140,7 @@ def test_a_charter_leads_to_who_leads_the_log_that_it_founded(
     bundle_of(world, later, turns=[world.note()])
     (later / "bundle" / "trust-policy.txt").write_bytes(trust)
     write_manifest(later / "bundle")
-    after = founded_log(later / "bundle", charter, since=None).lead
+    after = founded_log(later / "bundle", charter, since=None, now=world.now).lead
     assert after.log == str(world.log_key.verify_key)
 
 
@@ -149,10 +150,24 @@ def test_a_log_of_the_same_members_with_another_charter_is_refused(
     other = World()
     other.now += timedelta(days=1)
     bundle_of(other.found(), tmp_path)
-    state = founded_log(tmp_path / "bundle", charter_of(other), since=None)
+    bundle, now = tmp_path / "bundle", other.now
+    state = founded_log(bundle, charter_of(other), since=None, now=now)
     assert state.genesis == other.genesis
     with refused(VerificationError, "genesis-differs", match="of this federation"):
-        founded_log(tmp_path / "bundle", charter_of(world), since=None)
+        founded_log(bundle, charter_of(world), since=None, now=now)
+
+
+def test_a_log_as_it_was_before_a_vote_shows_no_newcomer_who_leads_it(
+    world: World, tmp_path: Path
+) -> None:
+    bundle_of(world, tmp_path)
+    bundle, charter = tmp_path / "bundle", charter_of(world)
+    age = timedelta(seconds=world.folded.policy.max_checkpoint_age)
+    assert founded_log(bundle, charter, since=None, now=world.now + age)
+    for days, code in ((2, "checkpoint-too-old"), (-2, "checkpoint-from-future")):
+        with refused(PolicyError, code):
+            now = world.now + timedelta(days=days)
+            founded_log(bundle, charter, since=None, now=now)
 
 
 def test_after_a_year_a_checkpoint_that_was_kept_is_needed(
@@ -165,6 +180,6 @@ def test_after_a_year_a_checkpoint_that_was_kept_is_needed(
     world.add(world.declaration("fr"), "fr", "node")
     bundle_of(world, tmp_path)
     with refused(IncompleteError, "trust-too-old"):
-        founded_log(tmp_path / "bundle", charter, since=None)
-    state = founded_log(tmp_path / "bundle", charter, since=kept)
+        founded_log(tmp_path / "bundle", charter, since=None, now=world.now)
+    state = founded_log(tmp_path / "bundle", charter, since=kept, now=world.now)
     assert state.size == len(world.entries)
