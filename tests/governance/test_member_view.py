@@ -163,7 +163,8 @@ def test_a_log_as_it_was_before_a_vote_shows_no_newcomer_who_leads_it(
     bundle_of(world, tmp_path)
     bundle, charter = tmp_path / "bundle", charter_of(world)
     age = timedelta(seconds=world.folded.policy.max_checkpoint_age)
-    assert founded_log(bundle, charter, since=None, now=world.now + age)
+    state = founded_log(bundle, charter, since=None, now=world.now + age)
+    assert state.genesis == world.genesis
     for days, code in ((2, "checkpoint-too-old"), (-2, "checkpoint-from-future")):
         with refused(PolicyError, code):
             now = world.now + timedelta(days=days)

@@ -341,7 +341,11 @@ class World:
     ) -> KeyRotated:
         """Make a new key for one purpose, under ``keys[name, purpose + "'"]``."""
         kind = Algorithm.COSIGNATURE if purpose == "witness" else Algorithm.SIGNATURE
-        new = self.keys[name, f"{purpose}'"] = _key(f"{name}-{seed}", purpose, kind)
+        new = _key(f"{name}-{seed}", purpose, kind)
+        if purpose == "witness":
+            drawn = hashlib.sha256(f"{name}-{seed}/witness".encode()).digest()
+            new = SigningKey(name=_key(name, purpose).name, algorithm=kind, seed=drawn)
+        self.keys[name, f"{purpose}'"] = new
         key, by = str(new.verify_key), new
         if purpose == "transport":
             key, by = hashlib.sha256(seed.encode()).hexdigest(), self.keys[name, "node"]

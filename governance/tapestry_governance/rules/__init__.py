@@ -71,6 +71,7 @@ are those of ``governance/EVENTS.md``, by its numbers:
 
 15. New key (``member_rules``): possession-not-proven, key-taken, rotations-too-many,
     transport-key-compromised (also of an admission), witness-not-spared,
+    witness-name-differs,
     entry-superseded (``replay``).
 
 A reader that asks for the witnesses of a log that is not founded: log-not-founded.

@@ -143,9 +143,9 @@ def key_rotated(
 
     Raises:
         VerificationError: The new key did not sign for itself.
-        RuleError: The key is in use, no witness can be spared for the turn, or the
-            member has had too many since a round was
-            opened: each may be another quorum, which every mirror keeps.
+        RuleError: The key is in use, a witness has another name than before, no
+            witness can be spared for the turn, or the member has had too many since a
+            round was opened: each may be another quorum, which every mirror keeps.
     """
     key, members = body.key, len(state.members)
     is_late = calls_compromised(state, body, actor=actor)
@@ -161,6 +161,8 @@ def key_rotated(
     elif not is_late:
         check_free(state, [VerifyKey.parse(key)])
     check_rotation(body, by=key, name=actor, federation=state.federation)
+    if body.purpose == "witness":
+        _check_witness_name(state, body, actor=actor)
     opened, number = state.counted(state.rotated, actor)
     if number > MAX_ROTATIONS:
         raise RuleError(
@@ -174,6 +176,19 @@ def key_rotated(
         rotations=state.rotations.set(index, (actor, body)),
         waiting=(*state.waiting, Waiting(since=index, subject=index)),
     )
+
+
+def _check_witness_name(
+    state: FederationState, body: KeyRotated, *, actor: str
+) -> None:
+    """Require a witness's name of before: a new one could be that of an applicant's."""
+    named = VerifyKey.parse(body.key).name
+    if named != (now := VerifyKey.parse(state.members[actor].witness).name):
+        raise RuleError(
+            f"the new witness key of {actor!r} is named {named!r}, the one in force"
+            f" {now!r}; make it with tapestry node rotate",
+            code="witness-name-differs",
+        )
 
 
 def check_accepted(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tapestry.errors import IncompleteError, RuleError, VerificationError
-from tapestry.keys import Algorithm, VerifyKey
+from tapestry.keys import Algorithm, SigningKey, VerifyKey
 from tapestry_governance.events.member_events import (
     Admission,
     ConstitutionChange,
@@ -14,7 +14,11 @@ from tapestry_governance.events.member_events import (
     PauseProposal,
     Removal,
 )
-from tapestry_governance.events.possession import PURPOSES, prove_possession
+from tapestry_governance.events.possession import (
+    PURPOSES,
+    prove_possession,
+    rotation_statement,
+)
 from tapestry_governance.events.round_events import RoundAborted, RoundOpened
 from tapestry_governance.rules.proposal_rules import (
     check_free,
@@ -214,6 +218,21 @@ def test_two_members_are_left() -> None:
     pair = World(names=("de", "fr")).adopt()
     with refused(RuleError, "removal-leaves-too-few", match="without 'fr'"):
         pair.propose(Removal(kind="remove", member="fr"))
+
+
+def test_no_member_takes_the_witness_name_of_one_that_is_voted_on(world: World) -> None:
+    """Two witnesses of one name count in no trust policy."""
+    admission = world.invent("gb")
+    world.propose(admission)
+    name = world.keys["gb", "witness"].name
+    taken = SigningKey.generate(name, algorithm=Algorithm.COSIGNATURE)
+    key = str(taken.verify_key)
+    said = rotation_statement("witness", key, name="es", federation="tapestry")
+    body = changed(
+        world.rotation("es", "witness"), key=key, possession=taken.sign(said).hex()
+    )
+    with refused(RuleError, "witness-name-differs", match=f"{name}.*node rotate"):
+        world.add(body, "es", "root")
 
 
 def test_no_member_is_admitted_with_a_stolen_transport_key(world: World) -> None:
