@@ -189,10 +189,10 @@ class NodeTracker:
         away for years holds up no run. A node that did not take a result, or took too
         many again, waits ever longer.
         """
-        self.exchange_hello([name for name in names if name not in self.lacks])
+        waiting = {name for name in names if not self._pauses(name)}
+        self.exchange_hello(sorted(waiting - self.lacks.keys()))
         waited, now = self.settings.deadlines.apply_result, time.monotonic
         end, last = now() + waited, now() + waited / 2
-        waiting = {name for name in names if not self._pauses(name)}
         while (wishes := self._wishes(waiting)) and now() < last:
             for wanted, takers in wishes.items():
                 if now() < last:
@@ -218,7 +218,11 @@ class NodeTracker:
         return failed is not None and now < failed.since + failed.pause
 
     def _fail(self, name: str, why: str) -> None:
-        """Note that a node did not take a result: at once again, then ever later."""
+        """Note that a node did not take a result: at once again, then ever later.
+
+        What it lacks may have changed with the log, so it is asked again.
+        """
+        self.lacks.pop(name, None)
         failed = self.failures.get(name)
         count = 1 if failed is None else failed.count + 1
         pause = 0.0

@@ -23,7 +23,14 @@ from tapestry_node.state_entries import StateReplay
 from tests.scenarios.conftest import Found
 from tests.scenarios.test_shared_noise import SHARED
 from tests.support.deaths import dies
-from tests.support.federation import NAMES, Deliver, Federation, Killed, unanswered
+from tests.support.federation import (
+    NAMES,
+    Deliver,
+    Federation,
+    Killed,
+    lost,
+    unanswered,
+)
 from tests.support.refusals import refused
 from tests.support.rotations import rotate
 from tests.support.settings_files import NO_NOISE
@@ -122,15 +129,15 @@ def test_a_federation_goes_on_with_a_restored_node(found: Found, kind: Kind) -> 
     assert waits(federation)
     go_on(federation)
     assert not waits(federation)
-    # What was spent, the adapter that it may have trained, the round in which it
-    # settled, and the one that it was in again.
-    rest = [("round", "second", 1), ("adapter", "run", 1), ("round", "second", 2)]
+    # What was spent, the adapter that it may have trained, and the rounds since it
+    # settled, which it did when it was sent the results that it lacks.
+    rest = [("adapter", "run", 1), ("round", "second", 1), ("round", "second", 2)]
     assert charged(federation) == [*before, *rest]
     assert [number for number, _, _ in accounted(federation)] == [1, 2, 3, 4, 5]
-    first, second = [c for c in federation.closed() if c.run_id == "second"]
-    assert NAME not in first.included
-    assert NAME in second.included
-    assert uploaded(federation) == [("run", 1), ("run", 2), ("second", 2)]
+    later = [c for c in federation.closed() if c.run_id == "second"]
+    assert [NAME in each.included for each in later] == [True, True]
+    runs = ("run", "second")
+    assert uploaded(federation) == [(run, n) for run in runs for n in (1, 2)]
     holds(federation)
 
 
@@ -303,6 +310,8 @@ def test_a_round_without_noise_is_uploaded_for_once(found: Found) -> None:
     federation.run()
     put_back(federation, place)
     assert federation.nodes[NAME].store.highest("run") == 0
+    # Without the results it settles when the next round is open.
+    federation.wire.on(NAME, Kind.APPLY_RESULT, lost, times=50)
     with pytest.raises(QuorumError, match="rounds"):  # it is missing to the others
         go_on(federation)
     marks = federation.nodes[NAME].store.reading().uploads
@@ -360,7 +369,7 @@ def test_a_node_that_dies_while_it_settles_counts_nothing_twice(
     call: int,
     after: bool,
 ) -> None:
-    federation = found(coordinator={"rounds": 1}, institution=ALONE)
+    federation = found(coordinator={"rounds": 2}, institution=ALONE)
     place = backs_up(federation, Kind.ADVERTISE_KEYS)
     federation.run()
     put_back(federation, place)
@@ -372,9 +381,9 @@ def test_a_node_that_dies_while_it_settles_counts_nothing_twice(
             raise AssertionError("the node was not killed")
         federation.restart(name)
 
-    federation.wire.on(NAME, Kind.ADVERTISE_KEYS, dies_once)
+    federation.wire.on(NAME, Kind.APPLY_RESULT, dies_once)
     go_on(federation)
-    keys = [("round", "run", 1), ("round", "second", 1), ("round", "second", 2)]
+    keys = [("round", run, number) for run in ("run", "second") for number in (1, 2)]
     assert charged(federation) == keys
-    assert [number for number, _, _ in accounted(federation)] == [1, 2, 3]
+    assert [number for number, _, _ in accounted(federation)] == [1, 2, 3, 4]
     holds(federation)

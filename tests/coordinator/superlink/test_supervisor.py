@@ -286,10 +286,10 @@ def test_nothing_of_flower_listens_beyond_the_loopback() -> None:
     assert set(listening) == {"127.0.0.1"}
 
 
-def test_a_member_may_connect_by_another_key(engine: Engine, tmp_path: Path) -> None:
+def test_a_member_may_connect_by_another_key(engine: Engine) -> None:
     """Its name is taken already; so it is when a transport key was rotated."""
     for file in ("first", "second"):
-        site = enroll(engine, "xx", tmp_path / file)
+        site = enroll(engine, "xx", engine.home / "keys" / file)
         try_connection(
             superlink=site.superlink,
             root_certificates=site.root_certificates,
@@ -298,9 +298,9 @@ def test_a_member_may_connect_by_another_key(engine: Engine, tmp_path: Path) -> 
 
 
 def test_a_stolen_key_connects_no_more_also_after_a_restart(
-    engine: Engine, tmp_path: Path
+    engine: Engine,
 ) -> None:
-    site = enroll(engine, "zz", tmp_path / "stolen")
+    site = enroll(engine, "zz", engine.home / "keys" / "stolen")
     connect = functools.partial(
         try_connection,
         superlink=site.superlink,
@@ -308,7 +308,7 @@ def test_a_stolen_key_connects_no_more_also_after_a_restart(
         auth_key=site.auth_key,
     )
     connect()
-    public = (tmp_path / "stolen.pub").read_text().strip()
+    public = (engine.home / "keys" / "stolen.pub").read_text().strip()
     engine.bar(frozenset({transport_digest(public)}))
     with refused(IncompleteError, "transport-key-unknown"):
         connect()
@@ -316,7 +316,7 @@ def test_a_stolen_key_connects_no_more_also_after_a_restart(
     wait_until(lambda: "superlink" in engine.tend())
     with refused(IncompleteError, "transport-key-unknown"):
         connect()
-    other = enroll(engine, "zz", tmp_path / "new")
+    other = enroll(engine, "zz", engine.home / "keys" / "new")
     try_connection(
         superlink=other.superlink,
         root_certificates=other.root_certificates,
