@@ -28,7 +28,7 @@ def goals(
     state: FederationState,
     *,
     accepted: int,
-    is_followed: Callable[[ReleaseRecord], bool],
+    is_followed: Callable[[ReleaseRecord], object],
 ) -> Iterator[tuple[str, int]]:
     """Yield the rounds that a node has to reach: of releases, then of the newest run.
 

@@ -231,11 +231,11 @@ class ResultApplier:
         """Name the round whose result this node takes next, if it lacks one."""
         if not self.mirror.size:
             return None
-        state, taken = self.mirror.state, self._store.reading().bases
+        state, store = self.mirror.state, self._store
         ways = goals(
             state,
             accepted=self._accepted_size(),
-            is_followed=lambda each: (each.run_id, each.round_number) in taken,
+            is_followed=lambda each: store.base(each.run_id, each.round_number),
         )
         at = self.run_id, self.applied
         for way in ways:

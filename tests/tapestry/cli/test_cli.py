@@ -205,7 +205,7 @@ def folder(tmp_path: Path) -> Path:
         (["node", "egress", "idle"], 64, "the node never ran"),
         (["node", "run", "idle"], 64, "no [transport]"),
         (["coordinator", "status", "missing"], 64, "coordinator.toml"),
-        (["coordinator", "status", "led"], 64, "log.key"),
+        (["coordinator", "status", "led"], 3, "coordinator open"),
         (["adapter", "verify", "missing"], 64, "no folder"),
         (["adapter", "list", "missing"], 64, "is not the folder of a bundle"),
         (["chat", "--base", "gone", "--prompt", "x"], 64, "no base 'gone'"),
