@@ -181,7 +181,7 @@ def test_a_removed_member_takes_along_what_it_owns(
     keys = json.loads((tmp_path / "export" / "public-keys.json").read_text())
     for purpose, key in keys.items():
         assert key == str(load_public(node.directory / "keys" / f"{purpose}.key"))
-    assert made.releases == ["base-2"]  # the newest that was approved
+    assert made.releases == ["base-1", "base-2"]  # which were approved
     audit = verify(tmp_path / "export" / "bundle", trust=trust(federation))
     assert audit.verdict is AuditVerdict.HOLDS, audit.steps[-1]
 
