@@ -180,9 +180,8 @@ class CoordinatorStatus:
         yield f"the log has {self.entries} entries"
         if self.cosigned_at:
             names = {each.name for each in self.members}
-            left = [
-                f"{each}, no member now" for each in self.cosigners if each not in names
-            ]
+            by_name = (each.removesuffix("/witness") for each in self.cosigners)
+            left = [f"{name}, no member now" for name in by_name if name not in names]
             by = f"{len(self.cosigners) - len(left)} of {len(names)} members"
             if others := [*left, *self.outside]:
                 by += f" and by {', '.join(others)}"
