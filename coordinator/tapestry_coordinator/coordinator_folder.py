@@ -245,7 +245,8 @@ def write_charter(
     author = SigningKey.load(folder / "keys" / "author.key")
     terms = _terms(folder, settings)
     leader = Coordinator(name=COORDINATOR, key=str(author.verify_key))
-    check_distinct(sent, str(terms.log), leader, terms.policy.witnesses)
+    outside = terms.policy.witnesses
+    check_distinct(sent, str(terms.log), leader, outside, files=requests)
     _check_number(len(sent), terms.policy)
     for each in sent if is_planned else ():
         check_records(each.request.name, each.request.records, terms.policy)

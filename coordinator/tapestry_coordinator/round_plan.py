@@ -105,7 +105,8 @@ def check_run(
         raise ConfigError(
             f"a round takes {least} nodes (min_cohort {settings.secagg.min_cohort},"
             f" max_colluding {settings.secagg.max_colluding}), the federation has"
-            f" {count} members; lower these settings",
+            f" {count} members; let members vote on more of them (tapestry governance"
+            " propose admit) or on a policy with less (propose policy)",
             code="members-too-few",
         )
     return plan_round(

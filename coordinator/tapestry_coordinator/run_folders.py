@@ -11,6 +11,7 @@ One federation has one log and many runs on it, one after the other.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from tapestry.errors import ConfigError
 from tapestry.schema import Name
 from tapestry.storage import durable_files
-from tapestry_coordinator.superlink.outcome import read_outcome
+from tapestry_coordinator.superlink.outcome import outcome_time, read_outcome
 
 RUNS, QUEUE = "runs", "queue"
 PLAN = "run.toml"
@@ -36,6 +37,16 @@ def run_folder(directory: Path, run_id: str) -> Path:
 def begun(directory: Path) -> list[str]:
     """List the runs that began, by name."""
     return _names(directory / RUNS)
+
+
+def by_end(directory: Path) -> list[str]:
+    """List the runs that began by when they ended; last the one that goes on."""
+
+    def ended(run_id: str) -> float:
+        time = outcome_time(run_folder(directory, run_id))
+        return math.inf if time is None else time
+
+    return sorted(begun(directory), key=ended)
 
 
 def waiting(directory: Path) -> list[str]:

@@ -11,8 +11,10 @@ Guarantees:
 
 import math
 import shutil
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,13 @@ from tapestry.encoding import decode_decimal, encode_decimal
 from tapestry.errors import ConfigError, RuleError
 from tapestry.evaluation.held_out import read_held_out
 from tapestry.evaluation.scorer import gate_inputs
+from tapestry.html.numbers import SPACE, duration, size
 from tapestry.inputs.setting_faults import validated
 from tapestry.inputs.setting_values import to_toml
 from tapestry.model.replica import Replica
 from tapestry.privacy import accounting
 from tapestry.protocol.round_manifest import Options, RoundManifest
+from tapestry.protocol.stages import SECAGG_STAGES
 from tapestry.settings import write_new
 from tapestry.storage import durable_files
 from tapestry.workloads.base import Workload
@@ -44,12 +48,15 @@ from tapestry_coordinator.run_folders import (
 )
 from tapestry_coordinator.settings import DEADLINES, RunSettings
 from tapestry_governance.audit.privacy_accounts import steps_of
+from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.member_events import Admission, CharterAccepted
+from tapestry_governance.events.round_events import RoundClosed, RoundOpened
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.kept_releases import MOST_APPROVED, kept_releases
 
 WORKLOAD = "language"
 _UPDATE_NORM = 128.0  # of a node's update, L2
+_LAST = 5  # closed rounds by which the time of another is estimated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +89,9 @@ class PlannedRun:
     cap: float
     upload: int  # bytes a node sends in a round
     disk: int  # bytes the coordinator keeps of a round until it is released
+    rounds: int
+    seconds: float | None  # of a round, by such rounds of the log; None: there are none
+    most_seconds: int  # of a round, by the deadlines of its stages
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""
@@ -93,6 +103,8 @@ class PlannedRun:
             "epsilon_after": dict(self.epsilon_after),
             "upload_bytes": self.upload,
             "disk_bytes": self.disk,
+            "round_seconds": self.seconds,
+            "most_round_seconds": self.most_seconds,
         }
 
     def lines(self) -> Iterator[str]:
@@ -105,9 +117,26 @@ class PlannedRun:
                 f"epsilon  {name}: {epsilon:.3f}; with what is spent {after:.3f} of"
                 f" {self.cap:g}"
             )
-        yield f"upload   {self.upload / 1e6:.1f} MB from each node in a round"
-        yield f"disk     {self.disk / 1e6:.1f} MB here for each round until its release"
+        yield f"seconds  {self._time()}"
+        yield f"upload   {_spelled(size(self.upload))} from each node in a round"
+        kept = _spelled(size(self.disk))
+        yield f"disk     {kept} here for each round until its release"
         yield f"queued   {self.folder}"
+
+    def _time(self) -> str:
+        most = _spelled(duration(self.most_seconds))
+        if self.seconds is None:
+            return f"not measured yet; the stages of a round end after {most} at most"
+        one, total = self.seconds, self.seconds * self.rounds
+        return (
+            f"{one:.0f} in a round, {total:.0f} in all, by the last such rounds of the"
+            f" log; the stages of a round end after {most} at most"
+        )
+
+
+def _spelled(text: str) -> str:
+    """Spell a number and its unit for a terminal of any encoding."""
+    return text.replace(SPACE, " ")
 
 
 def newest_release(directory: Path) -> str:
@@ -171,6 +200,9 @@ def plan_run(directory: Path, wish: Wish) -> PlannedRun:
         epsilon=epsilon,
         epsilon_after=after,
         cap=cap,
+        rounds=wish.rounds,
+        seconds=_measured(first, entries),
+        most_seconds=sum(settings.deadlines.of(stage) for stage in SECAGG_STAGES),
         upload=4 * first.length,
         disk=4 * first.length * (len(records) + 1),
     )
@@ -304,6 +336,43 @@ def _begins_with(state: FederationState, base: str) -> str | None:
             code="release-not-kept",
         )
     return found
+
+
+def _measured(first: RoundManifest, entries: Sequence[bytes]) -> float | None:
+    """Estimate the seconds of a round by the last closed ones of its layout.
+
+    The times are those that the coordinator claimed in the log, from opening to
+    closing. A round that trains on more records counts for more time; one that trains
+    on fewer for no less, as not all of a round is training.
+    """
+    found = list[float]()
+    opened: tuple[RoundManifest, str] | None = None
+    for event in (open_entry(entry).event for entry in entries):
+        if isinstance(event.body, RoundOpened):
+            opened = (event.body.manifest, event.claimed_time)
+        elif isinstance(event.body, RoundClosed) and opened is not None:
+            manifest, begun = opened
+            if _is_alike(manifest, first):
+                span = _moment(event.claimed_time) - _moment(begun)
+                ratio = _trained(first) / _trained(manifest)
+                found.append(max(span.total_seconds(), 1.0) * max(ratio, 1.0))
+    return statistics.fmean(found[-_LAST:]) if found else None
+
+
+def _is_alike(known: RoundManifest, planned: RoundManifest) -> bool:
+    """Return whether two rounds train the same parameters with the same options."""
+    mine, theirs = planned.training, known.training
+    return (known.layout_digest, theirs.workload, theirs.options) == (
+        *(planned.layout_digest, mine.workload, mine.options),
+    )
+
+
+def _trained(manifest: RoundManifest) -> int:
+    return max(manifest.training.steps * manifest.training.batch_size, 1)
+
+
+def _moment(claimed: str) -> datetime:
+    return datetime.fromisoformat(claimed)
 
 
 def _ahead(directory: Path, state: FederationState) -> list[RunSettings]:

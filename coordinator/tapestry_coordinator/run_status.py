@@ -22,7 +22,7 @@ from tapestry_coordinator.refusals import by_round, latest
 from tapestry_coordinator.run_folders import (
     PLAN,
     PROGRESS,
-    begun,
+    by_end,
     run_folder,
     waiting,
 )
@@ -45,6 +45,7 @@ from tapestry_governance.vote_count import newest_counts
 _TAIL = 1 << 16  # bytes of the progress file that are looked at
 _ASKED = {"end": "asked to end", "again": "asked to try again"}
 _SOON = 30  # days before a certificate's end
+_NEWEST = 10  # rounds of the current run that are shown as text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,17 +94,23 @@ class RunStatus:
             "rounds": [each.to_json() for each in self.rounds],
         }
 
-    def lines(self) -> Iterator[str]:
-        """Yield it as lines of text."""
+    def __str__(self) -> str:
+        """Return it as a line of text."""
         end = f"; {self.end or self.doing}" if self.end or self.doing else ""
-        yield f"run {self.run_id}: {self.closed} of {self.planned} rounds closed{end}"
-        for each in self.rounds:
+        return f"run {self.run_id}: {self.closed} of {self.planned} rounds closed{end}"
+
+    def lines(self) -> Iterator[str]:
+        """Yield it as lines of text, of the newest rounds, the last one first."""
+        yield str(self)
+        for each in reversed(self.rounds[-_NEWEST:]):
             names = ", ".join(each.included)
             yield f"round {each.number:<4}{each.status:<10}{names}".rstrip()
             for why in sorted({*each.refused.values()}):
                 nodes = sorted(n for n, said in each.refused.items() if said is why)
                 said = f"{', '.join(nodes)} refused: {why.words} ({why.value})"
                 yield f"          {said}"
+        if (older := len(self.rounds) - _NEWEST) > 0:
+            yield f"          and {older} earlier: --json lists them"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +151,7 @@ class CoordinatorStatus:
     overdue: tuple[str, ...]  # by the published heads of members' outboxes
     cosigned_at: str  # by the latest of their clocks, UTC; empty: never
     certificate_days: int | None  # left; None without a certificate
-    runs: tuple[RunStatus, ...]
+    runs: tuple[RunStatus, ...]  # by when they ended, last the one that goes on
     waiting: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -159,26 +166,28 @@ class CoordinatorStatus:
         return self.lines()
 
     def lines(self) -> Iterator[str]:
-        """Yield it as lines of text."""
+        """Yield it as lines of text, first what waits for a person or goes on."""
         yield "serving" if self.serving else "no coordinator is running here"
-        for member in self.members if self.serving else ():
-            yield str(member)
-        for run in self.runs:
-            yield from run.lines()
-        for name in self.waiting:
-            yield f"run {name}: waits"
-        yield f"the log has {self.entries} entries"
-        if self.cosigned_at:
-            by = f"{len(self.cosigners)} of {len(self.members)} members"
-            if self.outside:
-                by += f" and by {', '.join(self.outside)}"
-            yield f"{self.cosigned} are cosigned by {by} at {self.cosigned_at}"
-        yield from (f"release {each}" for each in self.releases)
         yield from (f"vote on {each}" for each in self.votes)
+        *earlier, current = self.runs or (None,)
+        yield from current.lines() if current else ()
+        yield from (f"run {name}: waits" for name in self.waiting)
         yield from (f"OVERDUE: {each}" for each in self.overdue)
         if self.certificate_days is not None and self.certificate_days <= _SOON:
             said = f"the certificate ends in {self.certificate_days} days"
             yield f"{said}: tapestry coordinator renew"
+        yield from map(str, self.members if self.serving else ())
+        yield f"the log has {self.entries} entries"
+        if self.cosigned_at:
+            names = {each.name for each in self.members}
+            by_name = (each.removesuffix("/witness") for each in self.cosigners)
+            left = [f"{name}, no member now" for name in by_name if name not in names]
+            by = f"{len(self.cosigners) - len(left)} of {len(names)} members"
+            if others := [*left, *self.outside]:
+                by += f" and by {', '.join(others)}"
+            yield f"{self.cosigned} are cosigned by {by} at {self.cosigned_at}"
+        yield from (f"release {each}" for each in self.releases)
+        yield from map(str, reversed(earlier))
 
 
 def read_status(directory: Path) -> CoordinatorStatus:
@@ -214,7 +223,7 @@ def read_status(directory: Path) -> CoordinatorStatus:
         outside=tuple(name for name in names if name in outsiders),
         cosigned_at=_utc(max(each.time for each in lines)) if lines else "",
         certificate_days=_days_left(directory / "tls"),
-        runs=tuple(_run(directory, name, events) for name in begun(directory)),
+        runs=tuple(_run(directory, name, events) for name in by_end(directory)),
         waiting=tuple(waiting(directory)),
     )
 

@@ -17,8 +17,9 @@ Guarantees:
     network until then.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar, get_args
 
@@ -365,6 +366,7 @@ def check_distinct(
     log: str,
     coordinator: Coordinator,
     outside: Iterable[OutsideWitness] = (),
+    files: Sequence[Path] = (),
 ) -> None:
     """Require that no two parties of a founding have one name or one key.
 
@@ -373,6 +375,7 @@ def check_distinct(
         log: The key of the log.
         coordinator: Its name and key.
         outside: The witnesses of the policy: neither coordinator nor members.
+        files: Those of the requests, in their order, to be named.
 
     Raises:
         RuleError: Two parties have one name or one key.
@@ -384,23 +387,33 @@ def check_distinct(
     }
     for witness in outside:
         key = VerifyKey.parse(witness.key)
-        marks = [witness.name, f"witness {key.name}", key.public.hex()]
-        _claim(owners, witness.name, marks)
-    for each in requests:
+        marks = [(witness.name, "name"), (f"witness {key.name}", "name of a key")]
+        marks += [(key.public.hex(), "key")]
+        _claim(owners, f"the witness {witness.name!r}", marks)
+    for each, file in zip_longest(requests, files):
         request = each.request
-        marks = [request.name, request.transport]
-        marks += [f"witness {VerifyKey.parse(request.witness).name}"]
-        marks += [key.public.hex() for key in request.member.verify_keys]
-        _claim(owners, request.name, marks)
+        marks = [(request.name, "name"), (request.transport, "transport key")]
+        named = VerifyKey.parse(request.witness).name
+        marks += [(f"witness {named}", "name of a witness key")]
+        for what, key in zip(_KEYS, request.member.verify_keys, strict=True):
+            marks += [(key.public.hex(), f"{what} key")]
+        _claim(
+            owners, f"{request.name!r} in {file}" if file else repr(request.name), marks
+        )
 
 
-def _claim(owners: dict[str, str], name: str, marks: Iterable[str]) -> None:
-    for mark in marks:
+_KEYS = ("root", "node", "witness", "community")
+
+
+def _claim(
+    owners: dict[str, str], party: str, marks: Iterable[tuple[str, str]]
+) -> None:
+    for mark, what in marks:
         if mark in owners:
             raise RuleError(
-                f"{name!r} and {owners[mark]!r} have one name or one key; each"
+                f"the {what} of {party} is that of {owners[mark]} too; each"
                 " institution sends one request, with keys of its own, and a witness"
                 " that is no member has another name and key than all others",
                 code="key-taken",
             )
-        owners[mark] = name
+        owners[mark] = party

@@ -18,7 +18,7 @@ from tapestry.cli.commands import PATH, CommandGroup, as_json
 from tapestry.cli.exit_status import ExitStatus
 from tapestry.encoding import decode_decimal
 from tapestry.environment import direct
-from tapestry.errors import ConfigError
+from tapestry.errors import ConfigError, IncompleteError
 from tapestry_node.backup_commands import backup, bundle, export, restore
 from tapestry_node.membership_commands import init, join
 from tapestry_node.operator_commands import (
@@ -271,7 +271,7 @@ def _state(folder: Path) -> "NodeState":
     """Open the node's state to read, and compare it with the log if there is a mirror.
 
     Raises:
-        ConfigError: The node never ran: its folder has no ``node.db``.
+        IncompleteError: The node never ran: its folder has no ``node.db``.
         VerificationError: The state is older than the log's entries of this node.
     """
     from tapestry_node.directory import open_mirror
@@ -282,7 +282,7 @@ def _state(folder: Path) -> "NodeState":
     with suppress(OSError):  # what cannot be looked at, cannot be read either
         if not path.exists() or (path.is_file() and path.stat().st_size == 0):
             why = "it was deleted; put it back" if mirrored else "the node never ran"
-            raise ConfigError(
+            raise IncompleteError(
                 f"{folder} has no {DATABASE}; {why}", code="state-missing"
             )
     committed: Mapping[str, int] = {}

@@ -9,7 +9,7 @@ Guarantees:
 from datetime import datetime
 from pathlib import Path
 
-from tapestry.errors import ConfigError
+from tapestry.errors import ConfigError, IncompleteError
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.storage import durable_files
 from tapestry_governance.events.envelope import Author, Seen, open_entry, sign_entry
@@ -72,8 +72,8 @@ class Exit:
         """Read settings, log and outbox.
 
         Raises:
-            ConfigError: ``node.toml`` is invalid, or ``node.db`` was deleted.
-            IncompleteError: The node is in no federation.
+            ConfigError: ``node.toml`` is invalid.
+            IncompleteError: The node is in no federation, or ``node.db`` was deleted.
             VerificationError: The mirror or the state was changed.
             ResourceError: A file cannot be read.
         """
@@ -173,7 +173,7 @@ class Exit:
 
     def _require_database(self) -> None:
         if not (self.folder / DATABASE).exists():
-            raise ConfigError(
+            raise IncompleteError(
                 f"{self.folder} has a mirror of the log and no {DATABASE}; it was"
                 " deleted, put it back",
                 code="state-missing",

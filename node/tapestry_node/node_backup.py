@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tapestry.encoding import digest
-from tapestry.errors import ConfigError, VerificationError
+from tapestry.errors import ConfigError, IncompleteError, VerificationError
 from tapestry.keys import SigningKey, VerifyKey
 from tapestry.storage import durable_files
 from tapestry.storage.file_lock import is_locked
@@ -45,7 +45,8 @@ def back_up(folder: Path, place: Path) -> FolderBackup:
         was copied after it. It was checked as a node checks it at its start.
 
     Raises:
-        ConfigError: The node never ran, a setting is invalid, or the place is taken or
+        IncompleteError: The node never ran.
+        ConfigError: A setting is invalid, or the place is taken or
             in the folder itself.
         ResourceError: A file cannot be copied.
         VerificationError: The state does not hold.
@@ -53,7 +54,7 @@ def back_up(folder: Path, place: Path) -> FolderBackup:
     settings = NodeSettings.read(folder / SETTINGS)
     databases = (VIEW, DATABASE)
     if missing := [name for name in databases if not (folder / name).exists()]:
-        raise ConfigError(
+        raise IncompleteError(
             f"{folder} has no {' and no '.join(missing)}: the node never ran, or it was"
             " deleted; there is nothing to back up",
             code="state-missing",

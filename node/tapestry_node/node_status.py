@@ -35,7 +35,7 @@ class StatusLine:
     news: Hashable = None
 
     def __str__(self) -> str:
-        return f"{self.label:<12}{self.text}"
+        return f"{self.label:<11} {self.text}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tapestry.errors import ConfigError, IncompleteError, RuleError, TapestryError
+from tapestry.errors import IncompleteError, RuleError, TapestryError
 from tapestry.keys import SigningKey
 from tapestry.tlog.checkpoint import Checkpoint
 from tapestry.tlog.merkle import leaf_hash
@@ -30,8 +30,8 @@ def submit(folder: Path, entries: Sequence[bytes]) -> list[bool]:
         Of each, whether it waits; False where the log has it already.
 
     Raises:
-        ConfigError: ``node.toml`` is invalid, or ``node.db`` was deleted.
-        IncompleteError: The node has no log yet.
+        ConfigError: ``node.toml`` is invalid.
+        IncompleteError: The node has no log yet, or ``node.db`` was deleted.
         RuleError, VerificationError: The log would refuse an entry; none was kept.
         ResourceError: A file cannot be read or written.
     """
@@ -42,7 +42,7 @@ def submit(folder: Path, entries: Sequence[bytes]) -> list[bool]:
             code="mirror-empty",
         )
     if not (folder / DATABASE).exists():
-        raise ConfigError(
+        raise IncompleteError(
             f"{folder} has a mirror of the log and no {DATABASE}; it was deleted, put"
             " it back",
             code="state-missing",

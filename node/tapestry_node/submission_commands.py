@@ -23,7 +23,8 @@ from tapestry_node.operator_commands import node_folder
 def submit(folder: Path, files: tuple[Path, ...], as_json: bool) -> None:
     """Hand in signed entries, of any member, with the node's next cosignature.
 
-    Each is checked against the node's copy of the log first.
+    Each is checked against the node's copy of the log first. Between runs a
+    cosignature may be an hour away, or what the coordinator sets as cosign_every.
     """
     from tapestry_governance.founding_files import read_entry
     from tapestry_node import submission
@@ -35,5 +36,6 @@ def submit(folder: Path, files: tuple[Path, ...], as_json: bool) -> None:
         console.say_json({"waiting": {str(path): is_new for path, is_new in found}})
         return
     for path, is_new in zip(files, new, strict=True):
-        said = "handed in with the next cosignature" if is_new else "in the log already"
-        console.say(f"{path}: {said}")
+        next_one = "handed in with the next cosignature, within about an hour (the"
+        next_one += " coordinator's cosign_every) between runs"
+        console.say(f"{path}: {next_one if is_new else 'in the log already'}")

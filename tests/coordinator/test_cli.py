@@ -60,7 +60,7 @@ def test_status_shows_each_round_with_those_included_or_that_refused(
 ) -> None:
     said = tapestry("coordinator", "status", coordinator)
     assert said.exit_code == 0, said.stderr
-    _, run, first, second, refused, log, *_ = said.stdout.splitlines()
+    _, run, second, refused, first, log, *_ = said.stdout.splitlines()
     assert "1 of 3 rounds closed" in run
     assert first.split() == ["round", "1", "closed", "de,", "es,", "fr"]
     assert second.split() == ["round", "2", "open"]

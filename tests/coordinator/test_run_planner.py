@@ -1,6 +1,8 @@
 """A planned run keeps its promise for each member, or is not queued."""
 
+import re
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from tapestry_coordinator.run_folders import begin_next, run_folder, waiting
 from tapestry_coordinator.run_planner import Wish, newest_release, plan_run
 from tapestry_coordinator.settings import RunSettings
 from tapestry_coordinator.superlink.outcome import Outcome, write_outcome
+from tapestry_governance.events.round_events import RoundClosed, RoundOpened
 from tapestry_governance.rules import kept_releases
 from tests.support.federation import NAMES, RECORDS, Base, Federation
 from tests.support.federation_fixtures import Found
@@ -78,6 +81,58 @@ def test_a_member_that_could_not_afford_it_is_named_and_nothing_is_queued(
     with refused(RuleError, "epsilon-above-cap", match="fi, fr, id, sw would have"):
         plan_run(federation.coordinator, wish(federation, epsilon=3.9))
     assert waiting(federation.coordinator) == []
+
+
+def test_seconds_are_those_of_such_rounds_in_the_log_or_said_to_be_unknown(
+    federation: Federation,
+) -> None:
+    federation.run()
+    other = plan_run(federation.coordinator, wish(federation, rank=3, epsilon=0.5))
+    assert other.to_json()["round_seconds"] is None
+    most = "the stages of a round end after 35 min 0 s at most"
+    assert f"seconds  not measured yet; {most}" in other.lines()
+    logged = federation.logged()
+    times = [
+        datetime.fromisoformat(each.claimed_time)
+        for each in logged
+        if isinstance(each.body, RoundOpened | RoundClosed)
+    ]
+    took = max((times[1] - times[0]).total_seconds(), 1.0)
+    (manifest,) = [e.body.manifest for e in logged if isinstance(e.body, RoundOpened)]
+    plan = manifest.training
+    like = {"rank": plan.rank, "targets": plan.targets, "options": dict(plan.options)}
+    for steps, factor in (
+        (plan.steps * 3, 3),
+        (1, 1),
+    ):  # more costs more; fewer, no less
+        changes = {
+            "steps": steps,
+            "batch_size": plan.batch_size,
+            "epsilon": 0.5,
+            **like,
+        }
+        found = plan_run(
+            federation.coordinator, wish(federation, name=f"s-{steps}", **changes)
+        )
+        assert found.seconds == took * factor
+        said = f"{took * factor:.0f} in a round, {2 * took * factor:.0f} in all"
+        assert f"seconds  {said}, by the last such rounds of the log; {most}" in (
+            found.lines()
+        )
+    assert other.to_json()["most_round_seconds"] == 2100
+
+
+def test_sizes_have_a_unit_that_fits(federation: Federation) -> None:
+    federation.run()
+    found = plan_run(federation.coordinator, wish(federation))
+    said = [line for line in found.lines() if line.startswith(("upload", "disk"))]
+    assert [re.fullmatch(r"\w+ +[\d.]+ kB .*", line) is not None for line in said] == [
+        True,
+        True,
+    ]
+    large = replace(found, upload=2_300_000_000, disk=11)
+    assert "upload   2.3 GB from each node in a round" in large.lines()
+    assert "disk     11 bytes here for each round until its release" in large.lines()
 
 
 def test_a_run_goes_on_from_the_newest_approved_release_and_from_no_other(

@@ -1,5 +1,6 @@
 """The state of all runs is read from files, by the log and each run's journal."""
 
+import io
 import json
 import signal
 from dataclasses import replace
@@ -8,13 +9,14 @@ from itertools import count
 
 import pytest
 
+from tapestry.cli import console, live_status
 from tapestry.metrics_page import render
 from tapestry.protocol.folder_faults import FolderFault
 from tapestry.protocol.messages import Kind, Reason
 from tapestry_coordinator import run_status, service
 from tapestry_coordinator.coordinator_metrics import CoordinatorMetrics
 from tapestry_coordinator.run_folders import PROGRESS
-from tapestry_coordinator.run_status import read_status
+from tapestry_coordinator.run_status import CoordinatorStatus, read_status
 from tapestry_coordinator.superlink.outcome import working_on
 from tapestry_node.open_folder import OpenFolder
 from tapestry_node.refusing_node import RefusingNode
@@ -36,7 +38,7 @@ def test_a_run_goes_from_nothing_to_its_rounds(found: Found) -> None:
     (closed,) = run.rounds
     assert (closed.status, closed.outcome) == ("closed", "applied")
     assert closed.included == NAMES
-    assert next(run.lines()) == "run run: 1 of 1 rounds closed"
+    assert str(run) == "run run: 1 of 1 rounds closed"
 
 
 @pytest.mark.slow
@@ -56,6 +58,57 @@ def test_watch_tells_two_runs_through_a_pipe(found: Found) -> None:
     assert (rest, watch.returncode) == ("", 130), complaint
 
 
+def test_the_current_run_and_votes_fit_a_terminal_after_many_runs(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = found()
+    federation.run()
+    for number in range(3):  # "a-2" comes before "run" in a folder
+        federation.begin_another_run(f"a-{number}")
+    federation.run()
+    status = read_status(federation.coordinator)
+    assert [run.run_id for run in status.runs] == ["run", "a-0", "a-1", "a-2"]
+    (closed,) = status.runs[-1].rounds
+    rounds = tuple(replace(closed, number=n) for n in range(1, 19))
+    runs = tuple(replace(run, rounds=rounds) for run in status.runs)
+    votes = (*status.votes, "a proposal")
+    status = replace(status, serving=True, runs=runs, votes=votes)
+    lines = list(status.lines())
+    numbers = [line.split()[1] for line in lines if line.startswith("round ")]
+    assert numbers == [str(n) for n in range(18, 8, -1)]
+    assert "          and 8 earlier: --json lists them" in lines
+    assert lines[-3:] == [
+        "run a-1: 18 of 1 rounds closed; done",
+        "run a-0: 18 of 1 rounds closed; done",
+        "run run: 18 of 1 rounds closed; done",
+    ]
+    assert [len(run["rounds"]) for run in status.to_json()["runs"]] == [18] * 4
+    monkeypatch.setenv("LINES", "24")
+    monkeypatch.setenv("COLUMNS", "80")
+    drawn = screen(monkeypatch, status)
+    assert lines[-1] not in drawn
+    for wanted in ("vote on a proposal", "run a-2: 18 of 1", "round 18 ", "round 9 "):
+        assert wanted in drawn
+
+
+def screen(monkeypatch: pytest.MonkeyPatch, status: CoordinatorStatus) -> str:
+    """Return what a terminal gets of a status that is watched for one look."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    terminal = Terminal()
+    monkeypatch.setattr(console, "output", lambda: terminal)
+    monkeypatch.setattr(live_status, "pause", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        live_status.watch(lambda: status, as_json=False)
+    return terminal.getvalue().partition("\x1b[2K")[0]
+
+
 def test_members_cosignatures_and_certificate_are_told(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,20 +125,22 @@ def test_members_cosignatures_and_certificate_are_told(
     assert len(after.cosigners) == len(NAMES)
     lines = list(after.lines())
     assert lines[0] == "serving"
-    assert lines[1].startswith("fi          here since 20")
+    assert lines[1].startswith("vote on base-1, entry ")
+    assert lines[1].endswith(": 0 of 3 yes")
+    assert lines[4].startswith("fi          here since 20")
     by = f"cosigned by 4 of 4 members at {after.cosigned_at}"
-    assert lines[-3] == f"{after.entries} are {by}"
-    assert lines[-2] == "release base-1: candidate; 0 yes, 3 are needed (no vote)"
-    assert lines[-1].startswith("vote on base-1, entry ")
-    assert lines[-1].endswith(": 0 of 3 yes")
+    assert lines[-2] == f"{after.entries} are {by}"
+    assert lines[-1] == "release base-1: candidate; 0 yes, 3 are needed (no vote)"
+    fewer = replace(after, members=after.members[1:])  # fi left since
+    by = f"cosigned by 3 of 3 members and by fi, no member now at {after.cosigned_at}"
+    assert f"{after.entries} are {by}" in fewer.lines()
     monkeypatch.setattr(run_status, "software_digest", lambda: "sha256:" + "0" * 64)
     with working_on(federation.coordinator):
         strange = read_status(federation.coordinator)
     assert all("; other software: " in str(member) for member in strange.members)
     soon = replace(after, certificate_days=30)
-    assert list(soon.lines())[-1] == (
-        "the certificate ends in 30 days: tapestry coordinator renew"
-    )
+    ends = "the certificate ends in 30 days: tapestry coordinator renew"
+    assert list(soon.lines())[4] == ends
 
 
 def test_the_step_at_which_a_run_is_is_its_last_whole_line(found: Found) -> None:
@@ -95,7 +150,7 @@ def test_the_step_at_which_a_run_is_is_its_last_whole_line(found: Found) -> None
     path.write_text("".join(json.dumps(each) + "\n" for each in told) + '{"stage": "re')
     (run,) = read_status(federation.coordinator).runs
     assert run.doing == "round 2: share keys"
-    assert next(run.lines()).endswith("0 of 1 rounds closed; round 2: share keys")
+    assert str(run).endswith("0 of 1 rounds closed; round 2: share keys")
     for text in ("", "[]\n", "not JSON\n", '{"round": 1}\n'):
         path.write_text(text)
         (run,) = read_status(federation.coordinator).runs

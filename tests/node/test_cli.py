@@ -325,7 +325,7 @@ def test_budget_of_a_node_that_never_ran_is_refused(
     if left:
         (folder / "node.db").touch()
     done = run("budget", folder)
-    assert done.exit_code == 64
+    assert done.exit_code == 3
     assert "the node never ran" in done.stderr
     assert done.stderr.endswith("[state-missing]\n")
 
@@ -359,7 +359,7 @@ def test_egress_without_state_tells_a_deleted_file_from_a_new_node(
         path.unlink()
     for folder, why in ((used, "it was deleted; put it back"), (idle, "never ran")):
         done = no_state(folder)
-        assert done.exit_code == 64
+        assert done.exit_code == 3
         assert f"{folder} has no node.db; " in done.stderr
         assert why in done.stderr
         assert done.stderr.endswith("[state-missing]\n")

@@ -112,7 +112,7 @@ def test_an_exit_of_another_or_by_another_is_not_handed_in(used: Path) -> None:
 
 def test_a_state_that_was_deleted_is_not_begun_anew(used: Path) -> None:
     (used / "node.db").unlink()
-    with refused(ConfigError, "state-missing"):
+    with refused(IncompleteError, "state-missing"):
         Exit(used)
     assert not (used / "node.db").exists()
 

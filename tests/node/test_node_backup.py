@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
-from tapestry.errors import ConfigError, TapestryError, VerificationError
+from tapestry.errors import (
+    ConfigError,
+    IncompleteError,
+    TapestryError,
+    VerificationError,
+)
 from tapestry.keys import SigningKey
 from tapestry.storage.file_lock import lock_file
 from tapestry_governance.folder_backup import LIST, BackupContent, write_backup
@@ -97,7 +102,7 @@ def test_a_public_file_with_a_private_key_in_it_is_left_out(used: Path) -> None:
 def test_a_node_that_never_ran_has_nothing_to_back_up(idle: Path, name: str) -> None:
     for path in idle.glob(f"{name}*"):
         path.unlink()
-    with refused(ConfigError, "state-missing", match=f"{idle} has no {name}:"):
+    with refused(IncompleteError, "state-missing", match=f"{idle} has no {name}:"):
         back_up(idle, idle.with_name("backup"))
 
 

@@ -65,6 +65,7 @@ def test_a_node_that_never_ran_says_so(idle: Path) -> None:
     said = lines(idle)
     assert said["node"] == f"{NAME} of federation simulated"
     assert "never called here" in said["never started"]
+    assert "never started tapestry node run" in " | ".join(map(str, read(idle).lines()))
     assert said["budget"] == "not known before the first start"
     assert said["paused"] == "no"
     assert said["hours"] == "any"

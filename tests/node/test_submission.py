@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tapestry.encrypted_keys import load_key
-from tapestry.errors import ConfigError, IncompleteError, RuleError
+from tapestry.errors import IncompleteError, RuleError
 from tapestry_governance.ballot_paper import propose
 from tapestry_governance.events.member_events import PauseProposal
 from tapestry_governance.log.mirror import LogMirror
@@ -79,7 +79,7 @@ def test_a_folder_whose_state_was_deleted_takes_nothing(federation: Federation) 
     folder: Path = federation.directory / "nodes" / NAMES[0]
     federation.close()
     (folder / "node.db").unlink()
-    with refused(ConfigError, "state-missing"):
+    with refused(IncompleteError, "state-missing"):
         submit(folder, [])
 
 

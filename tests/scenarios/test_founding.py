@@ -338,7 +338,12 @@ def test_a_forged_request_is_in_no_charter(
     requested: Place, what: str, status: int, code: str
 ) -> None:
     paths = [_send(requested, each) for each in _forged(requested, what)]
-    refuses(requested.write_charter(paths), status, code)
+    said = refuses(requested.write_charter(paths), status, code)
+    if code == "key-taken":
+        kind = what.removeprefix("key ")
+        assert f"the {'name' if 'name' in kind else kind + ' key'} of '" in said
+        named = [path for path in paths if f"in {path}" in said]
+        assert len(named) == (1 if "coordinator" in what else 2), said
     assert not requested.charter.exists()
 
 

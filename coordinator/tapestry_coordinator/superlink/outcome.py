@@ -108,6 +108,14 @@ def read_outcome(directory: Path) -> Outcome | None:
         ) from None
 
 
+def outcome_time(directory: Path) -> float | None:
+    """Return when the outcome was written, by its file; None while there is none."""
+    try:
+        return (directory / _OUTCOME).stat().st_mtime
+    except FileNotFoundError:
+        return None
+
+
 def clear_outcome(directory: Path) -> None:
     """Delete an earlier outcome, before new work on the directory."""
     (directory / _OUTCOME).unlink(missing_ok=True)

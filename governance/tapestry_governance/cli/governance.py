@@ -368,6 +368,7 @@ def _in_words(found: "OpenedCharter") -> Iterator[str]:
     body = found.body
     yield f"federation   {found.federation}, log {body.origin}"
     yield f"coordinator  {body.coordinator.name} at {body.address}"
+    yield f"authority    {body.authority}, of its certificate"
     for name, each in sorted(found.requests.items()):
         request = each.request
         languages = ", ".join(request.languages) or "no language"

@@ -136,6 +136,8 @@ def test_a_charter_is_shown_without_its_fingerprint(vault: Path) -> None:
         assert re.search(
             f"^member       {name}: 1200 records or more, de$", shown, re.M
         )
+    authority = json.loads(listed)["charter"]["authority"]
+    assert f"\nauthority    {authority}, of its certificate\n" in shown
     assert json.loads(listed)["federation"] == "rivers"
     assert set(json.loads(listed)["members"]) == set(NAMES)
 
