@@ -72,7 +72,7 @@ class Exit:
         """Read settings, log and outbox.
 
         Raises:
-            ConfigError: ``node.toml`` is invalid.
+            ConfigError: A setting of ``node.toml`` is invalid.
             IncompleteError: The node is in no federation, or ``node.db`` was deleted.
             VerificationError: The mirror or the state was changed.
             ResourceError: A file cannot be read.

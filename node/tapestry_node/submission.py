@@ -30,7 +30,7 @@ def submit(folder: Path, entries: Sequence[bytes]) -> list[bool]:
         Of each, whether it waits; False where the log has it already.
 
     Raises:
-        ConfigError: ``node.toml`` is invalid.
+        ConfigError: A setting of ``node.toml`` is invalid.
         IncompleteError: The node has no log yet, or ``node.db`` was deleted.
         RuleError, VerificationError: The log would refuse an entry; none was kept.
         ResourceError: A file cannot be read or written.
