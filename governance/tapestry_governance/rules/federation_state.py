@@ -232,6 +232,7 @@ class FederationState:
     released: PersistentList[ReleaseRecord] = _NONE
     released_by_run: PersistentMap[str, PersistentList[ReleaseRecord]] = _EMPTY
     adapters: PersistentMap[str, AdapterPublished] = _EMPTY
+    adapter_files: PersistentMap[tuple[str, str], int] = _EMPTY  # with manifest
     publishers: PersistentMap[str, str] = _EMPTY  # adapter -> member
     published: PersistentMap[str, int] = _EMPTY  # release, adapter -> newest index
     paid_by: PersistentMap[str, int] = _EMPTY  # adapter -> index of its account

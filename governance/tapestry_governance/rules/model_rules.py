@@ -107,6 +107,9 @@ def adapter_published(
     return dataclasses.replace(
         state,
         adapters=state.adapters.set(body.name, body),
+        adapter_files=state.adapter_files.set(
+            (body.name, body.manifest_digest), body.version
+        ),
         publishers=state.publishers.set(body.name, actor),
         published=state.published.set(body.name, index),
         paid_by=state.paid_by.set(body.name, account.index),

@@ -411,6 +411,22 @@ def test_releases_and_adapters_are_withdrawn_once(world: World) -> None:
     assert world.settled.standing == []
 
 
+def test_another_version_of_an_adapter_escapes_no_vote(world: World) -> None:
+    world = World().grow()
+    older = withdrawal(world, "fr-culture")
+    index = world.propose(older, by="de")
+    account = changed(world.adapter_account(), version=2)
+    world.add(account, "fr", "node")
+    another = fake_digest("files of version 2")
+    newer = changed(world.adapter(2), version=2, manifest_digest=another)
+    world.add(newer, "fr", "community")
+    world.carry(index, OTHERS)
+    assert world.settled.is_withdrawn("fr-culture", older.subject)
+    assert not world.settled.is_withdrawn("fr-culture", another)
+    world.decide(changed(older, subject=another), *OTHERS)
+    assert world.settled.is_withdrawn("fr-culture", another)
+
+
 def test_an_adapter_under_the_digest_of_a_release_does_not_take_it_along(
     world: World,
 ) -> None:
