@@ -16,11 +16,11 @@ from tapestry_coordinator.log_reader import require_open
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.spot_check_responder import EVIDENCE
 from tapestry_governance.audit.bundle import (
-    CHECKPOINT,
     Bundle,
     add_sums,
     new_bundle,
     open_bundle,
+    read_checkpoint,
     read_small,
     write_bundle,
 )
@@ -51,7 +51,7 @@ def _write(directory: Path, bundle: Path) -> None:
     CoordinatorSettings.read(directory / "coordinator.toml")  # or it is another folder
     require_open(directory)
     public = directory / "log" / "public"
-    size = read_claim(read_small(public / CHECKPOINT)).size
+    size = read_claim(read_checkpoint(public)).size
     charter = next(tiles.read_entries(public, size))
     adapters = {
         path.name: path

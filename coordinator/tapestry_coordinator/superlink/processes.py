@@ -2,10 +2,12 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,6 +18,7 @@ from tapestry_coordinator.superlink.flower_programs import one_line
 
 _logger = logging.getLogger(__name__)
 _LAST_BYTES = 4000  # of a log that are read
+_MOST_BYTES = 16 << 20  # of a log; as much again is kept in ``NAME.log.1``
 _STOP_SECONDS = 8.0
 _HURRY_SECONDS = 1.0  # after Ctrl-C; nothing depends on a graceful end
 _QUICK_DEATH = 2.0  # a process that lives no longer than this is started more slowly
@@ -79,8 +82,12 @@ class Child:
     def tend(self) -> bool:
         """Start the process again if it ended; return whether it was started.
 
-        A process that ends at once is started again after two seconds only.
+        A process that ends at once is started again after two seconds only. A log that
+        has become too large is begun anew; what it held is kept in a second file.
         """
+        with suppress(OSError):
+            if self.log.stat().st_size > _MOST_BYTES:
+                self._begin_log_anew()
         if self.alive or time.monotonic() - self._started < _QUICK_DEATH:
             return False
         self._process = self._start()
@@ -97,6 +104,11 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def _begin_log_anew(self) -> None:
+        with suppress(OSError):  # where the disk is full, room counts for more
+            shutil.copyfile(self.log, self.log.with_name(f"{self.log.name}.1"))
+        os.truncate(self.log, 0)  # the process appends, so it goes on at the start
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._started = time.monotonic()

@@ -332,13 +332,27 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in (*folders, *files))
 
 
-def _write_log(folder: Path, public: Path) -> None:
+def read_checkpoint(public: Path) -> bytes:
+    """Read the newest cosigned checkpoint of a log's public folder.
+
+    Raises:
+        IncompleteError: The log has none yet.
+        ConfigError: The file is unreadable or not plain.
+        VerificationError: The file is too large to be one.
+    """
     path = public / CHECKPOINT
     if not path.exists():
-        message = f"{public} has no cosigned checkpoint"
-        raise IncompleteError(message, code="checkpoint-missing")
+        raise IncompleteError(
+            f"{public} has no cosigned checkpoint yet; enough members have to cosign"
+            " the log first",
+            code="checkpoint-missing",
+        )
+    return read_small(path)
+
+
+def _write_log(folder: Path, public: Path) -> None:
     heads = read_heads(public)  # before the checkpoint, so none is beyond it
-    note = read_small(path)
+    note = read_checkpoint(public)
     size = read_claim(note).size
     if heads:
         (folder / HEADS).write_bytes(encode_heads(heads))

@@ -26,6 +26,27 @@ def test_output_goes_to_the_log(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == "hello\n"
 
 
+def test_a_log_that_became_large_is_begun_anew_under_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, older, go = (tmp_path / name for name in ("log", "log.1", "go"))
+    one = child(
+        tmp_path,
+        "import pathlib, time; print('x' * 100, flush=True)\n"
+        f"while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)\n"
+        "print('after', flush=True); time.sleep(300)",
+    )
+    wait_until(lambda: log.stat().st_size == 101)
+    assert not one.tend()
+    assert not older.exists()
+    monkeypatch.setattr(processes, "_MOST_BYTES", 100)
+    assert not one.tend()
+    assert older.read_text() == "x" * 100 + "\n"
+    go.touch()
+    wait_until(lambda: log.read_text() == "after\n")
+    one.end(0.1)
+
+
 def test_what_ended_is_started_again_but_not_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
