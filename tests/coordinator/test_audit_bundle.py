@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-import pytest
-
 from tapestry.errors import ConfigError, IncompleteError, ResourceError
 from tapestry_coordinator.audit_bundle import collect_bundle
 from tests.support.commands import tapestry
