@@ -310,7 +310,8 @@ class LogPublisher:
                 said = read_reply(reply, CosignReply)
                 head = said.head.encode()
                 self._check_head(name, head, read_claim(note))
-                self._keep_line(size, said.line.encode())
+                for line in said.lines:
+                    self._keep_line(size, line.encode())
             except ResourceError:
                 raise
             except TapestryError as error:

@@ -285,10 +285,11 @@ class Node:
         self._base.check_ends()
         self._base.check_releases()
         where, now = self.directory, self.clock()
-        line = cosign(self._store, self.mirror, ring, folder=where, now=now)
+        signed = cosign(self._store, self.mirror, ring, folder=where, now=now)
+        lines = tuple(line.decode() for line in signed)
         submitted = self._submitted_entries()
         head = sign_head(self._store, self.keys["node"], read_claim(note), submitted)
-        reply = CosignReply(line=line.decode(), head=head.decode())
+        reply = CosignReply(lines=lines, head=head.decode())
         return encode_message(reply, submitted)
 
     def _submitted_entries(self) -> list[bytes]:

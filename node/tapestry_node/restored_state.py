@@ -129,11 +129,14 @@ def cosigning_key(store: NodeState, ring: KeyRing, folder: Path) -> SigningKey:
 
 def cosign(
     store: NodeState, mirror: LogMirror, ring: KeyRing, *, folder: Path, now: datetime
-) -> bytes:
-    """Cosign all that is stored; returns a signature line.
+) -> list[bytes]:
+    """Cosign all that is stored; returns signature lines.
+
+    There is one more, by the old key, while a new one is in force and no checkpoint
+    shows it: that needs a quorum of the old keys, and lacks none of them so.
 
     Guarantees:
-        The line covers what was cosigned before, by the notes of ``node.db``, also
+        A line covers what was cosigned before, by the notes of ``node.db``, also
         where the mirror is an older copy or was deleted. They are on the disk first.
 
     Raises:
@@ -157,7 +160,8 @@ def cosign(
             code="log-forked",
         )
     store.keep_cosigned(mirror.size, past.root(mirror.size).hex())
-    return mirror.cosign(key, now)
+    keys = {str(each.verify_key): each for each in (key, ring.held["witness"])}
+    return [mirror.cosign(keys[each], now) for each in keys if store.may_cosign(each)]
 
 
 def is_enough(

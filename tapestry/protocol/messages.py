@@ -215,13 +215,18 @@ class CosignRequest(Strict):
 
 
 class CosignReply(Strict):
-    """A cosignature line; entries that the node submits to the log are attached.
+    """Cosignature lines; entries that the node submits to the log are attached.
 
-    The head of the outbox is a note of the node's key over those entries
+    There are two while a witness key gives way to another one: the old line counts by
+    the set that was accepted last, the new one by the set in force. The head of the
+    outbox is a note of the node's key over those entries
     (``tapestry_governance.log.outbox_heads``).
     """
 
-    line: Annotated[str, Field(max_length=1000)]
+    lines: Annotated[
+        tuple[Annotated[str, Field(max_length=1000)], ...],
+        Field(min_length=1, max_length=2),
+    ]
     head: Annotated[str, Field(max_length=4096)]
 
 

@@ -95,7 +95,7 @@ def test_what_was_cleared_or_is_in_the_mirror_waits_no_more(
 def test_the_head_is_as_old_as_the_last_cosignature(
     world: World, tmp_path: Path
 ) -> None:
-    reply = encode_message(CosignReply(line="line", head="head"))
+    reply = encode_message(CosignReply(lines=("line",), head="head"))
     with closing(state(tmp_path)) as store:
         store.post(world.entry(world.declaration("fr"), "fr", "node"))
         store.record(reply)

@@ -153,10 +153,12 @@ def test_what_is_cosigned_is_noted_once(tmp_path: Path) -> None:
     store, ring = NodeState(tmp_path / "node.db"), ring_of(tmp_path)
     mirror = mirror_of(world, tmp_path / "view.db")
     assert store.cosigned == (0, "")
-    line = signed(store, ring, mirror)
-    assert line == mirror.cosign(ring.keys["witness"], datetime.fromtimestamp(NOW, UTC))
+    lines = signed(store, ring, mirror)
+    assert lines == [
+        mirror.cosign(ring.keys["witness"], datetime.fromtimestamp(NOW, UTC))
+    ]
     number = store.reading().number
-    assert signed(store, ring, mirror) == line
+    assert signed(store, ring, mirror) == lines
     assert store.reading().number == number
     store.close()
     store = NodeState(tmp_path / "node.db")
@@ -196,7 +198,7 @@ def mirror_of(world: World, path: Path) -> LogMirror:
     return mirror
 
 
-def signed(store: NodeState, ring: KeyRing, mirror: LogMirror) -> bytes:
+def signed(store: NodeState, ring: KeyRing, mirror: LogMirror) -> list[bytes]:
     now = datetime.fromtimestamp(NOW, UTC)
     return cosign(store, mirror, ring, folder=store.path.parent, now=now)
 

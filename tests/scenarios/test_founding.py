@@ -87,7 +87,8 @@ def test_nodes_cosign_the_log_that_they_founded(founded: Place) -> None:
             node.close()
             cosigned = decode_body(reply)
             assert isinstance(cosigned, CosignReply), reply
-            log.add_cosignature(log.size, cosigned.line.encode(), trust=trust)
+            (line,) = cosigned.lines
+            log.add_cosignature(log.size, line.encode(), trust=trust)
         public = log.publish(trust=trust)
     assert read_claim(public) == read_claim(signed)
     for name in NAMES:

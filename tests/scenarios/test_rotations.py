@@ -11,8 +11,15 @@ from tapestry.keys import SigningKey, VerifyKey
 from tapestry.protocol.messages import Kind, Message
 from tapestry.tlog.checkpoint import read_claim
 from tapestry_governance.audit.verify import AuditVerdict
-from tapestry_governance.events.member_events import KeyRotated
+from tapestry_governance.events.envelope import Author, Seen, sign_entry
+from tapestry_governance.events.member_events import (
+    KeyRotated,
+    PauseProposal,
+    ProposalMade,
+)
 from tapestry_governance.key_turn import Purpose, Reason, next_root
+from tapestry_governance.rules.ballots import voters_digest
+from tapestry_governance.rules.replay import apply
 from tests.support.commands import tapestry
 from tests.support.federation import NAMES, Deliver, Federation, unanswered
 from tests.support.federation_fixtures import Found
@@ -77,6 +84,55 @@ def test_keys_of_several_members_change_at_once(found: Found) -> None:
     assert {name: in_force(federation, "witness", name) for name in NAMES} == new
     assert {name: in_force(federation, "node", name) for name in NAMES} == nodes
     assert all(set(closed.included) == {*NAMES} for closed in federation.closed())
+    holds(federation)
+
+
+def test_a_witness_changes_while_another_member_is_away(found: Found) -> None:
+    """The old keys sign the turn as well, so a quorum needs no member more."""
+    federation = found(coordinator={"rounds": 1})
+    federation.run()
+    new = rotate(federation, NAME, "witness")
+    federation.kill(OTHER)
+    go_on(federation, "second")
+    assert OTHER not in federation.closed()[-1].included
+    member = federation.nodes[NAME].mirror.settled.members[NAME]
+    assert member.witness == new
+    assert not (keys_of(federation) / "witness.next").exists()
+    federation.start(OTHER)
+    go_on(federation, "third")
+    assert set(federation.closed()[-1].included) == {*NAMES}
+    holds(federation)
+
+
+def test_no_member_alone_puts_more_keys_into_force_than_a_quorum_can_spare(
+    found: Found,
+) -> None:
+    """It names a checkpoint that was never cosigned, as a replay cannot tell."""
+    federation = found(coordinator={"rounds": 1})
+    federation.run()
+    federation.cosign()
+    liar, *others = reversed(NAMES)
+    for name in others[:2]:
+        federation.submit(others[2], signed_rotation(federation, name, "witness")[1])
+    view, state = federation.view(liar), federation.view(liar).logged
+    author = Author(federation=state.federation, actor=liar, role="root")
+    body = ProposalMade(
+        roster=voters_digest(view.state.active), proposal=PauseProposal(kind="pause")
+    )
+    for _ in range(2):
+        size = state.past.size
+        seen = Seen(size=size, root=state.past.root(size).hex())
+        event = author.event(body, now=federation.moment(), seen=seen)
+        entry = sign_entry(event, federation.root(liar))
+        state = apply(state, entry, size)
+        federation.nodes[liar].store.post(entry)
+    federation.cosign()
+    assert federation.logged()[-1].seen == event.seen
+    assert {in_force(federation, "witness", name) for name in others[:2]} == {
+        said.key for said in federation.said(KeyRotated)
+    }
+    go_on(federation, "second")
+    assert set(federation.closed()[-1].included) == {*NAMES}
     holds(federation)
 
 

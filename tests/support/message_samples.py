@@ -50,7 +50,7 @@ def sample_bodies() -> Mapping[Kind, Strict]:
             rests=False,
         ),
         Kind.COSIGN: CosignRequest(start=1, checkpoint=note, cosigned=(note,)),
-        Kind.COSIGNATURE: CosignReply(line="— fr/witness AAAA\n", head=note),
+        Kind.COSIGNATURE: CosignReply(lines=("— fr/witness AAAA\n",), head=note),
         Kind.ADVERTISE_KEYS: AdvertiseKeysRequest(checkpoint=note),
         Kind.APPLY_RESULT: ApplyResultRequest(
             run_id="run-1",
