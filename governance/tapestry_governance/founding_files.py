@@ -393,10 +393,10 @@ def check_distinct(
     for each, file in zip_longest(requests, files):
         request = each.request
         marks = [(request.name, "name"), (request.transport, "transport key")]
-        named = VerifyKey.parse(request.witness).name
-        marks += [(f"witness {named}", "name of a witness key")]
         for what, key in zip(_KEYS, request.member.verify_keys, strict=True):
             marks += [(key.public.hex(), f"{what} key")]
+        named = VerifyKey.parse(request.witness).name
+        marks += [(f"witness {named}", "name of a witness key")]
         _claim(
             owners, f"{request.name!r} in {file}" if file else repr(request.name), marks
         )

@@ -6,9 +6,10 @@
     keys/witness.next    made by ``tapestry node rotate``; waits for that
 
 A node signs with the key that the log expects at that moment: an entry by what its
-author had accepted, a cosignature by what is stored, as both count by that. Once the
-change is in a checkpoint that a quorum cosigned, the new file takes the name of the old
-one, in one step, and with that the old key is gone.
+author had accepted, a cosignature by what is stored, as both count by that. The old
+witness key cosigns as well for as long, as a turn needs a quorum of the old set. Once
+the change is in a checkpoint that a quorum cosigned, the new file takes the name of the
+old one, in one step, and with that the old key is gone.
 
 Guarantees:
     A process that dies at any time leaves each key in one of the two files, whole, and

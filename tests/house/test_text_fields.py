@@ -78,7 +78,7 @@ TEXT = {
     "languages": "printed",
     "licence": "compared",
     "licences": "printed",
-    "line": "read by the trust policy",
+    "lines": "read by the trust policy",
     "loftq_config": "always empty",
     "metrics": "labels of metrics, printed",
     "nodes": "digested",

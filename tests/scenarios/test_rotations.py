@@ -112,22 +112,22 @@ def test_no_member_alone_puts_more_keys_into_force_than_a_quorum_can_spare(
     federation.run()
     federation.cosign()
     liar, *others = reversed(NAMES)
+    view, store = federation.view(liar), federation.nodes[liar].store
+    state = view.logged
     for name in others[:2]:
-        federation.submit(others[2], signed_rotation(federation, name, "witness")[1])
-    view, state = federation.view(liar), federation.view(liar).logged
+        store.post(rotation := signed_rotation(federation, name, "witness")[1])
+        state = apply(state, rotation, state.size)
     author = Author(federation=state.federation, actor=liar, role="root")
     body = ProposalMade(
         roster=voters_digest(view.state.active), proposal=PauseProposal(kind="pause")
     )
     for _ in range(2):
-        size = state.past.size
-        seen = Seen(size=size, root=state.past.root(size).hex())
+        seen = Seen(size=state.size, root=state.past.root(state.size).hex())
         event = author.event(body, now=federation.moment(), seen=seen)
-        entry = sign_entry(event, federation.root(liar))
-        state = apply(state, entry, size)
-        federation.nodes[liar].store.post(entry)
+        store.post(entry := sign_entry(event, federation.root(liar)))
+        state = apply(state, entry, state.size)
     federation.cosign()
-    assert federation.logged()[-1].seen == event.seen
+    assert len(federation.entries()) == state.size
     assert {in_force(federation, "witness", name) for name in others[:2]} == {
         said.key for said in federation.said(KeyRotated)
     }

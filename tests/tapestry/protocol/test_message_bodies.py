@@ -239,7 +239,7 @@ FREE_TEXT = {
     "checkpoint",
     "cosigned",
     "head",
-    "line",
+    "lines",
     "files",
 }  # parsed, and refused, where it is used
 
