@@ -103,9 +103,10 @@ def run_settings() -> dict[str, Any]:
             "max_norm": "4",
             "max_loss_increase": "1",
         },
-        "deadlines": dict.fromkeys(
-            ("cosign", *SECAGG_STAGES, "apply_result", "publish_adapter"), 1
-        ),
+        "deadlines": {
+            **dict.fromkeys(("cosign", *SECAGG_STAGES, "publish_adapter"), 1),
+            "apply_result": 60,  # ends a pass that brings several results
+        },
     }
 
 
