@@ -5,8 +5,9 @@
 //
 //	verify -log VKEY -witness VKEY ... -quorum N -dir DIR
 //	       [-outside VKEY ... -outside-quorum N]
-//	       [-former VKEY ... -former-quorum N]   a turn: all witnesses before it
 //	       [-proof FILE -entry FILE] [-old CHECKPOINT -consistency FILE]
+//	verify -dir BUNDLE -trust POLICY ...   a bundle, over the turns of its log: the
+//	       policy of the founding, then that in force after each turn
 //	verify -signer VKEY ... -entry FILE     the signatures of one entry
 //
 // Tiles are never trusted: every file is compared with hashes recomputed from the
@@ -272,8 +273,9 @@ func readBundle(data []byte) ([][]byte, error) {
 }
 
 // rebuild hashes every entry and writes down which files the log consists of.
-func rebuild(dir string, size int64) (hashes, map[string][]byte, error) {
+func rebuild(dir string, size int64) (hashes, map[string][]byte, [][]byte, error) {
 	var stored hashes
+	var all [][]byte
 	files := map[string][]byte{}
 	tiles := layout(size)
 	next := int64(0)
@@ -283,17 +285,18 @@ func rebuild(dir string, size int64) (hashes, map[string][]byte, error) {
 		}
 		data, err := os.ReadFile(filepath.Join(dir, bundlePath(tile)))
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		files[bundlePath(tile)] = data
 		entries, err := readBundle(data)
 		if err != nil || len(entries) != tile.W {
-			return nil, nil, fmt.Errorf("%s: %d entries, %v", bundlePath(tile), len(entries), err)
+			return nil, nil, nil, fmt.Errorf("%s: %d entries, %v", bundlePath(tile), len(entries), err)
 		}
+		all = append(all, entries...)
 		for _, entry := range entries {
 			more, err := tlog.StoredHashes(next, entry, stored)
 			if err != nil {
-				return nil, nil, err
+				return nil, nil, nil, err
 			}
 			stored = append(stored, more...)
 			next++
@@ -302,11 +305,11 @@ func rebuild(dir string, size int64) (hashes, map[string][]byte, error) {
 	for _, tile := range tiles {
 		data, err := tlog.ReadTileData(tile, stored)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		files[tilePath(tile)] = data
 	}
-	return stored, files, nil
+	return stored, files, all, nil
 }
 
 // superseded returns what must be in a partial file of an older checkpoint.
@@ -409,6 +412,27 @@ func (p *policy) checkConsistency(old, data []byte, now head) error {
 	return tlog.CheckTree(proof, now.size, now.root, before.size, before.root)
 }
 
+// checkLog recomputes a log from its entries, which it returns with their hashes.
+func checkLog(dir string, now head) (hashes, [][]byte, error) {
+	stored, files, entries, err := rebuild(dir, now.size)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := checkRoot(stored, now); err != nil {
+		return nil, nil, err
+	}
+	return stored, entries, checkFiles(dir, files)
+}
+
+// checkRoot compares a checkpoint with the first entries of a log.
+func checkRoot(stored hashes, at head) error {
+	root, err := tlog.TreeHash(at.size, stored)
+	if err != nil || root != at.root {
+		return fmt.Errorf("entries are not under the root of size %d: %v", at.size, err)
+	}
+	return nil
+}
+
 func (p *policy) verify(dir, proof, entry, old, consistency string) error {
 	checkpoint, err := os.ReadFile(filepath.Join(dir, "checkpoint"))
 	if err != nil {
@@ -418,15 +442,7 @@ func (p *policy) verify(dir, proof, entry, old, consistency string) error {
 	if err != nil {
 		return err
 	}
-	stored, files, err := rebuild(dir, now.size)
-	if err != nil {
-		return err
-	}
-	root, err := tlog.TreeHash(now.size, stored)
-	if err != nil || root != now.root {
-		return fmt.Errorf("entries are not under the root: %v", err)
-	}
-	if err := checkFiles(dir, files); err != nil {
+	if _, _, err := checkLog(dir, now); err != nil {
 		return err
 	}
 	if proof != "" {
@@ -522,8 +538,7 @@ func withFiles(a, b string, check func(a, b []byte) error) error {
 
 func main() {
 	var members, outside quorum
-	former := quorum{former: true}
-	var signers []string
+	var signers, policies []string
 	list := func(name, help string, to *[]string) {
 		flag.Func(name, help, func(vkey string) error {
 			*to = append(*to, vkey)
@@ -532,12 +547,11 @@ func main() {
 	}
 	list("witness", "verify key of a witness", &members.witnesses)
 	list("outside", "verify key of a witness that is no member", &outside.witnesses)
-	list("former", "verify key of a witness before a turn", &former.witnesses)
+	list("trust", "trust policy of the founding, then that after each turn", &policies)
 	list("signer", "verify key of a signer of the entry, in order of key id", &signers)
 	log := flag.String("log", "", "verify key of the log")
 	flag.IntVar(&members.number, "quorum", 0, "cosignatures needed")
 	flag.IntVar(&outside.number, "outside-quorum", 0, "cosignatures needed of these")
-	flag.IntVar(&former.number, "former-quorum", 0, "cosignatures needed of these")
 	dir := flag.String("dir", ".", "folder with checkpoint and tile/")
 	proof := flag.String("proof", "", "tlog-proof to check")
 	entry := flag.String("entry", "", "entry that it is of")
@@ -550,7 +564,9 @@ func main() {
 		err = withFiles(*entry, *entry, func(data, _ []byte) error {
 			return checkEntry(data, signers)
 		})
-	} else if p, bad := newPolicy(*log, members, outside, former); bad != nil {
+	} else if policies != nil {
+		err = follow(*dir, policies)
+	} else if p, bad := newPolicy(*log, members, outside); bad != nil {
 		err = bad
 	} else {
 		err = p.verify(*dir, *proof, *entry, *old, *consistency)

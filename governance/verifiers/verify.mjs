@@ -3,7 +3,8 @@
 //   node verify.mjs DIR QUORUM LOG-VKEY WITNESS-VKEY...   the whole log
 //   node verify.mjs PROOF ENTRY QUORUM LOG-VKEY WITNESS-VKEY...   one entry
 //   ... WITNESS-VKEY... outside QUORUM WITNESS-VKEY...   with witnesses that are no members
-//   ... WITNESS-VKEY... former QUORUM WITNESS-VKEY...   a turn: all witnesses before it
+//   node verify.mjs BUNDLE trust POLICY...   a bundle, over the turns of its log: the
+//       policy of the founding, then that in force after each turn
 //   node verify.mjs ENTRY SIGNER-VKEY...   the signatures of one entry, by key id
 //
 // Only the last section reads files; everything above runs in a browser as it is.
@@ -73,7 +74,7 @@ async function parseKey(vkey) {
   const sum = (await sha256(encoder.encode(`${name}\n`), material)).slice(0, 4);
   demand(material.length === 33 && hexOf(sum) === id && isKey(material.slice(1)), `key ${vkey}`);
   const key = await crypto.subtle.importKey("raw", material.slice(1), "Ed25519", false, ["verify"]);
-  return { name, id: sum, type: material[0], key };
+  return { name, id: sum, type: material[0], key, vkey, raw: hexOf(material.slice(1)) };
 }
 
 async function verifySignature(key, text, blob) {
@@ -160,14 +161,23 @@ function bundlePath(index, width) {
 
 async function verifyLog(read, trust) {
   const checkpoint = await openCheckpoint(await read("checkpoint", true), ...trust);
-  const leaves = [];
-  for (let at = 0; at < checkpoint.size; at += 256) {
-    const width = Math.min(256, checkpoint.size - at);
+  await verifyRoot(await readEntries(read, checkpoint.size), checkpoint);
+}
+
+async function readEntries(read, size) {
+  const all = [];
+  for (let at = 0; at < size; at += 256) {
+    const width = Math.min(256, size - at);
     const entries = splitBundle(await read(bundlePath(at / 256, width)));
     demand(entries.length === width, `${width} entries from ${at} on`);
-    leaves.push(...(await Promise.all(entries.map(leafHash))));
+    all.push(...entries);
   }
-  demand(equal(await treeRoot(leaves), checkpoint.root), "root over the entries");
+  return all;
+}
+
+async function verifyRoot(entries, { size, root }) {
+  const leaves = await Promise.all(entries.slice(0, size).map(leafHash));
+  demand(leaves.length === size && equal(await treeRoot(leaves), root), `root over ${size} entries`);
 }
 
 async function verifyProof(proof, entry, trust) {
@@ -182,6 +192,83 @@ async function verifyProof(proof, entry, trust) {
   demand(path.every((hash) => hash.length === 32), "length of a hash");
   const root = await rootFromProof(path, at, checkpoint.size, await leafHash(entry));
   demand(equal(root, checkpoint.root), "root over the proof");
+}
+
+// turns
+
+const TRUST = new RegExp(
+  "^(log ([!-~]+)\\n(?:witness [!-~]+ [!-~]+(?: [!-~]+)?\\n)+)" +
+    "group members [0-9]+((?: [!-~]+)+)\\n(?:group outside ([1-9][0-9]{0,3}) )?",
+);
+
+// a policy in the one spelling that a federation gives it: its log, the members'
+// witnesses, of whom a safe quorum must have cosigned, and outside witnesses
+async function parseTrust(text, known) {
+  const [, head, log, counted, number = "0"] = TRUST.exec(text) ?? [];
+  demand(head, "a trust policy as it is published");
+  const rows = head.split("\n").slice(1, -1).map((line) => line.split(" "));
+  const names = rows.map((row) => row[1]);
+  const [members, outside] = [counted.split(" ").length - 1, decimal(number)];
+  const quorum = Math.floor((members + Math.floor((members - 1) / 3)) / 2) + 1;
+  let groups = `group members ${quorum} ${names.slice(0, members).join(" ")}\n`;
+  if (outside > 0) {
+    groups += `group outside ${outside} ${names.slice(members).join(" ")}\n`;
+    groups += "group all 2 members outside\n";
+  }
+  const again = `${head}${groups}quorum ${outside > 0 ? "all" : "members"}\n`;
+  demand(again === text, "groups and quorums of the policy");
+  for (const vkey of [log, ...rows.map((row) => row[2])]) {
+    if (!known.has(vkey)) known.set(vkey, await parseKey(vkey)); // one object for each key
+  }
+  const keys = [log, ...rows.map((row) => row[2])].map((vkey) => known.get(vkey));
+  demand(keys.every(({ type }, at) => type === (at ? 4 : 1)), "types of the keys");
+  demand(new Set(keys.map((key) => key.raw)).size === keys.length, "no key twice");
+  const [first, second] = [keys.slice(1, members + 1), keys.slice(members + 1)];
+  const witnesses = [{ quorum, witnesses: first }, { quorum: outside, witnesses: second }];
+  return { text, keys, log: keys[0], groups: witnesses };
+}
+
+// sizes are the names of the turns, the oldest first; texts has the policy before them,
+// that after each, and one more where the newest checkpoint is a turn that has no file
+async function verifyBundle(read, sizes, texts) {
+  const [chain, known] = [[], new Map()];
+  for (const text of texts) chain.push(await parseTrust(text, known));
+  const more = chain.length - sizes.length - 1;
+  demand(more === 0 || more === 1, `${chain.length} policies with ${sizes.length} turns`);
+  demand(texts[0] === (await read("trust-policy.txt", true)), "the bundle's trust-policy.txt");
+  demand(chain.every(({ log }) => log.name === chain[0].log.name), "one name of the log");
+  demand(texts.every((text, at) => text !== texts[at - 1]), "another policy after each turn");
+  const heads = [];
+  let [before, last] = [chain[0], ""];
+  for (const [at, name] of [...sizes.map((size) => `turns/${size}`), "checkpoint"].entries()) {
+    const note = await read(name, true);
+    const text = note.split("\n\n")[0];
+    // the newest checkpoint may be that of the last turn, with lines of both sets
+    demand(text !== last || more === 0, `${name}: two turns of one size`);
+    if (text !== last) [before, last] = [chain[at], text];
+    const now = chain[Math.min(at + 1, chain.length - 1)];
+    heads.push(await openCheckpoint(note, now.log, [...now.groups, ...before.groups]));
+  }
+  const entries = await readEntries(read, heads[sizes.length].size);
+  const named = firstNamed(entries);
+  for (const [at, head] of heads.entries()) {
+    demand(at === sizes.length || sizes[at] === String(head.size), `size of turns/${sizes[at]}`);
+    await verifyRoot(entries, head);
+    const missing = chain[at + 1]?.keys.find(({ vkey }) => !(named.get(vkey) < head.size));
+    demand(!missing, `an entry of the first ${head.size} that names ${missing?.vkey}`);
+  }
+}
+
+// in which entry each verify key stands first
+function firstNamed(entries) {
+  const named = new Map();
+  for (const [at, entry] of entries.entries()) {
+    const payload = utf8.decode(base64(JSON.parse(utf8.decode(entry)).payload));
+    for (const [, vkey] of payload.matchAll(/"([^"\\+]+\+[0-9a-f]{8}\+[0-9A-Za-z+/]{44})"/g)) {
+      if (!named.has(vkey)) named.set(vkey, at);
+    }
+  }
+  return named;
 }
 
 // entries
@@ -214,7 +301,7 @@ async function verifyEntry(entry, signers) {
 
 // the files
 
-const { readFile } = await import("node:fs/promises");
+const { readFile, readdir } = await import("node:fs/promises");
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const args = process.argv.slice(2);
 if (/^[^ +]+\+[0-9a-f]{8}\+/.test(args[1])) {
@@ -223,25 +310,33 @@ if (/^[^ +]+\+[0-9a-f]{8}\+/.test(args[1])) {
   console.log("holds");
   process.exit();
 }
+const readFrom = (folder) => async (path, text) => {
+  const data = new Uint8Array(await readFile(`${folder}/${path}`));
+  return text ? utf8.decode(data) : data;
+};
+if (args[1] === "trust") {
+  const sizes = await readdir(`${args[0]}/turns`).catch((error) => {
+    demand(error.code === "ENOENT", `reading turns: ${error.code}`);
+    return [];
+  });
+  sizes.sort((a, b) => a - b);
+  const policies = await Promise.all(args.slice(2).map(async (file) => utf8.decode(await readFile(file))));
+  await verifyBundle(readFrom(args[0]), sizes, policies);
+  console.log("holds");
+  process.exit();
+}
 const single = !/^[0-9]+$/.test(args[1]);
 const [quorum, log, ...rest] = args.slice(single ? 2 : 1);
-const words = { members: [quorum], outside: ["0"], former: ["0"] };
+const words = { members: [quorum], outside: ["0"] };
 let own = words.members;
 for (const word of rest) {
-  if (word === "outside" || word === "former") own = words[word] = [];
+  if (word === "outside") own = words.outside = [];
   else own.push(word);
 }
-const members = new Map(); // who was a witness before a turn may be one still
-for (const vkey of words.members.slice(1)) members.set(vkey, await parseKey(vkey));
-const groupOf = async ([number, ...keys], known) => ({
-  quorum: decimal(number),
-  witnesses: await Promise.all(keys.map((vkey) => known.get(vkey) ?? parseKey(vkey))),
-});
-const groups = [
-  await groupOf(words.members, members),
-  await groupOf(words.outside, new Map()),
-  await groupOf(words.former, members),
-];
+const groups = [];
+for (const [number, ...keys] of [words.members, words.outside]) {
+  groups.push({ quorum: decimal(number), witnesses: await Promise.all(keys.map(parseKey)) });
+}
 const trust = [await parseKey(log), groups];
 const cosigners = groups.flatMap((group) => group.witnesses);
 demand(trust[0].type === 1 && cosigners.every((key) => key.type === 4), "types of the keys");
@@ -249,9 +344,6 @@ if (single) {
   const proof = utf8.decode(await readFile(args[0]));
   await verifyProof(proof, new Uint8Array(await readFile(args[1])), trust);
 } else {
-  await verifyLog(async (path, text) => {
-    const data = new Uint8Array(await readFile(`${args[0]}/${path}`));
-    return text ? utf8.decode(data) : data;
-  }, trust);
+  await verifyLog(readFrom(args[0]), trust);
 }
 console.log("holds");

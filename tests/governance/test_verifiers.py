@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -16,20 +15,16 @@ from tapestry.encoding import canonical_json, encode_base64
 from tapestry.errors import (
     IncompleteError,
     ProtocolError,
-    QuorumError,
     VerificationError,
 )
 from tapestry.keys import Algorithm, SigningKey, VerifyKey
-from tapestry.tlog import tiles
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.tlog.merkle import consistency_proof, leaf_hash
 from tapestry.tlog.proof import Proof
 from tapestry.tlog.tiles import Tile
 from tapestry.tlog.trust_policy import TrustPolicy
-from tapestry.tlog.turn import Turn
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.log.writer import Log
-from tests.governance.audit.test_turn_audit import NEW, turned
 from tests.support.cosigning import (
     LOG_KEY,
     TIME,
@@ -40,51 +35,14 @@ from tests.support.cosigning import (
     signing_key,
     without_line,
 )
+from tests.support.other_verifiers import SOURCES, holds
 from tests.support.outside_witness import trust_of
 from tests.support.refusals import refused
 
-SOURCES = Path(__file__).parents[2] / "governance" / "verifiers"
 KEYS = [str(LOG_KEY.verify_key), *(str(witness.verify_key) for witness in WITNESSES)]
 SIZES = (1, 2, 3, 7, 255, 256, 257, 511, 512, 513, 600)
 OLDER = 300
-QUORUMS = {4: 3, 5: 4}  # of so many members
 ORDER = 2**252 + 27742317777372353535851937790883648493  # of the group
-
-
-@pytest.fixture(scope="module")
-def go_verifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the Go verifier without network."""
-    go = os.environ.get("TAPESTRY_GO") or shutil.which("go")
-    gopath = Path(os.environ.get("TAPESTRY_GOPATH", "/usr/share/gocode"))
-    if go is None or not (gopath / "src/golang.org/x/mod/sumdb/tlog").is_dir():
-        pytest.skip(
-            "NOT CHECKED AGAINST GO: apt-get install golang-go golang-golang-x-mod-dev"
-        )
-    work = tmp_path_factory.mktemp("go")
-    settings = {
-        "CGO_ENABLED": "0",
-        "GO111MODULE": "off",
-        "GOCACHE": str(work / "cache"),
-        "GOFLAGS": "",
-        "GOPATH": str(gopath),
-        "GOPROXY": "off",
-        "GOTOOLCHAIN": "local",
-    }
-    subprocess.run(
-        [go, "build", "-o", str(work / "verify"), "main.go"],
-        cwd=SOURCES,
-        env=os.environ | settings,
-        check=True,
-    )
-    return work / "verify"
-
-
-@pytest.fixture(scope="module")
-def node() -> str:
-    found = shutil.which("node")
-    if found is None:
-        pytest.skip("NOT CHECKED AGAINST WEBCRYPTO: install Node 20 or newer")
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +70,8 @@ def _grow(directory: Path, size: int) -> None:
         )
 
 
-def _run(command: list[str]) -> bool:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode == 0) == (done.stdout == "holds\n"), done.stderr
-    return done.returncode == 0
-
-
 def _ask_go(verifier: Path, log: Path, keys: Sequence[str] = KEYS) -> bool:
-    return _run(_go_command(verifier, log, keys))
+    return holds(_go_command(verifier, log, keys))
 
 
 def _go_command(verifier: Path, log: Path, keys: Sequence[str]) -> list[str]:
@@ -137,9 +89,9 @@ def _go_command(verifier: Path, log: Path, keys: Sequence[str]) -> list[str]:
 
 def _ask_node(node: str, log: Path, keys: Sequence[str] = KEYS) -> bool:
     script = str(SOURCES / "verify.mjs")
-    whole = _run([node, script, str(log / "public"), "3", *keys])
+    whole = holds([node, script, str(log / "public"), "3", *keys])
     proof = [str(log / "entry.tlog-proof"), str(log / "entry")]
-    return whole and _run([node, script, *proof, "3", *keys])
+    return whole and holds([node, script, *proof, "3", *keys])
 
 
 @pytest.mark.slow
@@ -437,65 +389,11 @@ def test_both_count_outside_witnesses_apart_from_members(
         for witness in (*WITNESSES[:3], archive):
             log.add_cosignature(3, checkpoint.cosign(witness, time=TIME), trust=trust)
         log.publish(trust=trust)
-        assert [_run(command) for command in asked] == [True, True]
+        assert [holds(command) for command in asked] == [True, True]
         note = without_line((public / "checkpoint").read_bytes(), archive.name)
         fourth = checkpoint.cosign(WITNESSES[3], time=TIME)
         (public / "checkpoint").write_bytes(note + fourth)
-        assert [_run(command) for command in asked] == [False, False]
-
-
-ADMISSION, REMOVAL = (0, 1), (1, 2)  # the policies before and after
-TURNS = {  # whose lines a turn has, and whether it holds
-    "admission": (ADMISSION, ("de", "es", "fr", "id", NEW), True),
-    "admission, a quorum of each": (ADMISSION, ("de", "es", "fr", NEW), True),
-    "admission, of the old alone": (ADMISSION, ("de", "es", "fr"), False),
-    "admission, another order": (ADMISSION, ("de", "fr", "es", NEW), False),
-    "admission, none": (ADMISSION, (), False),
-    "removal": (REMOVAL, ("es", "fr", "id", NEW, "de"), True),
-    "removal, a quorum of each": (REMOVAL, ("es", "fr", NEW, "de"), True),
-    "removal, of the new alone": (REMOVAL, ("es", "fr", NEW), False),
-    "removal, the former first": (REMOVAL, ("de", "es", "fr", "id", NEW), False),
-    "removal, a line twice": (REMOVAL, ("es", "fr", "id", NEW, "de", "de"), False),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("turn", "lines", "holds"), TURNS.values(), ids=TURNS)
-def test_all_verifiers_agree_on_turns(
-    go_verifier: Path,
-    node: str,
-    tmp_path: Path,
-    turn: tuple[int, int],
-    lines: tuple[str, ...],
-    holds: bool,
-) -> None:
-    log = turned()
-    texts = (log.founding, *log.policies)
-    before, now = (TrustPolicy.parse(texts[each]) for each in turn)
-    size = read_claim((log.first, log.second)[turn[0]]).size
-    entries = log.world.entries[:size]
-    note = log.world.note(entries, witnesses=lines)
-    tiles.write(tmp_path, entries)
-    (tmp_path / "checkpoint").write_bytes(note)
-    key = str(log.world.log_key.verify_key)
-    new, old = ([str(w.key) for w in each.witnesses] for each in (now, before))
-    go = [
-        *(str(go_verifier), "-log", key, "-dir", str(tmp_path)),
-        *(word for each in new for word in ("-witness", each)),
-        *(word for each in old for word in ("-former", each)),
-        *("-quorum", str(QUORUMS[len(new)]), "-former-quorum", str(QUORUMS[len(old)])),
-    ]
-    script = [
-        *(node, str(SOURCES / "verify.mjs"), str(tmp_path), str(QUORUMS[len(new)])),
-        *(key, *new, "former", str(QUORUMS[len(old)]), *old),
-    ]
-    assert [_run(go), _run(script)] == [holds, holds]
-    try:
-        Turn(before=before, now=now).open_published(note)
-        ours = True
-    except (ProtocolError, QuorumError, VerificationError):
-        ours = False
-    assert ours is holds
+        assert [holds(command) for command in asked] == [False, False]
 
 
 @pytest.mark.slow
@@ -572,8 +470,8 @@ def test_all_verifiers_agree_on_the_published_events(
         (tmp_path / "entry").write_text(entry_text)
         file = str(tmp_path / "entry")
         return {
-            _run([str(go_verifier), "-signer", signer, "-entry", file]),
-            _run([node, str(SOURCES / "verify.mjs"), file, signer]),
+            holds([str(go_verifier), "-signer", signer, "-entry", file]),
+            holds([node, str(SOURCES / "verify.mjs"), file, signer]),
         }
 
     for row in EVENTS:
