@@ -15,6 +15,7 @@ from tapestry_coordinator.barred_keys import ENROLLED, read_barred
 from tapestry_coordinator.coordinator_metrics import CoordinatorMetrics
 from tapestry_coordinator.log_reader import require_open
 from tapestry_coordinator.settings import CoordinatorSettings
+from tapestry_coordinator.superlink.backoff import Backoff
 from tapestry_coordinator.superlink.supervisor import Engine
 from tapestry_coordinator.superlink.tls import certificate_end
 from tapestry_coordinator.superlink.work_log import LogFollower
@@ -23,7 +24,6 @@ _logger = logging.getLogger(__name__)
 SERVICE = "tapestry_coordinator.flower:service"
 HOME = "superlink"  # the folder of Flower's files
 _SOON = 30  # days before a certificate's end
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 
 
 def serve(folder: Path, *, tick: Callable[[], None]) -> None:
@@ -41,18 +41,16 @@ def serve(folder: Path, *, tick: Callable[[], None]) -> None:
         VerificationError, RuleError: The log breaks its rules.
         InconsistentLog: A member holds a cosigned log that this one does not lead to.
     """
-    pause = _FIRST_PAUSE
+    backoff = Backoff()
     with _alone(folder):
         while True:
-            began = time.monotonic()
+            backoff.begin()
             try:
                 _serve_once(folder, tick)
             except ResourceError as error:
-                if time.monotonic() - began > _LONGEST_PAUSE:
-                    pause = _FIRST_PAUSE
+                pause = backoff.pause()
                 _logger.warning("starting again in %.0f s: %s", pause, error)
                 _wait(pause, tick)
-                pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def _alone(folder: Path) -> FileLock:

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Self
 from tapestry.environment import without_proxies
 from tapestry.errors import ConfigError, ResourceError
 from tapestry_coordinator.superlink import process_tree
+from tapestry_coordinator.superlink.backoff import Backoff
 from tapestry_coordinator.superlink.config_files import (
     check_home,
     write_bundle,
@@ -68,7 +69,6 @@ _RELEASE_SECONDS = 15.0
 _TICK = 0.2
 _LIST_SECONDS = 5.0
 _MOST_RUNS = 12
-_LONGEST_PAUSE = 60.0
 _BARRED = (
     "%s is not let in by %s, which the log calls compromised; take the request with its"
     " new key: tapestry coordinator enroll"
@@ -257,8 +257,8 @@ class Engine:
         the same directory, where the journal says how to go on.
 
         ``app`` is what the bundle refers to; ``tick`` is called a few times a second.
-        With ``for_ever`` it is started again however often it ends, after a pause that
-        grows to a minute.
+        With ``for_ever`` it is started again however often it ends, after the pauses of
+        ``backoff``.
 
         Raises:
             TapestryError: The coordinator ended for good with this error.
@@ -267,9 +267,9 @@ class Engine:
         """
         directory = directory.absolute()
         clear_outcome(directory)
-        for number in itertools.count():
-            if number >= _MOST_RUNS and not for_ever:
-                break
+        backoff = Backoff()
+        for _ in itertools.count() if for_ever else range(_MOST_RUNS):
+            backoff.begin()
             run_id = self._submit(app, directory)
             if run_id is None:
                 continue
@@ -281,7 +281,7 @@ class Engine:
             self._forget(run_id)
             _await_release(directory)
             if for_ever:
-                self._pause(min(2.0**number, _LONGEST_PAUSE), tick or _nothing)
+                self._pause(backoff.pause(), tick or _nothing)
         raise ResourceError(
             f"{_MOST_RUNS} runs ended without an outcome;"
             f" see {self.home}/superlink.log",

@@ -322,3 +322,41 @@ def test_a_stolen_key_connects_no_more_also_after_a_restart(
         root_certificates=other.root_certificates,
         auth_key=other.auth_key,
     )
+
+
+class Failing(Engine):
+    """Its runs end without an outcome; the pauses are noted and not waited for."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        self.pauses: list[float] = []
+
+    def _submit(self, app: str, directory: Path) -> int:
+        return len(self.pauses)
+
+    def _watch(self, *_: Any) -> None:
+        return
+
+    def _forget(self, run_id: int) -> None:
+        assert run_id == len(self.pauses)
+
+    def _pause(self, seconds: float, tick: Callable[[], None]) -> None:
+        self.pauses.append(seconds)
+        if len(self.pauses) == 1100:
+            tick()
+
+
+def test_a_service_is_submitted_again_for_ever_and_a_run_a_dozen_times(
+    tmp_path: Path,
+) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    failing = Failing(tmp_path / "superlink")
+    with pytest.raises(KeyboardInterrupt):
+        failing.run(tmp_path, tick=stop, for_ever=True)
+    assert failing.pauses[:7] == [1, 2, 4, 8, 16, 32, 60]
+    failing = Failing(tmp_path / "superlink")
+    with refused(ResourceError, "runs-without-outcome", match="12 runs"):
+        failing.run(tmp_path)
+    assert failing.pauses == []
