@@ -331,7 +331,7 @@ class Failing(Engine):
         super().__init__(home)
         self.pauses: list[float] = []
 
-    def _submit(self, app: str, directory: Path) -> int:
+    def _submit(self, *_: Any) -> int:
         return len(self.pauses)
 
     def _watch(self, *_: Any) -> None:
