@@ -16,7 +16,7 @@ from tapestry_governance.events.round_events import RoundDisputed
 from tests.support.audit_bundles import attach_proof, bundle_of
 from tests.support.commands import Result
 from tests.support.log_world import World, changed
-from tests.support.proposals import withdrawal
+from tests.support.proposals import new_policy, withdrawal
 
 BASE = {
     "model.layers.0.self_attn.q_proj.weight": np.full((6, 8), 0.5, dtype=np.float32),
@@ -85,12 +85,14 @@ def make_demo(
     withdrawn: str | None = None,
     files: tuple[Path, Path] | None = None,
     rules: Mapping[str, object] = MappingProxyType({}),
+    newer: Mapping[str, object] | None = None,
 ) -> Path:
     """Lay out releases/, adapters/ and bundle/ as the demo leaves them.
 
     ``disputes`` are logged by ``fr`` after the rounds. Members approve the release, and
     withdraw what is named. ``files`` are the folders of a base and of an adapter on
-    ``base-2``, instead of those of two weights. ``rules`` are terms of the policy.
+    ``base-2``, instead of those of two weights. ``rules`` are terms of the policy,
+    and ``newer`` those that members adopt between the two rounds.
     """
     world = World(rules=dict(rules))
     base, adapter = folder / "releases" / "base-2", folder / "adapters" / "fr-culture"
@@ -107,6 +109,8 @@ def make_demo(
     world.models = {2: model_folder.read_files(base).manifest}
     world.found()
     world.run_round(1)
+    if newer is not None:
+        world.decide(new_policy(world, **newer))
     world.run_round(2)
     for each in disputes:
         world.add(each, "fr", "node")

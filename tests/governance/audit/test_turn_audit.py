@@ -85,6 +85,36 @@ def test_a_log_whose_members_changed_holds_by_the_policy_of_the_founding(
     assert counts["cosignatures"] == 3
 
 
+def test_a_log_without_any_of_its_founders_holds_by_their_policy(
+    tmp_path: Path,
+) -> None:
+    world = World().found()
+    founding, turns, members = world.trust.encode(), list[bytes](), [*NAMES]
+    for old, new in zip(NAMES, ("pl", "ro", "se", "ua"), strict=True):
+        index = world.propose(world.invent(new), by=members[-1])
+        world.carry(index, members)
+        world.add(world.declaration(new), new, "node")
+        members.append(new)
+        turns.append(world.note(witnesses=members))
+        members.remove(old)
+        index = world.propose(Removal(kind="remove", member=old), by=new)
+        world.carry(index, members)
+        world.add(world.declaration(new), new, "node")
+        turns.append(world.note(witnesses=members))
+    world.add(world.declaration("ua"), "ua", "node")
+    newest = world.note(witnesses=members)
+    log = Turned(
+        world=world, founding=founding, first=b"", second=b"", newest=newest,
+        policies=(founding, founding),
+    )  # fmt: skip
+    audit = log.audit(tmp_path / "all", *turns, trust=founding)
+    assert audit.verdict is AuditVerdict.HOLDS, audit.steps[-1]
+    assert turns_of(audit)["turns"] == 8
+    assert set(audit.state.members) == {"pl", "ro", "se", "ua"}
+    audit = log.audit(tmp_path / "none", trust=founding)
+    assert last(audit)[1:] == (AuditVerdict.FAILS, "quorum-not-reached")
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_a_log_that_ends_with_a_turn_has_lines_of_both_sets(
     tmp_path: Path, late: bool

@@ -135,13 +135,17 @@ def test_what_members_decided_is_shown_with_their_votes() -> None:
         "decided": 41,
     }
     other = {"what": "withdraw <b> by italy", "standing": "open", "yes": 0, "needed": 2}
-    run = run_of(decisions=[release, {**other, "votes": {}, "decided": None}])
+    waits = {**release, "what": "base-5", "standing": "candidate", "yes": 1}
+    waits |= {"votes": {"italy": "yes"}, "decided": None}
+    every = [release, {**other, "votes": {}, "decided": None}, waits]
+    run = run_of(decisions=every)
     drawn = assurance.decisions(run).text
     (rows,) = tables_of(drawn)
     said = ["Approved", "3 of 3 needed", "Germany: yes, Italy: no", "Entry 41"]
     assert rows[1][1:] == said
     said = ["Withdraw <b> by italy", "Open", "0 of 2 needed", "no vote", "\u2013"]
     assert rows[2] == said
+    assert rows[3][1:] == ["Candidate", "1 of 3 needed", "Italy: yes", "\u2013"]
     assert "<b>" not in drawn
     assert assurance.decisions(run_of()).text == ""
     assert "What members decided" in page_of({**figures(), "decisions": [release]})
