@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import socket
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,15 @@ def alone(found: Found, monkeypatch: pytest.MonkeyPatch) -> Federation:
     federation = found(
         train=True, coordinator={"adapters": True}, institutions=institutions
     )
+    federation.now = -timedelta(hours=72)  # commands read this machine's clock
     node = federation.directory / "nodes" / NAME
     write_lines(node / "held-out.jsonl", sentences(NAME, 60)[-6:])
     federation.run()
     federation.approve()
     federation.cosign()
+    view = federation.view(NAME)
+    times = [line.time for line in view.trust.open(view.note).cosignatures]
+    assert max(times) < time.time() - 71 * 3600
     shutil.rmtree(federation.coordinator)
     federation.now += timedelta(hours=72)
 
