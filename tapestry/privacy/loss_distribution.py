@@ -25,9 +25,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy import fft
 from numpy.typing import NDArray
-from scipy import fft
-from scipy.special import ndtr
 
 Reals = NDArray[np.float64]
 Mechanism = tuple[float, float]  # noise multiplier, sampling rate
@@ -191,6 +190,8 @@ def _normal(outcomes: Reals, mean: float, noise: float) -> tuple[float, Reals, f
 
     Each tail is counted from its own side, where it has all its digits.
     """
+    from scipy.special import ndtr  # 0.1 s of imports, which few commands need
+
     scaled = (outcomes - mean) / noise
     left, right = ndtr(scaled), ndtr(-scaled)
     is_left = scaled[1:] <= 0
