@@ -16,11 +16,23 @@ Guarantees:
     other can sign a checkpoint before the vote. Then the ballot has the newest
     checkpoint that members cosigned, and its index is beyond that.
 
+    What a ballot proves, and what only its maker says (``plain_words`` marks that):
+
+    ================  ==============================================================
+    entry, genesis    covered by the cosigned checkpoint
+    voters            of a proposal their names: it has the digest; else said
+    policy in force   a policy of this log. For the next one it is proven to be what
+                      that replaces if a round was opened under it, or it is that of
+                      the charter: one policy of a version comes into force. Else said
+    votes needed      recomputed where the policy that is replaced is proven; else said
+    votes, root keys  said; the log refuses a vote by another key
+    trust policy      said, unless the steward gives the one that it holds
+    ================  ==============================================================
+
 Not protected:
-    The trust policy, the voters, the genesis and the values of the policy in force are
-    as the file says: give the trust policy that you hold, and compare. Whether its
-    proposer signed the entry is checked by those who cosigned the log, not here. A
-    machine that shows one thing and signs another.
+    Without the steward's own trust policy all of it may be of another log. Whether its
+    proposer signed the entry, and may propose this, is checked by those who cosigned
+    the log, not here. A machine that shows one thing and signs another.
 """
 
 import secrets
@@ -28,15 +40,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self, TypedDict, get_args
 
 from pydantic import Field, model_validator
 
 from tapestry.encoding import decode_base64, digest, encode_base64
 from tapestry.errors import ConfigError, RuleError
 from tapestry.keys import SigningKey, VerifyKey
-from tapestry.schema import Digest, Name, Strict
-from tapestry.tlog.checkpoint import Checkpoint
+from tapestry.schema import Name, Strict
+from tapestry.tlog.checkpoint import Checkpoint, read_claim
 from tapestry.tlog.proof import HEADER, Proof
 from tapestry.tlog.trust_policy import CosignedCheckpoint, TrustPolicy
 from tapestry_governance.events.envelope import (
@@ -47,17 +59,26 @@ from tapestry_governance.events.envelope import (
     sign_entry,
 )
 from tapestry_governance.events.event_body import Body, Index, SignatureKey
-from tapestry_governance.events.federation_events import MAX_MEMBERS, Policy
+from tapestry_governance.events.federation_events import (
+    MAX_MEMBERS,
+    CharterAdopted,
+    Policy,
+)
 from tapestry_governance.events.member_events import (
     CoordinatorReplacement,
+    PolicyChange,
     Proposal,
     ProposalMade,
+    Removal,
+    RootReplacement,
     VoteCast,
 )
 from tapestry_governance.events.model_events import ReleasePublished
+from tapestry_governance.events.round_events import RoundOpened
 from tapestry_governance.member_view import MemberView
 from tapestry_governance.rules.ballots import Ballot, Vote, voters_digest
 from tapestry_governance.rules.replay import apply
+from tapestry_governance.rules.thresholds import needed_for_policy
 from tapestry_governance.rules.vote_rules import eligible, votes_needed
 
 MAX_BYTES = 1 << 20
@@ -66,25 +87,31 @@ VOTES: Mapping[str, Vote] = MappingProxyType({v: v for v in get_args(Vote)})
 _SALT = 32  # bytes
 
 
-class BallotPaper(Strict):
-    """A proposal or release, with all that a voter needs beside the root key."""
+class CoveredEntry(Strict):
+    """An entry of the log with its proof."""
 
-    kind: Literal["tapestry-ballot/1"]
-    federation: Name
-    genesis: Digest
-    index: Index
     entry: Annotated[str, Field(max_length=88_000)]  # base64
     proof: Annotated[str, Field(max_length=262_144)]  # a tlog-proof, or a checkpoint
-    trust: Annotated[str, Field(max_length=262_144)]  # the policy in force
-    policy: Policy  # in force
-    voters: Annotated[dict[Name, SignatureKey], Field(max_length=MAX_MEMBERS)]
-    votes: Annotated[dict[Name, Vote], Field(max_length=MAX_MEMBERS)]
-    needed: Annotated[int, Field(ge=1, le=MAX_MEMBERS)]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         decode_base64(self.entry)
         return self
+
+
+class BallotPaper(CoveredEntry):
+    """A proposal or release, with all that a voter needs beside the root key."""
+
+    kind: Literal["tapestry-ballot/2"]
+    federation: Name
+    index: Index
+    trust: Annotated[str, Field(max_length=262_144)]  # the policy in force
+    charter: CoveredEntry
+    policy: Policy  # in force
+    source: CoveredEntry | None  # has that policy; None: the charter has
+    voters: Annotated[dict[Name, SignatureKey], Field(max_length=MAX_MEMBERS)]
+    votes: Annotated[dict[Name, Vote], Field(max_length=MAX_MEMBERS)]
+    needed: Annotated[int, Field(ge=1, le=MAX_MEMBERS)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +124,8 @@ class OpenedPaper:
     paper: BallotPaper
     signed: Signed
     checkpoint: Checkpoint
+    genesis: str  # digest of the log's entry 0
+    replaces: bool  # proven: it is the next policy, after the paper's own
 
     @property
     def is_proven(self) -> bool:
@@ -156,18 +185,49 @@ def make_paper(view: MemberView, index: int) -> BallotPaper:
         ConfigError: The entry is no proposal and no release.
     """
     ballot, state = find_ballot(view, index), view.state
+    source = _source(view)
     return BallotPaper(
-        kind="tapestry-ballot/1",
+        kind="tapestry-ballot/2",
         federation=state.federation,
-        genesis=view.genesis,
         index=index,
-        entry=encode_base64(view.entries[index]),
-        proof=view.proof(index).decode(),
         trust=view.trust.encode().decode(),
+        charter=CoveredEntry(**_covered(view, 0)),
         policy=state.policy,
+        source=None if source is None else CoveredEntry(**_covered(view, source)),
         voters={name: state.members[name].root for name in eligible(state, ballot)},
         votes=dict(ballot.votes),
         needed=votes_needed(state, ballot),
+        **_covered(view, index),
+    )
+
+
+class _Covered(TypedDict):
+    entry: str
+    proof: str
+
+
+def _covered(view: MemberView, index: int) -> _Covered:
+    entry = encode_base64(view.entries[index])
+    return _Covered(entry=entry, proof=view.proof(index).decode())
+
+
+def _source(view: MemberView) -> int | None:
+    """Return the entry that tells the policy in force; None if the charter does.
+
+    The first round under it proves that it came into force, its proposal does not.
+    """
+    state, size = view.state, read_claim(view.note).size
+    if state.policy == state.charter.policy:
+        return None
+    version = state.policy.version
+    rounds = [r.opened for r in state.rounds.values() if r.policy.version == version]
+    if rounds and min(rounds) < size:
+        return min(rounds)
+    change = PolicyChange(kind="policy", policy=state.policy)
+    return next(
+        ballot.index
+        for ballot in state.ballots.values()
+        if ballot.proposal == change and ballot.outcome == "in_force"
     )
 
 
@@ -178,27 +238,114 @@ def open_paper(paper: BallotPaper, *, trust: TrustPolicy | None = None) -> Opene
 
     Raises:
         ProtocolError: A part is malformed.
-        RuleError: It is no proposal and no release, or of another federation.
-        VerificationError: The entry is not in the log that the trust policy names.
+        RuleError: It is no proposal and no release, or of another federation; or its
+            policy, voters or votes needed are not those that its entries show.
+        VerificationError: An entry is not in the log that the trust policy names.
         QuorumError: Too few witnesses cosigned that log.
     """
     entry = decode_base64(paper.entry)
     signed = open_entry(entry)
-    index, opened = _proven(
-        paper, signed, trust or TrustPolicy.parse(paper.trust.encode())
-    )
-    if index != paper.index or signed.event.federation != paper.federation:
-        raise RuleError(
-            f"the ballot says entry {paper.index} of {paper.federation!r}, it proves"
-            f" entry {index} of {signed.event.federation!r}; make it again",
-            code="ballot-inconsistent",
+    trust = trust or TrustPolicy.parse(paper.trust.encode())
+    index, opened = _proven(paper, signed, trust)
+    if (index, signed.event.federation) != (paper.index, paper.federation):
+        raise _differs(
+            f"it says entry {paper.index} of {paper.federation!r}, and proves entry"
+            f" {index} of {signed.event.federation!r}"
         )
     if not isinstance(signed.event.body, ProposalMade | ReleasePublished):
         raise RuleError(
             f"entry {paper.index} is {signed.event.type}, on which there is no vote",
             code="vote-without-subject",
         )
-    return OpenedPaper(paper=paper, signed=signed, checkpoint=opened.checkpoint)
+    start, charter = _open_covered(paper.charter, trust, opened.checkpoint)
+    if start != 0:
+        raise _differs(f"its charter is entry {start}, not entry 0")
+    told = charter
+    if paper.source is not None:
+        _, told = _open_covered(paper.source, trust, opened.checkpoint)
+    was_in_force = _tells(told.event.body, paper.policy)
+    replaces = False
+    if isinstance(signed.event.body, ProposalMade):
+        _check_voters(paper, signed.event.body)
+        replaces = _check_change(
+            paper, signed.event.body.proposal, was_in_force=was_in_force
+        )
+    return OpenedPaper(
+        paper=paper,
+        signed=signed,
+        checkpoint=opened.checkpoint,
+        genesis=charter.digest,
+        replaces=replaces,
+    )
+
+
+def _differs(said: str) -> RuleError:
+    return RuleError(
+        f"the ballot is not as a log has it: {said}; export it again",
+        code="ballot-inconsistent",
+    )
+
+
+def _open_covered(
+    covered: CoveredEntry, trust: TrustPolicy, checkpoint: Checkpoint
+) -> tuple[int, Signed]:
+    """Return an entry and its index, under the checkpoint of the ballot's own."""
+    signed = open_entry(decode_base64(covered.entry))
+    proof = Proof.parse(covered.proof.encode())
+    found = proof.verify(signed.entry, trust).checkpoint
+    if found != checkpoint:
+        raise _differs("its proofs have different checkpoints")
+    return proof.index, signed
+
+
+def _tells(body: Body, policy: Policy) -> bool:
+    """Require that an entry has a policy; return whether it was in force by it.
+
+    A proposal may have lost against another of the same version.
+    """
+    told, was_in_force = None, True
+    match body:
+        case CharterAdopted():
+            told = body.policy.digest
+        case RoundOpened():
+            told = body.manifest.policy_digest
+        case ProposalMade(proposal=PolicyChange(policy=proposed)):
+            told, was_in_force = proposed.digest, False
+    if told != policy.digest:
+        raise _differs("its policy in force is not that of its source")
+    return was_in_force
+
+
+def _check_voters(paper: BallotPaper, body: ProposalMade) -> None:
+    """Require the members to whom the proposal was put, less the one it is about."""
+    names, about = set(paper.voters), body.proposal
+    possible = [names]
+    if isinstance(about, Removal | RootReplacement):
+        possible.append(names | {about.member})
+        if about.member in names:
+            raise _differs(f"{about.member!r} votes on itself")
+    if body.roster not in map(voters_digest, possible):
+        raise _differs(
+            "its voters are not those of the proposal, which lapsed, or it was changed"
+        )
+
+
+def _check_change(
+    paper: BallotPaper, proposal: Proposal, *, was_in_force: bool
+) -> bool:
+    """Check a next policy against the one in force; return whether that is proven."""
+    if not isinstance(proposal, PolicyChange):
+        return False
+    before, after = paper.policy, proposal.policy
+    if after.version != before.version + 1:
+        raise _differs(
+            f"it says policy {before.version} is in force, the proposal is"
+            f" {after.version}"
+        )
+    count = needed_for_policy(before, after, members=len(paper.voters))
+    if was_in_force and paper.needed != count:
+        raise _differs(f"{count} yes are needed, not {paper.needed}")
+    return was_in_force
 
 
 def _proven(

@@ -68,9 +68,9 @@ class MemberView:
                 code="entry-missing",
             )
         note = spelled_for(self.trust, self.note)
-        if index >= read_claim(note).size:
+        if index >= (size := read_claim(note).size):
             return note
-        tree = Tree(map(leaf_hash, self.entries))
+        tree = Tree(map(leaf_hash, self.entries[:size]))
         hashes = tuple(tree.inclusion_proof(index))
         return Proof(index=index, hashes=hashes, checkpoint=note).encode()
 

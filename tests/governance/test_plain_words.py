@@ -34,10 +34,14 @@ def test_a_change_of_policy_is_shown_term_by_term_old_and_new(world: World) -> N
     ]  # fmt: skip
     lines = list(proposal_lines(change, before))
     assert lines[0] == "policy 2 in place of 1:"
-    assert [line.split() for line in lines[1:]] == [
-        ["version", "1", "->", "2"],
-        ["epsilon_cap", "8", "->", "4"],
-        ["max_attempt", "3", "->", "7"],
+    rows = policy_rows(change.policy)
+    assert [line[2:].split()[:2] for line in lines[1:]] == [
+        [term, value.split()[0]] for term, value in rows.items()
+    ]
+    assert [line.split() for line in lines[1:] if "(was" in line or "*" in line] == [
+        ["*", "version", "2", "(was", "1)"],
+        ["*", "epsilon_cap", "4", "(was", "8)"],
+        ["*", "max_attempt", "7", "(was", "3)"],
     ]
 
 
@@ -46,9 +50,9 @@ def test_what_becomes_of_a_withdrawal_is_said_in_words(world: World) -> None:
     change = new_policy(world, withdrawn_warns=("old", "superseded"))
     said = "\n".join(proposal_lines(change, before))
     assert "withdrawn_warns" in said
-    was, _, now = said.splitlines()[-1].partition("  ->  ")
-    assert was.endswith(" refused, whatever the reason")
-    assert now == "used with a warning if old or superseded, else refused"
+    now, _, was = said.splitlines()[-1].partition("  (was ")
+    assert was == "refused, whatever the reason)"
+    assert now.endswith(" used with a warning if old or superseded, else refused")
     found = proposal(world, "withdraw")
     (line,) = proposal_lines(found, before)
     assert line.endswith(": harmful; the policy refuses it")

@@ -42,6 +42,8 @@ TEXT = {
     "BallotPaper.trust": "read as a trust policy",
     "CharterAdopted.address": "told to people, who dial it",
     "CharterFile.entry": "decoded",
+    "CoveredEntry.entry": "decoded",
+    "CoveredEntry.proof": "read as a proof",
     "CoordinatorReplacement.address": "told to people, who dial it",
     "InvitationTerms.address": "told to people, who dial it",
     "InvitationTerms.authority": "read as a certificate",

@@ -202,13 +202,20 @@ def vote(subject: str, choice: str, **given: Unpack[_VoteOptions]) -> None:
     """
     from tapestry.storage.durable_files import replace_file
     from tapestry_governance import ballot_paper
+    from tapestry_governance.plain_words import paper_lines
 
     if choice not in ballot_paper.VOTES:
         message = f"{choice!r} is no vote; say yes, no or abstain"
         raise ConfigError(message, code="usage")
     opened = _paper(subject, given)
+    from_file = given["node"] is None and given["bundle"] is None
+    if from_file and given["trust"] is None:
+        console.note(
+            "note: without --trust the ballot's own witnesses count: it agrees with"
+            " itself, and who made it is not known"
+        )
     if not given["as_json"]:
-        for line in _paper_in_words(opened):
+        for line in paper_lines(opened, from_file=from_file):
             console.say(line)
         console.say(f"vote      {choice}")
     digest, salt = None, b""
@@ -274,27 +281,6 @@ def _in_words(proposal: "Proposal", view: "MemberView") -> Iterator[str]:
     yield f"log       {view.state.federation}, {len(view.entries)} entries"
     for line in proposal_lines(proposal, view.state.policy):
         yield f"proposal  {line}"
-
-
-def _paper_in_words(opened: "OpenedPaper") -> Iterator[str]:
-    from tapestry_governance.plain_words import proposal_lines
-
-    paper, event = opened.paper, opened.signed.event
-    yield f"log       {paper.federation}, {opened.checkpoint.size} entries, genesis"
-    yield f"          {paper.genesis}"
-    if opened.proposal is not None:
-        yield f"entry     {paper.index}, proposed by {event.actor}"
-        if not opened.is_proven:
-            yield "          (not cosigned: no coordinator signs the log before this)"
-        for line in proposal_lines(opened.proposal, paper.policy):
-            yield f"proposal  {line}"
-    if (release := opened.release) is not None:
-        yield f"entry     {paper.index}, {release.name} of {release.run_id}, round"
-        yield f"          {release.round_number}"
-        yield f"manifest  {release.manifest_digest}"
-        yield f"model     {release.model_digest}"
-    said = ", ".join(f"{name} {each}" for name, each in paper.votes.items())
-    yield f"so far    {said or 'no vote'}; {paper.needed} yes are needed"
 
 
 def _say_written(what: str, place: Path, *, as_json: bool) -> None:

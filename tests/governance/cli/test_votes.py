@@ -18,6 +18,7 @@ from tests.support.audit_bundles import bundle_of
 from tests.support.commands import Result, tapestry
 from tests.support.founding_place import ok, refuses
 from tests.support.log_world import World
+from tests.support.proposals import new_policy
 
 
 @pytest.fixture
@@ -97,6 +98,28 @@ def test_a_vote_without_a_network_needs_the_ballot_and_the_key(
     salt = bytes.fromhex((vault / "de.salt").read_text())
     assert body.reasons == digest(salt + b"it speaks well")
     assert (vault / "de.salt").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_next_policy_is_signed_by_its_ballot_with_every_term_in_sight(
+    world: World, place: Path
+) -> None:
+    index = world.propose(new_policy(world, epsilon_cap="999"))
+    bundle_of(world, place / "later")
+    ok(governance("export", index, "--bundle", place / "later" / "bundle"))
+    (place / "trust.txt").write_bytes(world.trust.encode())
+    words = ("vote", place / f"{index}.ballot", "yes", "--key", place / "de.key")
+    alone = ok(governance(*words))
+    assert "without --trust the ballot's own witnesses count" in alone.stderr
+    held = ok(governance(*words, "--trust", place / "trust.txt"))
+    assert held.stderr == ""
+    assert held.stdout == alone.stdout
+    assert "* epsilon_cap            999  (was 8)" in held.stdout
+    assert "  max_attempt            3\n" in held.stdout
+    assert "so far    no vote (the file says)" in held.stdout
+    log = ok(governance("vote", index, "yes", "--bundle", place / "later" / "bundle",
+                        "--key", place / "de.key"))  # fmt: skip
+    assert log.stderr == ""
+    assert "the file says" not in log.stdout
 
 
 def test_a_vote_at_the_nodes_own_folder_needs_no_file(
