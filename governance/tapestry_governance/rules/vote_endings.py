@@ -40,7 +40,8 @@ def disown(
         so: they bound all the rest.
     """
     for ballot in state.ballots.values():
-        if ballot.outcome in {"open", "decided"}:
+        is_theirs = name == ballot.by or name in ballot.votes
+        if is_theirs and ballot.outcome in {"open", "decided"}:
             is_late = bool(ballot.proposal) and ballot.voters != voters
             stands = voters is not None and is_late
             state = _take_back(state, ballot, name, stands=stands)
