@@ -50,7 +50,7 @@ from tapestry_governance.log.writer import Log
 from tapestry_governance.member_view import MemberView
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply_all
-from tapestry_governance.rules.vote_rules import votes_for, votes_needed
+from tapestry_governance.rules.thresholds import votes_for, votes_needed
 
 TRUST = "trust-policy.txt"
 WITNESSES = "witness-policy.txt"  # for outside witnesses, once they need it

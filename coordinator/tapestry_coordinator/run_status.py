@@ -39,7 +39,7 @@ from tapestry_governance.log.tile_writer import CHECKPOINT
 from tapestry_governance.log.turns import Turns
 from tapestry_governance.log.writer import Log
 from tapestry_governance.rules.federation_state import FederationState
-from tapestry_governance.rules.vote_rules import votes_for, votes_needed
+from tapestry_governance.rules.thresholds import votes_for, votes_needed
 from tapestry_governance.vote_count import newest_counts
 
 _TAIL = 1 << 16  # bytes of the progress file that are looked at

@@ -78,8 +78,11 @@ from tapestry_governance.events.round_events import RoundOpened
 from tapestry_governance.member_view import MemberView
 from tapestry_governance.rules.ballots import Ballot, Vote, voters_digest
 from tapestry_governance.rules.replay import apply
-from tapestry_governance.rules.thresholds import needed_for_policy
-from tapestry_governance.rules.vote_rules import eligible, votes_needed
+from tapestry_governance.rules.thresholds import (
+    eligible,
+    needed_for_policy,
+    votes_needed,
+)
 
 MAX_BYTES = 1 << 20
 VOTES: Mapping[str, Vote] = MappingProxyType({v: v for v in get_args(Vote)})

@@ -15,7 +15,7 @@ from tapestry_governance.events.model_events import AdapterPublished
 from tapestry_governance.rules.ballots import Ballot, Vote
 from tapestry_governance.rules.federation_state import FederationState, Standing
 from tapestry_governance.rules.settlement import settle
-from tapestry_governance.rules.vote_rules import eligible, votes_for, votes_needed
+from tapestry_governance.rules.thresholds import eligible, votes_for, votes_needed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

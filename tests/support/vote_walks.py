@@ -44,7 +44,8 @@ class Walk:
         world, draw = self.world, self.draw
         size = len(world.entries) - (draw.below(4) if draw.chance(0.3) else 0)
         seen = None if draw.chance(0.1) else world.seen(size)
-        state = settle(world.folded, seen=max(size if seen else 0, world.folded.shown))
+        before = world.folded
+        state = settle(before, seen=max(size if seen else 0, before.shown))
         body, actor, role = self._choose(state)
         key = state.key_of(actor, role) or world.key(actor, role).verify_key
         signers = [self.signing[key.keyid]]
@@ -56,6 +57,7 @@ class Walk:
         self.codes["taken"] += 1
         if isinstance(body, VoteCast):
             self._check_decision(state, body.subject)
+        self._check_stolen(before, body, actor)
         check_promises(world.folded)
 
     def _choose(self, state: FederationState) -> _Choice:
@@ -118,6 +120,19 @@ class Walk:
         )
         return aborted, lead, "coordinator"
 
+    def _check_stolen(self, before: FederationState, body: Body, actor: str) -> None:
+        """Demand that no vote outlives the stolen root key that it was signed with."""
+        for (name, purpose), keys in self.world.folded.former_keys.items():
+            is_new = keys[-1] not in before.former_keys.get((name, purpose), ())
+            if purpose != "root" or not is_new or not keys[-1].compromised:
+                continue
+            self.codes["root stolen"] += 1
+            after = (body.subject,) if isinstance(body, VoteCast) else ()
+            own = after if actor == name else ()
+            for index, ballot in self.world.folded.ballots.items():
+                is_open = ballot.outcome in {"open", "decided"}
+                assert not is_open or name not in ballot.votes or index in own
+
     def _check_decision(self, before: FederationState, subject: int) -> None:
         """Count the votes again where one decided."""
         ballot = self.world.folded.ballots[subject]
@@ -145,6 +160,8 @@ def check_promises(state: FederationState) -> None:
     for index, ballot in state.ballots.items():
         is_open = ballot.outcome in {"open", "decided"}
         assert (index in state.open_proposals) == is_open
+        if is_open:  # or the votes would count again once the name is admitted again
+            assert ballot.votes.keys() == ballot.casts.keys() <= state.active.keys()
         is_decided = ballot.outcome == "decided"
         assert since.get(index) == (ballot.decided if is_decided else None)
     assert list(since.values()) == sorted(since.values())

@@ -26,8 +26,9 @@ class Ballot:
     ``open`` becomes ``decided`` by the vote that reaches the threshold, and ``open``
     again by one that is changed. The next entry whose author saw the decision in a
     cosigned checkpoint puts it ``in_force``. A proposal that is open when the voters
-    change has ``lapsed``; one that cannot be put in force any more is ``overtaken``;
-    one that lacks the votes while its author votes no is ``withdrawn``.
+    change, or its author's root key is replaced as lost or stolen, has ``lapsed``; one
+    that cannot be put in force any more is ``overtaken``; one that lacks the votes
+    while its author votes no is ``withdrawn``.
     """
 
     index: int  # of its entry in the log

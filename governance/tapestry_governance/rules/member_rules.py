@@ -14,7 +14,7 @@ from tapestry_governance.events.federation_events import CharterAdopted
 from tapestry_governance.events.member_events import CharterAccepted, KeyRotated
 from tapestry_governance.events.possession import check_possession, check_rotation
 from tapestry_governance.events.privacy_events import DpAccounted
-from tapestry_governance.rules.ballots import Waiting
+from tapestry_governance.rules.ballots import Waiting, voters_digest
 from tapestry_governance.rules.federation_state import FederationState, round_key
 from tapestry_governance.rules.persistent_collections import PersistentList
 from tapestry_governance.rules.proposal_rules import (
@@ -24,8 +24,10 @@ from tapestry_governance.rules.proposal_rules import (
 )
 from tapestry_governance.rules.round_records import ReleaseRecord, RoundRecord
 from tapestry_governance.rules.settlement import calls_compromised, lapse
+from tapestry_governance.rules.vote_endings import disown, rotation_count
 
-MAX_ROTATIONS = 24  # of a member between two openings of rounds
+MAX_ROTATIONS = 24  # of a member between two openings of rounds, by one root key
+MAX_ROOTS = 4  # of a member between two openings: one stolen begins a new count
 _READERS = 2  # other members that a founder hears the fingerprint from
 OWED = (  # about what a member did before it left, or was in when it did
     round_events.ContributionCommitted,
@@ -124,11 +126,13 @@ def member_left(state: FederationState, *, actor: str, index: int) -> Federation
     Guarantees:
         It needs nobody's consent and waits for nothing. A round that is open goes on
         with it, and after that it counts in the quorum no more, unless fewer than two
-        members would. Its obligations stay.
+        members would. Its obligations stay, its votes on what is not in force do not.
     """
     waiting = (*state.waiting, Waiting(since=index, subject=index))
     left = state.left.set(actor, index)
-    return lapse(dataclasses.replace(state, left=left, waiting=waiting))
+    following = dataclasses.replace(state, left=left, waiting=waiting)
+    voters = voters_digest(state.active)
+    return lapse(disown(following, actor, voters=voters))
 
 
 def key_rotated(
@@ -163,16 +167,20 @@ def key_rotated(
     check_rotation(body, by=key, name=actor, federation=state.federation)
     if body.purpose == "witness":
         _check_witness_name(state, body, actor=actor)
-    opened, number = state.counted(state.rotated, actor)
-    if number > MAX_ROTATIONS:
+    count = rotation_count(actor, body.purpose)
+    opened, number = state.counted(state.rotated, count)
+    is_root = body.purpose == "root"
+    most, what = (MAX_ROOTS, "root keys") if is_root else (MAX_ROTATIONS, "keys")
+    if number > most:
         raise RuleError(
-            f"{actor!r} gave itself {MAX_ROTATIONS} new keys since the last round was"
-            " opened, which is as many as it may; wait for the next round",
+            f"{actor!r} gave itself {most} new {what} since the last round was opened,"
+            " which is as many as it may; wait for the next round, or, if others know"
+            " its root key, have the members vote for another",
             code="rotations-too-many",
         )
     return dataclasses.replace(
         state,
-        rotated=state.rotated.set(actor, (opened, number)),
+        rotated=state.rotated.set(count, (opened, number)),
         rotations=state.rotations.set(index, (actor, body)),
         waiting=(*state.waiting, Waiting(since=index, subject=index)),
     )

@@ -28,7 +28,7 @@ from tapestry_governance.events.member_events import (
     Proposal,
     Withdrawal,
 )
-from tapestry_governance.rules.ballots import Ballot, Outcome, Waiting, voters_digest
+from tapestry_governance.rules.ballots import Ballot, Waiting, voters_digest
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.proposal_rules import (
     check_possible,
@@ -36,6 +36,7 @@ from tapestry_governance.rules.proposal_rules import (
     dismiss,
     enact,
 )
+from tapestry_governance.rules.vote_endings import disown, end
 
 _AT_ONCE = (PauseProposal, Withdrawal)  # also while a round is open
 _FEWEST = 2  # members count in the quorum, also those that left
@@ -123,7 +124,10 @@ def take_effect(state: FederationState, waiting: Waiting) -> FederationState:
     if _is_possible(state, ballot):
         following = enact(state, ballot.proposal, index=waiting.since)
         if _names_witnesses(following):
-            return lapse(end(following, ballot, "in_force"))
+            following = end(following, ballot, "in_force")
+            if ballot.concerned is not None:  # removed, or its root key replaced
+                following = disown(following, ballot.concerned)
+            return lapse(following)
     return end(state, ballot, "overtaken")
 
 
@@ -144,17 +148,15 @@ def _is_possible(state: FederationState, ballot: Ballot) -> bool:
     return True
 
 
-def end(state: FederationState, ballot: Ballot, outcome: Outcome) -> FederationState:
-    """End the vote on a proposal or a release."""
-    ended = dataclasses.replace(ballot, outcome=outcome)
-    return dataclasses.replace(
-        state,
-        ballots=state.ballots.set(ballot.index, ended),
-        open_proposals=tuple(i for i in state.open_proposals if i != ballot.index),
-    )
-
-
 def _rotate(state: FederationState, name: str, body: KeyRotated) -> FederationState:
+    following = _turn(state, name, body)
+    is_stolen = body.purpose == "root" and body.reason == "compromised"
+    if following is not state and is_stolen:
+        return disown(following, name, voters=voters_digest(state.active))
+    return following
+
+
+def _turn(state: FederationState, name: str, body: KeyRotated) -> FederationState:
     """Give a member its new key, unless it left or the key was taken since.
 
     A transport key was reserved by the entry: no other can have taken it.
@@ -192,5 +194,5 @@ def _leave(state: FederationState, index: int) -> FederationState:
     """Take a member that left out of the quorum, unless it came back since."""
     for name, at in state.left.items():
         if at == index and name in state.members:
-            return dismiss(state, name)
+            return disown(dismiss(state, name), name)
     return state

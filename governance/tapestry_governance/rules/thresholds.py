@@ -15,6 +15,9 @@ from fractions import Fraction
 from math import ceil
 
 from tapestry_governance.events.federation_events import Policy, Share
+from tapestry_governance.events.member_events import PauseProposal, PolicyChange
+from tapestry_governance.rules.ballots import Ballot
+from tapestry_governance.rules.federation_state import FederationState
 
 _GRAVE = ("voting", "witnesses", "outside_quorum", "withdrawn_warns")
 
@@ -43,6 +46,30 @@ def needed_for_policy(before: Policy, after: Policy, *, members: int) -> int:
     if any(getattr(before, term) != getattr(after, term) for term in _GRAVE):
         shares += [*_shares(before), *_shares(after)]
     return max(needed(each, voters=members, members=members) for each in shares)
+
+
+def eligible(state: FederationState, ballot: Ballot) -> list[str]:
+    """List the members who may vote."""
+    return [name for name in state.active if name != ballot.concerned]
+
+
+def votes_needed(state: FederationState, ballot: Ballot) -> int:
+    """Return how many yes votes it takes, by the members and the policy now."""
+    members, voting = len(state.active), state.policy.voting
+    match ballot.proposal:
+        case PolicyChange(policy=policy):
+            return needed_for_policy(state.policy, policy, members=members)
+        case PauseProposal(kind="pause"):
+            majority = members // 2 + 1
+            few = min(voting.pause, majority)
+            return majority if state.pause_lifted else max(2, few)
+    share = getattr(voting, ballot.kind)
+    return needed(share, voters=len(eligible(state, ballot)), members=members)
+
+
+def votes_for(state: FederationState, ballot: Ballot) -> int:
+    """Count the yes votes of those who may vote."""
+    return sum(ballot.votes.get(name) == "yes" for name in eligible(state, ballot))
 
 
 def _shares(policy: Policy) -> list[Share]:

@@ -10,8 +10,6 @@ import dataclasses
 from tapestry.errors import RuleError
 from tapestry_governance.events.member_events import (
     Admission,
-    PauseProposal,
-    PolicyChange,
     ProposalMade,
     VoteCast,
 )
@@ -23,8 +21,9 @@ from tapestry_governance.rules.proposal_rules import (
     enact,
     reserve_transport,
 )
-from tapestry_governance.rules.settlement import end, take_effect
-from tapestry_governance.rules.thresholds import needed, needed_for_policy
+from tapestry_governance.rules.settlement import take_effect
+from tapestry_governance.rules.thresholds import eligible, votes_for, votes_needed
+from tapestry_governance.rules.vote_endings import end
 
 MAX_PROPOSALS = 4  # of a member, open at a time
 MAX_CASTS = 8  # votes of a member on one subject
@@ -124,30 +123,6 @@ def vote_cast(
         casts=ballot.casts.set(actor, ballot.casts.get(actor, 0) + 1),
     )
     return _count(state, ballot, index, by=actor)
-
-
-def eligible(state: FederationState, ballot: Ballot) -> list[str]:
-    """List the members who may vote."""
-    return [name for name in state.active if name != ballot.concerned]
-
-
-def votes_needed(state: FederationState, ballot: Ballot) -> int:
-    """Return how many yes votes it takes, by the members and the policy now."""
-    members, voting = len(state.active), state.policy.voting
-    match ballot.proposal:
-        case PolicyChange(policy=policy):
-            return needed_for_policy(state.policy, policy, members=members)
-        case PauseProposal(kind="pause"):
-            majority = members // 2 + 1
-            few = min(voting.pause, majority)
-            return majority if state.pause_lifted else max(2, few)
-    share = getattr(voting, ballot.kind)
-    return needed(share, voters=len(eligible(state, ballot)), members=members)
-
-
-def votes_for(state: FederationState, ballot: Ballot) -> int:
-    """Count the yes votes of those who may vote."""
-    return sum(ballot.votes.get(name) == "yes" for name in eligible(state, ballot))
 
 
 def _count(

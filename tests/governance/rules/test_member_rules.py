@@ -18,7 +18,7 @@ from tapestry_governance.events.member_events import (
 )
 from tapestry_governance.events.possession import rotation_statement
 from tapestry_governance.events.round_events import RoundOpened
-from tapestry_governance.rules.member_rules import MAX_ROTATIONS, former_key
+from tapestry_governance.rules.member_rules import MAX_ROOTS, MAX_ROTATIONS, former_key
 from tapestry_governance.rules.persistent_collections import PersistentList
 from tapestry_governance.rules.round_records import ReleaseRecord
 from tests.support.log_world import (
@@ -29,6 +29,7 @@ from tests.support.log_world import (
     fake_digest,
     renamed,
 )
+from tests.support.proposals import new_key, new_root
 from tests.support.refusals import refused
 
 PROPOSAL = ProposalMade(
@@ -433,6 +434,24 @@ def test_a_member_has_so_many_new_keys_between_two_rounds() -> None:
     world.rotate("es", "witness")
     world.add(RoundOpened(manifest=world.manifest()))
     world.rotate("fr", "witness", seed="more")
+
+
+def test_new_keys_by_a_stolen_root_key_use_up_none_of_the_next_ones() -> None:
+    """Its root keys do: else a member had new keys without end by itself."""
+    world = World().found()
+    for turn in range(MAX_ROOTS):
+        for number in range(MAX_ROTATIONS):
+            world.rotate("fr", "node", seed=f"{turn}-{number}")
+        with refused(RuleError, "rotations-too-many", match="24 new keys"):
+            world.rotate("fr", "node", seed="more", reason="compromised")
+        world.rotate("fr", "root", seed=str(turn), reason="compromised")
+        world.keys["fr", "root"] = world.keys["fr", "root'"]
+    world.rotate("fr", "node", seed="last", reason="compromised")
+    with refused(RuleError, "rotations-too-many", match="4 new root keys"):
+        world.rotate("fr", "root", seed="more", reason="compromised")
+    world.carry(world.propose(new_root("fr"), by="de"), ("de", "es", "id"))
+    world.keys["fr", "root"] = new_key("found-again")
+    world.rotate("fr", "root", seed="more", reason="compromised")
 
 
 def test_a_former_key_is_found_for_what_was_owed_when_it_ended() -> None:

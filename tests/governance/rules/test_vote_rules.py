@@ -10,23 +10,23 @@ from tapestry.encoding import digest
 from tapestry.errors import RuleError
 from tapestry.keys import SigningKey
 from tapestry_governance.events.member_events import (
+    Admission,
     MemberLeft,
     PauseProposal,
     ProposalMade,
     Removal,
     VoteCast,
 )
+from tapestry_governance.events.possession import PURPOSES, prove_possession
 from tapestry_governance.rules.ballots import Vote, voters_digest
 from tapestry_governance.rules.federation_state import FederationState
+from tapestry_governance.rules.thresholds import eligible, votes_for, votes_needed
 from tapestry_governance.rules.vote_rules import (
     MAX_CASTS,
     MAX_PROPOSALS,
     MAX_WITHDRAWALS,
-    eligible,
     proposal_made,
     vote_cast,
-    votes_for,
-    votes_needed,
 )
 from tests.support.log_world import NAMES, World, fake_digest
 from tests.support.proposals import KINDS, new_policy, new_root, proposal
@@ -425,8 +425,40 @@ def test_a_release_keeps_its_votes_when_the_members_change(world: World) -> None
     world.add(MemberLeft(), "id", "root")
     state = world.folded
     assert votes_for(state, state.ballots[index]) == 1
+    assert eligible(state, state.ballots[index]) == ["de", "es", "fr"]
     world.vote(index, "es")
     assert world.folded.ballots[index].outcome == "decided"  # two of three
+
+
+@pytest.mark.parametrize("how", ["left", "removed"])
+def test_no_vote_comes_back_with_the_name_of_a_former_member(
+    world: World, how: str
+) -> None:
+    index = world.folded.release_named("base-1").index
+    world.vote(index, "de", "id")
+    if how == "removed":
+        world.decide(Removal(kind="remove", member="id"), "de", "es", "fr")
+    else:
+        world.add(MemberLeft(), "id", "root")
+    world.decide(come_back(world, "id"), "de", "es", "fr")
+    state = world.settled
+    assert "id" in state.active
+    assert votes_for(state, state.ballots[index]) == 1
+    world.vote(index, "es")
+    assert world.folded.ballots[index].outcome == "open"
+    world.vote(index, "id")
+    assert world.folded.ballots[index].outcome == "decided"
+
+
+def come_back(world: World, name: str) -> Admission:
+    """Ask for admission once more, by other keys."""
+    for purpose in ("root", *PURPOSES):
+        world.rotation(name, purpose, seed="again")
+        world.keys[name, purpose] = world.keys[name, f"{purpose}'"]
+    request = world.request(name)
+    keys = {each: world.keys[name, each] for each in PURPOSES}
+    proofs = prove_possession(request, keys, federation="tapestry")
+    return Admission(kind="admit", request=request, possession=proofs)
 
 
 def test_a_policy_that_lowers_a_share_takes_the_largest_one(world: World) -> None:
