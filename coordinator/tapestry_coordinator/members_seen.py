@@ -13,11 +13,12 @@ from typing import Annotated, TypeGuard
 
 from pydantic import Field
 
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ResourceError, TapestryError
 from tapestry.inputs.plain_file import read_plain
 from tapestry.protocol.folder_faults import FolderFault
 from tapestry.protocol.messages import Identity
-from tapestry.schema import Digest, Name, Strict
+from tapestry.schema import Digest, Name, Plain, Strict
 from tapestry.storage import durable_files
 from tapestry_coordinator.superlink.outcome import is_worked_on
 
@@ -36,6 +37,7 @@ class SeenMember(Strict):
     software: Digest  # by its last greeting
     entries: Annotated[int, Field(ge=0)]  # of the log, that it had then
     refuses: FolderFault | None  # everything, by its last greeting
+    epsilon_limit: Plain  # of its own policy, by its last greeting
 
 
 class _SeenMembers(Strict):
@@ -70,6 +72,7 @@ class MembersFile:
                 software=said.software,
                 entries=said.size,
                 refuses=said.refuses,
+                epsilon_limit=said.epsilon_limit,
             )
         if known == self._known:
             return
@@ -91,6 +94,16 @@ def _gone(seen: SeenMember, now: str) -> SeenMember:
 def read_members(directory: Path) -> dict[str, SeenMember] | None:
     """Return the members that were ever seen; None while no coordinator works."""
     return _read(directory / FILE) if is_worked_on(directory) else None
+
+
+def own_limits(directory: Path) -> dict[str, float]:
+    """Return the epsilon that each member allows itself, by its last greeting.
+
+    Edge cases:
+        A member that was never seen has none here.
+    """
+    seen = _read(directory / FILE)
+    return {name: decode_decimal(seen[name].epsilon_limit) for name in seen}
 
 
 def _read(path: Path) -> dict[str, SeenMember]:

@@ -37,6 +37,7 @@ from tapestry.workloads.base import Workload
 from tapestry.workloads.workload_registry import open_workload
 from tapestry_coordinator.log_publisher import event_of
 from tapestry_coordinator.log_reader import read_settled
+from tapestry_coordinator.members_seen import own_limits
 from tapestry_coordinator.round_plan import StartingPoint, check_run
 from tapestry_coordinator.run_folders import (
     HELD_OUT,
@@ -87,6 +88,7 @@ class PlannedRun:
     epsilon: Mapping[str, float]  # of the run, by member
     epsilon_after: Mapping[str, float]  # with all that the log has of the member
     cap: float
+    refusing: Mapping[str, float]  # members above their own limit, and that limit
     upload: int  # bytes a node sends in a round
     disk: int  # bytes the coordinator keeps of a round until it is released
     rounds: int
@@ -101,6 +103,7 @@ class PlannedRun:
             "noise_multiplier": self.noise_multiplier,
             "epsilon": dict(self.epsilon),
             "epsilon_after": dict(self.epsilon_after),
+            "refusing": dict(self.refusing),
             "upload_bytes": self.upload,
             "disk_bytes": self.disk,
             "round_seconds": self.seconds,
@@ -117,6 +120,8 @@ class PlannedRun:
                 f"epsilon  {name}: {epsilon:.3f}; with what is spent {after:.3f} of"
                 f" {self.cap:g}"
             )
+        for name, limit in self.refusing.items():
+            yield f"refused  by {name}, whose own limit is {limit:g}: without it, then"
         yield f"seconds  {self._time()}"
         yield f"upload   {_spelled(size(self.upload))} from each node in a round"
         kept = _spelled(size(self.disk))
@@ -168,7 +173,8 @@ def plan_run(directory: Path, wish: Wish) -> PlannedRun:
     Raises:
         ConfigError: A setting is invalid, the model or the held-out data do not fit,
             a run of this name is there, or members keep the base no more.
-        RuleError: A member would spend more than the policy allows.
+        RuleError: A member would spend more than the policy allows, or too many more
+            than they allow themselves.
     """
     place = directory / QUEUE / wish.name
     if place.exists() or run_folder(directory, wish.name).exists():
@@ -192,6 +198,7 @@ def plan_run(directory: Path, wish: Wish) -> PlannedRun:
             " --epsilon",
             code="epsilon-above-cap",
         )
+    refusing = _refusing(directory, after, state)
     _queue(place, settings, wish)
     return PlannedRun(
         folder=place,
@@ -200,12 +207,36 @@ def plan_run(directory: Path, wish: Wish) -> PlannedRun:
         epsilon=epsilon,
         epsilon_after=after,
         cap=cap,
+        refusing=refusing,
         rounds=wish.rounds,
         seconds=_measured(first, entries),
         most_seconds=sum(settings.deadlines.of(stage) for stage in SECAGG_STAGES),
         upload=4 * first.length,
         disk=4 * first.length * (len(records) + 1),
     )
+
+
+def _refusing(
+    directory: Path, after: Mapping[str, float], state: FederationState
+) -> dict[str, float]:
+    """Return the members that will refuse a run by their own limits, as they said.
+
+    Raises:
+        RuleError: The others are fewer than a round needs.
+    """
+    limits = own_limits(directory)
+    found = {
+        name: limits[name] for name in after if after[name] > limits.get(name, math.inf)
+    }
+    if len(after) - len(found) < state.policy.min_cohort:
+        said = ", ".join(f"{name} (its own limit is {found[name]:g})" for name in found)
+        raise RuleError(
+            f"this run would be refused by {said}, and a round needs"
+            f" {state.policy.min_cohort} of {len(after)} members; plan fewer rounds or"
+            " steps, or less --epsilon",
+            code="epsilon-above-own-limits",
+        )
+    return found
 
 
 def _records(state: FederationState, entries: Sequence[bytes]) -> dict[str, int]:

@@ -114,6 +114,7 @@ class OpenFolder:
                 held_out=progress.held_out,
                 refuses=progress.refuses,
                 rests=progress.rests,
+                epsilon_limit=self.settings.policy.epsilon_limit,
             )
         )
 

@@ -54,7 +54,15 @@ from tapestry.protocol.secagg_messages import (
     UploadHead,
 )
 from tapestry.protocol.stages import RoundStage
-from tapestry.schema import DOCUMENT_LIMIT, Digest, FileName, InOrder, Name, Strict
+from tapestry.schema import (
+    DOCUMENT_LIMIT,
+    Digest,
+    FileName,
+    InOrder,
+    Name,
+    Plain,
+    Strict,
+)
 
 BODY_LIMIT = DOCUMENT_LIMIT
 NOTE_LIMIT = 1 << 18  # characters of a signed checkpoint
@@ -202,6 +210,7 @@ class Identity(Strict):
     held_out: Digest | None  # the public data of the gate that it has
     refuses: FolderFault | None  # all but a greeting: its folder is at fault
     rests: bool  # it begins no round now: paused, out of hours, short of disk, leaving
+    epsilon_limit: Plain  # of its own policy, over all that it ever spends
 
 
 class CosignRequest(Strict):

@@ -23,12 +23,19 @@ from tests.support.refusals import refused
 
 
 @pytest.fixture
-def federation(found: Found, base: Base, monkeypatch: pytest.MonkeyPatch) -> Federation:
+def planned(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans are made with the base that is loaded here."""
+
     def open_base(*_: Any) -> Any:
         base.workload.load(base.replica.parameters)
         return base.workload
 
     monkeypatch.setattr(run_planner, "open_workload", open_base)
+
+
+@pytest.fixture
+def federation(found: Found, request: pytest.FixtureRequest) -> Federation:
+    request.getfixturevalue("planned")
     return found(policy={"epsilon_cap": "4"})
 
 
@@ -54,6 +61,32 @@ def files(federation: Federation) -> list[Path]:
     """List a coordinator's files but those that SQLite keeps beside its own."""
     found = sorted(federation.coordinator.rglob("*"))
     return [path for path in found if not path.name.endswith(("-shm", "-wal"))]
+
+
+@pytest.mark.usefixtures("planned")
+@pytest.mark.parametrize("few", [1, 2])
+def test_who_will_refuse_by_its_own_limit_is_named_before_anything_starts(
+    found: Found, few: int
+) -> None:
+    """Of four members a round needs three."""
+    own = {"policy": {"epsilon_limit": "3", "fallback_epsilon_limit": "3"}}
+    federation = found(
+        policy={"epsilon_cap": "4"}, institutions=dict.fromkeys(NAMES[:few], own)
+    )
+    federation.cosign()  # greets them
+    if few == 1:
+        made = plan_run(federation.coordinator, wish(federation))
+        assert made.refusing == {NAMES[0]: 3.0}
+        (line,) = (each for each in made.lines() if each.startswith("refused"))
+        assert f"by {NAMES[0]}, whose own limit is 3:" in line
+        return
+    before = files(federation)
+    said = "fi .*limit is 3.*fr .*limit is 3.* needs 3 of 4"
+    with refused(RuleError, "epsilon-above-own-limits", match=said):
+        plan_run(federation.coordinator, wish(federation))
+    assert files(federation) == before
+    less = plan_run(federation.coordinator, wish(federation, epsilon=0.5))
+    assert less.refusing == {}
 
 
 def test_the_noise_keeps_the_promise_of_the_smallest_member(

@@ -60,5 +60,6 @@ def identity(
             held_out=None,
             refuses=None,
             rests=False,
+            epsilon_limit="8",
         )
     )

@@ -48,6 +48,7 @@ def sample_bodies() -> Mapping[Kind, Strict]:
             held_out="sha256:" + "7" * 64,
             refuses=None,
             rests=False,
+            epsilon_limit="8",
         ),
         Kind.COSIGN: CosignRequest(start=1, checkpoint=note, cosigned=(note,)),
         Kind.COSIGNATURE: CosignReply(lines=("— fr/witness AAAA\n",), head=note),

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import ProtocolError
+from tapestry.inputs.setting_types import DECIMAL
 from tapestry.protocol import messages
 from tapestry.protocol.messages import (
     BODY_LIMIT,
@@ -227,7 +228,8 @@ def test_a_value_of_another_type_is_refused(kind: Kind, path: Path) -> None:
 
 def _is_patterned(schema: dict[str, Any]) -> bool:
     kinds = [each for each in schema.get("anyOf", [schema]) if each != {"type": "null"}]
-    return all("pattern" in each or "enum" in each for each in kinds)
+    ruled = {"pattern", "enum", *DECIMAL}
+    return all(ruled & each.keys() for each in kinds)
 
 
 PATTERNED = [
