@@ -179,6 +179,7 @@ def _ask(count: int) -> dict[str, Any]:
     asks = [{"chunk": i, "round_number": 1} for i in range(count)]
     rest: dict[str, Any] = {
         "checkpoint": None,
+        "epsilon_limit": "8",
         "held_out": None,
         "name": "fr",
         "other_proof": None,
