@@ -7,7 +7,7 @@ from typing import TypedDict, Unpack
 import click
 
 from tapestry.cli import console
-from tapestry.cli.commands import PATH, Argument, Command, as_json
+from tapestry.cli.commands import OWN_FOLDER, PATH, Argument, Command, as_json
 from tapestry.cli.passphrases import new_passphrase, passphrase_file
 from tapestry.errors import ConfigError
 from tapestry_governance.cli.audit import read_trust
@@ -19,7 +19,7 @@ from tapestry_governance.cli.governance import (
 )
 
 new_folder = click.argument(
-    "folder", cls=Argument, type=PATH, metavar="FOLDER", help="The node's folder."
+    "folder", cls=Argument, type=OWN_FOLDER, metavar="FOLDER", help="The node's folder."
 )
 
 
