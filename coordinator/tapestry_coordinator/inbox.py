@@ -10,7 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tapestry.encoding import digest
-from tapestry.errors import ProtocolError, RuleError, VerificationError
+from tapestry.errors import (
+    ProtocolError,
+    ResourceError,
+    RuleError,
+    VerificationError,
+)
 from tapestry.inputs.plain_file import read_plain
 from tapestry.storage import durable_files
 from tapestry.tlog.tiles import MAX_ENTRY_BYTES
@@ -82,13 +87,13 @@ class Inbox:
         if path in self._stuck:
             return
         self._stuck.add(path)
-        _logger.error(
-            "cannot take entries from %s: %s; the log goes on without it. It has to"
-            " belong to the user of this service: chown it, and start again"
-            " [inbox-closed]",
-            path,
-            error.strerror,
+        found = ResourceError(
+            f"cannot take entries from {path}: {error.strerror}; the log goes on"
+            " without it. It has to belong to the user of this service: chown it, and"
+            " start again",
+            code="inbox-closed",
         )
+        _logger.error("%s [%s]", found, found.code)
 
 
 def _try(add: Callable[[bytes], object], entry: bytes, path: Path) -> None:
