@@ -14,9 +14,9 @@ from tapestry_coordinator.coordinator_backup_commands import (
 from tapestry_coordinator.founding_commands import (
     charter,
     enroll,
-    folder_argument,
     init,
     open_command,
+    read_folder,
     renew,
 )
 from tapestry_coordinator.run_commands import bundle, end, plan, retry, run, submit
@@ -44,7 +44,7 @@ app.add_command(recover)
 
 
 @app.command()
-@folder_argument
+@read_folder
 @click.option("--watch", is_flag=True, help="Show each change until Ctrl-C.")
 @as_json
 def status(folder: Path, watch: bool, as_json: bool) -> None:

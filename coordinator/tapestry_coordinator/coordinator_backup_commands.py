@@ -7,12 +7,12 @@ import click
 
 from tapestry.cli import console
 from tapestry.cli.commands import PATH, Argument, Command, as_json
-from tapestry_coordinator.founding_commands import folder_argument
+from tapestry_coordinator.founding_commands import folder_argument, read_folder
 from tapestry_governance.cli.audit import read_trust
 
 
 @click.command(cls=Command)
-@folder_argument
+@read_folder
 @click.option(
     "--output", "-o", type=PATH, metavar="DIR", required=True, help="A new folder."
 )

@@ -18,6 +18,7 @@ from tapestry.tlog.freshness import Times
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_coordinator.led_log import MARKER
 from tapestry_coordinator.log_publisher import event_of
+from tapestry_coordinator.members_seen import read_members
 from tapestry_coordinator.run_folders import waiting
 from tapestry_coordinator.superlink.tls import certificate_end
 from tapestry_governance.audit.bundle import read_small
@@ -28,6 +29,7 @@ from tapestry_governance.log.outbox_heads import HeadReport, read_heads
 from tapestry_governance.log.turns import Turns
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply_all
+from tapestry_governance.rules.settlement import settle
 
 _DAY = 86_400
 
@@ -65,7 +67,9 @@ class CoordinatorMetrics:
             _counter("rounds_total", "Rounds that ended", "outcome", self._rounds),
             _counter("abort_total", "Rounds without a sum", "reason", self._aborts),
             _gauge("log_entries", "Entries of the log", state.size),
-            _gauge("members", "Members of the federation", len(state.members)),
+            _gauge("members", "Members that have not left", len(state.active)),
+            *self._member_metrics(state),
+            _gauge("open_proposals", "Proposals and releases to vote on", self._open()),
             _gauge("disputes", "Disputes in the log", disputes),
             _gauge("runs_waiting", "Runs in the queue", len(waiting(self._folder))),
             _gauge("restored", "1 while members are asked", float(self._is_marked)),
@@ -109,6 +113,23 @@ class CoordinatorMetrics:
                 found = HeadReport.of(self._heads, state=state, sizes=self._sizes)
                 return len({*found.withheld, *found.stale})
         return len(state.active)
+
+    def _open(self) -> int:
+        """Count what members vote on, as the public checkpoint shows it decided."""
+        if self._state is None:
+            return 0
+        seen = max([*self._sizes[-1:], self._state.shown])
+        ballots = settle(self._state, seen=seen).ballots.values()
+        return sum(each.outcome == "open" for each in ballots)
+
+    def _member_metrics(self, state: FederationState) -> Iterator[Metric]:
+        """Count as ``coordinator status`` does; none is here while none works."""
+        seen = read_members(self._folder) or {}
+        known = [seen[name] for name in state.active if name in seen]
+        behind = len(state.active) - sum(m.entries >= state.size for m in known)
+        here = sum(each.here for each in known)
+        yield _gauge("members_here", "Members that are connected", here)
+        yield _gauge("members_behind", "Members that lacked entries at last", behind)
 
     @property
     def _is_marked(self) -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import click
 
 from tapestry.cli import console
-from tapestry.cli.commands import PATH, Argument, Command, as_json
+from tapestry.cli.commands import OWN_FOLDER, PATH, Argument, Command, as_json
 from tapestry.cli.passphrases import known_passphrase, new_passphrase, passphrase_file
 
 if TYPE_CHECKING:
@@ -17,9 +17,16 @@ WORKLOAD = "language"
 folder_argument = click.argument(
     "folder",
     cls=Argument,
-    type=PATH,
+    type=OWN_FOLDER,
     metavar="FOLDER",
     help="The coordinator's folder.",
+)
+read_folder = click.argument(
+    "folder",
+    cls=Argument,
+    type=PATH,
+    metavar="FOLDER",
+    help="The coordinator's folder, which is only read.",
 )
 
 

@@ -10,7 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tapestry.encoding import digest
-from tapestry.errors import ProtocolError, RuleError, VerificationError
+from tapestry.errors import (
+    ProtocolError,
+    ResourceError,
+    RuleError,
+    VerificationError,
+)
 from tapestry.inputs.plain_file import read_plain
 from tapestry.storage import durable_files
 from tapestry.tlog.tiles import MAX_ENTRY_BYTES
@@ -27,6 +32,7 @@ class Inbox:
     def __init__(self, directory: Path) -> None:
         """Take the coordinator's folder."""
         self._folder = directory / FOLDER
+        self._stuck: set[Path] = set()  # said already
 
     def put(self, entry: bytes) -> Path:
         """Keep an entry until the log has it; returns its file."""
@@ -35,26 +41,66 @@ class Inbox:
         return path
 
     def waiting(self) -> list[Path]:
-        """Return the files of the entries that wait, in order of name."""
-        return sorted(path for path in self._folder.glob("*.entry") if path.is_file())
+        """Return the files of the entries that wait, in order of name.
+
+        Edge cases:
+            A folder that cannot be read is said once, and has none. A file that could
+            not be taken does not wait.
+        """
+        try:
+            names = [path for path in self._folder.iterdir() if path.suffix == ".entry"]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            self._say_stuck(self._folder, error)
+            return []
+        return sorted(each for each in names if each not in self._stuck)
 
     def empty(self, add: Callable[[bytes], object]) -> None:
         """Hand each entry to ``add``, and drop it.
 
         Edge cases:
             One that the log refuses is dropped with its reason in the service's log:
-            whoever signed it can look at the log and sign another.
+            whoever signed it can look at the log and sign another. A file that cannot
+            be read or deleted, as that of another user, is said once and left where it
+            is: the log goes on without it.
 
         Raises:
             TapestryError: The log or the disk fails; what is left waits.
-        OSError: A file cannot be read; what is left waits.
         """
         for path in self.waiting():
             try:
-                add(read_plain(path, limit=MAX_ENTRY_BYTES))
-            except (RuleError, VerificationError, ProtocolError) as error:
+                entry = read_plain(path, limit=MAX_ENTRY_BYTES)
+            except VerificationError as error:
                 _logger.warning("dropping %s: %s", path.name, error)
-            path.unlink(missing_ok=True)
+            except OSError as error:
+                self._say_stuck(path, error)
+                continue
+            else:
+                _try(add, entry, path)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                self._say_stuck(path, error)
+
+    def _say_stuck(self, path: Path, error: OSError) -> None:
+        if path in self._stuck:
+            return
+        self._stuck.add(path)
+        found = ResourceError(
+            f"cannot take entries from {path}: {error.strerror}; the log goes on"
+            " without it. It has to belong to the user of this service: chown it, and"
+            " start again",
+            code="inbox-closed",
+        )
+        _logger.error("%s [%s]", found, found.code)
+
+
+def _try(add: Callable[[bytes], object], entry: bytes, path: Path) -> None:
+    try:
+        add(entry)
+    except (RuleError, VerificationError, ProtocolError) as error:
+        _logger.warning("dropping %s: %s", path.name, error)
 
 
 def check_entries(directory: Path, entries: Sequence[bytes]) -> None:

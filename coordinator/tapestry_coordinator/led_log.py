@@ -27,6 +27,7 @@ class LedLog:
     trust: bytes  # the trust policy's file
     members: AuthenticatedGrid
     publisher: LogPublisher
+    inbox: Inbox
 
     def close(self) -> None:
         """Close the log."""
@@ -72,13 +73,14 @@ def open_led_log(
         keys=lambda: publisher.all_node_keys if restored else publisher.node_keys,
         notice=MembersFile(directory).write,
     )
+    inbox = Inbox(directory)
     publisher = LogPublisher(
         log,
         trust=policy,
         key=author,
         grid=members,
         deadline=deadline,
-        inbox=Inbox(directory),
+        inbox=inbox,
     )
     if publisher.logged.lead.log != str(key.verify_key):
         log.close()
@@ -90,7 +92,7 @@ def open_led_log(
         )
     publisher.notice = lambda state: bar(directory / ENROLLED, state.stolen_transports)
     publisher.notice(publisher.state)
-    return LedLog(trust=trust, members=members, publisher=publisher)
+    return LedLog(trust=trust, members=members, publisher=publisher, inbox=inbox)
 
 
 def _log_key(directory: Path) -> SigningKey:

@@ -10,7 +10,7 @@ import click
 
 from tapestry.cli import console
 from tapestry.cli.commands import PATH, Argument, Command, as_json
-from tapestry_coordinator.founding_commands import folder_argument
+from tapestry_coordinator.founding_commands import folder_argument, read_folder
 
 _DIGITS = 18  # of a number among a workload's options
 
@@ -250,7 +250,7 @@ def _say_asked(folder: Path, name: str, verb: str, *, as_json: bool) -> None:
 
 
 @click.command(cls=Command)
-@folder_argument
+@read_folder
 @click.option(
     "--output", "-o", type=PATH, metavar="DIR", required=True, help="The new bundle."
 )

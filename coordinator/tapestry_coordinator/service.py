@@ -22,7 +22,6 @@ from tapestry.errors import (
 from tapestry_coordinator import run
 from tapestry_coordinator.catching_up import LastRun, last_run
 from tapestry_coordinator.grid import Grid
-from tapestry_coordinator.inbox import Inbox
 from tapestry_coordinator.journal import Journal
 from tapestry_coordinator.led_log import LedLog, open_led_log
 from tapestry_coordinator.refusals import is_at_fault
@@ -175,14 +174,13 @@ def tend_log(directory: Path, grid: Grid, *, until: Callable[[], bool]) -> None:
     """
     every = CoordinatorSettings.read(directory / "coordinator.toml").cosign_every
     log = open_led_log(directory, grid, deadline=_COSIGN_SECONDS)
-    inbox = Inbox(directory)
     with closing(log), last_run(directory, log) as last:
         run.end_lost_round(directory, log.publisher)
         here: set[str] = set()
         due = time.monotonic()
         while not until():
             now = set(log.members.nodes())
-            is_due = time.monotonic() >= due or inbox.waiting()
+            is_due = time.monotonic() >= due or log.inbox.waiting()
             if now - here or (now and is_due):
                 _serve(log, last, sorted(now), came=now - here)
                 has_more = last is not None and last.has_more

@@ -46,6 +46,7 @@ class Applicant:
     name: str
     country: str | None  # None: the name
     data: Path
+    base: str  # as this machine names the model of the invitation
     language: str | None  # needed where the data folder says neither
     licence: str | None
     root: VerifyKey | None  # None: the root key is made here
@@ -71,10 +72,14 @@ def apply(
     """
     check_invitation(invitation)
     terms = invitation.terms
-    _check_base(terms, workload)
+    _check_base(terms, applicant.base, workload)
     path = folder / "node.toml"
     is_new = not path.exists()
-    settings = _draft(terms, applicant, workload) if is_new else NodeSettings.read(path)
+    settings = (
+        _draft(folder, terms, applicant, workload=workload)
+        if is_new
+        else NodeSettings.read(path)
+    )
     for name, said, is_there in _named(folder, settings, terms, applicant):
         if said != is_there:
             _refuse_other(path, name, said, is_there)
@@ -106,18 +111,20 @@ def _named(
     """Yield what node.toml may not say otherwise than the command does."""
     data = (applicant.data.resolve(), (folder / settings.data).resolve())
     yield "data", str(data[0]), str(data[1])
+    yield "base", applicant.base, settings.base
     yield "country", applicant.country or settings.country, settings.country
     yield "federation", terms.federation, settings.federation
     yield "name", applicant.name, settings.name
 
 
-def _check_base(terms: InvitationTerms, workload: Workload) -> None:
+def _check_base(terms: InvitationTerms, base: str, workload: Workload) -> None:
     bases = terms.policy.bases
     here = workload.given.manifest.digest
     if bases != "any" and here not in {each.model for each in bases}:
         raise ConfigError(
-            f"the base {terms.base!r} is {here} here, the invitation names"
-            f" {', '.join(each.model for each in bases)}; get the same files",
+            f"the base {base!r} is {here} here, the invitation names"
+            f" {', '.join(each.model for each in bases)}; get the same files, and name"
+            " their folder with --base",
             code="base-differs",
         )
 
@@ -178,8 +185,16 @@ def _refuse_other(path: Path, name: str, said: str, is_there: str) -> NoReturn:
     )
 
 
+def _data(folder: Path, data: Path) -> str:
+    """Name the records; relative where the folder has them, so that both can move."""
+    home, place = folder.resolve(), data.resolve()
+    if home in place.parents:
+        return str(place.relative_to(home))
+    return str(data.absolute())
+
+
 def _draft(
-    terms: InvitationTerms, applicant: Applicant, workload: Workload
+    folder: Path, terms: InvitationTerms, applicant: Applicant, *, workload: Workload
 ) -> NodeSettings:
     policy = terms.policy
     private = {"noise": "local", "epsilon": "1", "clip_norm": "1"}
@@ -188,8 +203,8 @@ def _draft(
         "federation": terms.federation,
         "country": applicant.country or applicant.name,
         "workload": terms.workload,
-        "base": terms.base,
-        "data": str(applicant.data.absolute()),
+        "base": applicant.base,
+        "data": _data(folder, applicant.data),
         "policy": {
             "min_cohort": policy.min_cohort,
             "max_colluding": policy.max_colluding,

@@ -5,18 +5,9 @@ from pathlib import Path
 import click
 
 from tapestry.cli import console
-from tapestry.cli.commands import PATH, Argument, Command, as_json
+from tapestry.cli.commands import OWN_FOLDER, PATH, Argument, Command, as_json
 from tapestry.cli.exit_status import ExitStatus
-
-_folder = click.argument(
-    "folder",
-    cls=Argument,
-    type=PATH,
-    metavar="[FOLDER]",
-    default=Path(),
-    help="The node's folder, with node.toml; default: the current one.",
-)
-
+from tapestry_node.operator_commands import read_folder
 
 _output = click.option(
     "--output", "-o", type=PATH, metavar="DIR", required=True, help="A new folder."
@@ -24,7 +15,7 @@ _output = click.option(
 
 
 @click.command(cls=Command)
-@_folder
+@read_folder
 @_output
 @as_json
 def backup(folder: Path, output: Path, as_json: bool) -> None:
@@ -45,7 +36,7 @@ def backup(folder: Path, output: Path, as_json: bool) -> None:
 @click.command(cls=Command)
 @click.argument("backup", cls=Argument, type=PATH, metavar="DIR", help="The backup.")
 @click.argument(
-    "folder", cls=Argument, type=PATH, metavar="FOLDER", help="A new folder."
+    "folder", cls=Argument, type=OWN_FOLDER, metavar="FOLDER", help="A new folder."
 )
 @as_json
 def restore(backup: Path, folder: Path, as_json: bool) -> None:
@@ -67,7 +58,7 @@ def restore(backup: Path, folder: Path, as_json: bool) -> None:
 
 
 @click.command(cls=Command)
-@_folder
+@read_folder
 @_output
 @as_json
 def bundle(folder: Path, output: Path, as_json: bool) -> None:
@@ -82,7 +73,7 @@ def bundle(folder: Path, output: Path, as_json: bool) -> None:
 
 
 @click.command(cls=Command)
-@_folder
+@read_folder
 @_output
 @as_json
 def export(folder: Path, output: Path, as_json: bool) -> ExitStatus:

@@ -25,6 +25,7 @@ from tapestry_node.operator_commands import (
     leave,
     node_folder,
     pause,
+    read_folder,
     resume,
     status,
     tells_its_end,
@@ -143,7 +144,7 @@ def run(
 
 
 @app.command()
-@node_folder
+@read_folder
 @as_json
 def check(folder: Path, as_json: bool) -> ExitStatus:
     """Check all that a node needs before it joins; nothing is written.
@@ -167,7 +168,7 @@ def check(folder: Path, as_json: bool) -> ExitStatus:
 
 
 @app.command()
-@node_folder
+@read_folder
 @as_json
 def budget(folder: Path, as_json: bool) -> None:
     """Show what the ledger says was spent and what is left, whatever the data are."""
@@ -205,7 +206,7 @@ def budget(folder: Path, as_json: bool) -> None:
 
 
 @app.command()
-@node_folder
+@read_folder
 @as_json
 def egress(folder: Path, as_json: bool) -> None:
     """Show every message that left, with its size and digest."""

@@ -2,12 +2,12 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
 from tapestry.cli import console
-from tapestry.cli.commands import PATH, Argument, Command, as_json
+from tapestry.cli.commands import OWN_FOLDER, PATH, Argument, Command, as_json
 from tapestry.cli.passphrases import new_passphrase, passphrase_file
 from tapestry.errors import ConfigError
 from tapestry_governance.cli.audit import read_trust
@@ -18,14 +18,18 @@ from tapestry_governance.cli.governance import (
     open_charter_file,
 )
 
+if TYPE_CHECKING:
+    from tapestry.workloads.base import Workload
+
 new_folder = click.argument(
-    "folder", cls=Argument, type=PATH, metavar="FOLDER", help="The node's folder."
+    "folder", cls=Argument, type=OWN_FOLDER, metavar="FOLDER", help="The node's folder."
 )
 
 
 class _NodeOptions(TypedDict):
     invite: Path
     data: Path
+    base: str | None
     name: str | None
     country: str | None
     language: str | None
@@ -42,6 +46,11 @@ class _NodeOptions(TypedDict):
 )
 @click.option(
     "--data", type=PATH, metavar="DIR", required=True, help="The folder of the records."
+)
+@click.option(
+    "--base",
+    metavar="BASE",
+    help="The invitation's model, as this machine has it: a name or a folder.",
 )
 @click.option("--name", metavar="NAME", help="The institution; default: the folder's.")
 @click.option("--country", metavar="TEXT", help="For cards; default: the name.")
@@ -61,12 +70,12 @@ def init(folder: Path, **given: Unpack[_NodeOptions]) -> None:
     The root key asks for a passphrase, unless it was made on another machine. What is
     there is kept. The request tells a number of records, rounded down, and no text.
     """
-    from tapestry.workloads.workload_registry import open_workload
     from tapestry_governance.founding_files import Invitation, read_document
     from tapestry_governance.member_folder import has_keys, read_public_root
     from tapestry_node.applicant import Applicant, apply
 
     invitation = read_document(given["invite"], Invitation)
+    base = _base(folder, given["base"], invitation.terms.base)
     name = given["name"] or folder.absolute().name
     root = None if given["root"] is None else read_public_root(given["root"], name)
     passphrase = None
@@ -77,12 +86,14 @@ def init(folder: Path, **given: Unpack[_NodeOptions]) -> None:
         name=name,
         country=given["country"],
         data=given["data"],
+        base=base,
         language=given["language"],
         licence=given["licence"],
         root=root,
         passphrase=passphrase,
     )
-    workload = open_workload(invitation.terms.workload, invitation.terms.base)
+    is_given = given["base"] is not None
+    workload = _open(invitation.terms.workload, base, is_given=is_given)
     made = apply(folder, invitation, applicant, workload=workload).request
     path = folder / f"{name}.request"
     if given["as_json"]:
@@ -94,6 +105,31 @@ def init(folder: Path, **given: Unpack[_NodeOptions]) -> None:
     said = ", ".join([f"{made.records} records or more", *made.languages])
     console.say(f"request   {path}: send it to the coordinator; it says {said}")
     console.say(f"next      tapestry node check {folder}")
+
+
+def _base(folder: Path, given: str | None, invited: str) -> str:
+    """Return the base as node.toml names it: a folder by its full path."""
+    from tapestry_node.settings import NodeSettings
+
+    path = folder / "node.toml"
+    if given is None:
+        return NodeSettings.read(path).base if path.exists() else invited
+    return str(Path(given).absolute()) if Path(given).is_dir() else given
+
+
+def _open(workload: str, base: str, *, is_given: bool) -> "Workload":
+    from tapestry.workloads.workload_registry import open_workload
+
+    try:
+        return open_workload(workload, base)
+    except ConfigError as error:
+        if error.code != "base-unknown" or is_given:
+            raise
+        raise ConfigError(
+            f"{error}; the invitation names the model as the coordinator does: name"
+            " your own copy with --base",
+            code=error.code,
+        ) from None
 
 
 class _JoinOptions(TypedDict):

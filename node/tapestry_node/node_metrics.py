@@ -28,6 +28,7 @@ from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.budget.ledger_entries import ChargeRecord
 from tapestry_node.node import Node
 from tapestry_node.round.base_snapshots import FOLDER
+from tapestry_node.status_file import read_told
 from tapestry_node.superlink_credentials import validity
 
 _logger = logging.getLogger(__name__)
@@ -116,7 +117,10 @@ class NodeMetrics:
             ConfigError: The authority's certificate cannot be read.
         """
         seen = self._look
+        told = read_told(self._node.directory)
+        is_connected = told is not None and told.state == "connected"
         return [
+            _gauge("connected", "1 while the SuperLink answers", float(is_connected)),
             _gauge("round", "Round that was joined, 0 for none", seen.round_number),
             Metric(
                 name="tapestry_node_phase",

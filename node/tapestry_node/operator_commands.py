@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import click
 
 from tapestry.cli import console, live_status
-from tapestry.cli.commands import PATH, Argument, Command, as_json
+from tapestry.cli.commands import OWN_FOLDER, PATH, Argument, Command, as_json
 from tapestry.cli.exit_status import ExitStatus
 from tapestry.cli.passphrases import (
     ask,
@@ -18,6 +18,7 @@ from tapestry.cli.passphrases import (
     unlock,
 )
 from tapestry.errors import ConfigError, IncompleteError
+from tapestry.storage.folder_owner import require_own_folder
 
 if TYPE_CHECKING:
     from tapestry.keys import SigningKey, VerifyKey
@@ -27,10 +28,19 @@ if TYPE_CHECKING:
 node_folder = click.argument(
     "folder",
     cls=Argument,
-    type=PATH,
+    type=OWN_FOLDER,
     metavar="[FOLDER]",
     default=Path(),
     help="The node's folder, with node.toml; default: the current one.",
+)
+read_folder = click.argument(
+    "folder",
+    cls=Argument,
+    type=PATH,
+    metavar="[FOLDER]",
+    default=Path(),
+    help="The node's folder, with node.toml, which is only read; default: the current"
+    " one.",
 )
 
 
@@ -56,7 +66,7 @@ def tells_its_end(command: _Run) -> _Run:
 
 
 @click.command(cls=Command)
-@node_folder
+@read_folder
 @click.option("--watch", is_flag=True, help="Show each change until Ctrl-C.")
 @click.option(
     "--ready", is_flag=True, help="Exit 0 if connected and serving, otherwise 3."
@@ -132,7 +142,7 @@ class _LeaveOptions(TypedDict):
 
 
 @click.command(cls=Command)
-@node_folder
+@read_folder  # with --request it is no node's, and nothing is written there
 @click.option(
     "--root-key",
     type=PATH,
@@ -177,6 +187,7 @@ def leave(folder: Path, **given: Unpack[_LeaveOptions]) -> None:
         return
     from tapestry_node.member_exit import Exit
 
+    require_own_folder(folder)
     found = Exit(folder)
     if found.index is None:
         found.hand_in(found.signed_before() or _sign(found, given))

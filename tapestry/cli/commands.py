@@ -5,6 +5,7 @@ the words that were given ends as ``ConfigError``: what was given, what is allow
 where to read more.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -16,9 +17,33 @@ import click
 from tapestry.cli import console
 from tapestry.cli.exit_status import MEANINGS
 from tapestry.errors import ConfigError
+from tapestry.storage.folder_owner import require_own_folder
 
 PATH: "click.Path[Path]" = click.Path(path_type=Path)
 """A file or folder; the code that opens it reports what is wrong with it."""
+
+
+class _OwnFolder(click.Path[Path]):
+    """A folder that the command writes into; it has to be this user's."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Path:
+        """Read a path.
+
+        Raises:
+            ConfigError: A folder is there, and is another user's.
+        """
+        folder = super().convert(value, param, ctx)
+        require_own_folder(folder)
+        return folder
+
+
+OWN_FOLDER = _OwnFolder(path_type=Path)
+"""The folder of a party, for each command that writes there."""
 
 
 class NoVerb(Exception):

@@ -6,15 +6,19 @@ import pytest
 
 from tapestry.errors import ConfigError
 from tapestry.metrics_page import render
-from tapestry_coordinator import coordinator_metrics
+from tapestry_coordinator import coordinator_metrics, service
 from tapestry_coordinator.coordinator_metrics import CoordinatorMetrics
 from tapestry_coordinator.led_log import MARKER
 from tapestry_coordinator.log_publisher import event_of
+from tapestry_coordinator.run_status import read_status
+from tapestry_coordinator.superlink.outcome import working_on
 from tapestry_governance.log.writer import Log
 from tests.coordinator.conftest import Found
 from tests.node.test_node_metrics import values
 from tests.support.federation import NAMES
 from tests.support.refusals import refused
+
+_OF_STATUS = ("members_here", "members_behind", "open_proposals")
 
 
 def test_the_metrics_of_a_run_are_those_of_its_log(found: Found) -> None:
@@ -36,6 +40,25 @@ def test_the_metrics_of_a_run_are_those_of_its_log(found: Found) -> None:
     assert after["tapestry_coordinator_disputes"] == 0
     assert 800 < after["tapestry_coordinator_certificate_days"] < 826
     assert values(render(metrics.read())).keys() == after.keys()
+
+
+def test_members_and_votes_are_counted_as_status_shows_them(found: Found) -> None:
+    federation = found()
+    metrics = CoordinatorMetrics(federation.coordinator)
+    counted = [f"tapestry_coordinator_{each}" for each in _OF_STATUS]
+    before = values(render(metrics.read()))
+    assert [before[each] for each in counted] == [0, len(NAMES), 0]
+    federation.run()
+    with working_on(federation.coordinator):
+        federation.kill("fr")
+        service.cosign_once(federation.coordinator, federation.wire)
+        status = read_status(federation.coordinator)
+        after = values(render(metrics.read()))
+    here = sum(each.here for each in status.members)
+    behind = sum(each.behind > 0 for each in status.members)
+    assert [after[each] for each in counted] == [here, behind, len(status.votes)]
+    assert here == len(NAMES) - 1
+    assert len(status.votes) == 1
 
 
 def test_aborts_are_counted_by_their_reason_once(found: Found) -> None:

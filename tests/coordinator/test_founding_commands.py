@@ -80,6 +80,17 @@ def test_init_says_what_it_made_also_to_programs(place: Place) -> None:
     assert known.keys() - place.files().keys() == {"pass/phrase"}
 
 
+def test_renew_with_a_wrong_passphrase_changes_nothing(place: Place) -> None:
+    ok(place.coordinator_init())
+    place.passphrase.write_text("correct horse batteries\n", "utf-8")
+    before = place.files()
+    phrase = ("--passphrase-file", place.passphrase)
+    result = tapestry("coordinator", "renew", place.coordinator, *phrase)
+    said = refuses(result, 64, "passphrase-wrong")
+    assert "authority.key does not open with this passphrase" in said
+    assert place.files() == before
+
+
 @pytest.mark.parametrize("what", ["missing", "fifo", "folder", "garbage", "too large"])
 @pytest.mark.parametrize("verb", ["charter", "open"])
 def test_a_file_that_is_none_is_named(

@@ -1,5 +1,8 @@
 """Entries that were handed to the coordinator."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,3 +51,42 @@ def test_a_disk_that_fails_loses_none(tmp_path: Path) -> None:
     with pytest.raises(ResourceError):
         inbox.empty(add)
     assert len(inbox.waiting()) == 1
+
+
+@contextmanager
+def as_a_user() -> Iterator[None]:
+    """Be a user whom modes stop, in the current folder."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65_533)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+@pytest.mark.parametrize(("folder", "file"), [(0o555, 0o644), (0o555, 0), (0, 0o644)])
+def test_what_cannot_be_taken_is_said_once_and_stops_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    folder: int,
+    file: int,
+) -> None:
+    """As after a submission by another user: root's inbox under a service's log."""
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    inbox, taken = Inbox(Path()), list[bytes]()
+    path = inbox.put(b"one")
+    path.chmod(file)
+    path.parent.chmod(folder)
+    with as_a_user():
+        for _ in range(3):
+            inbox.empty(taken.append)
+            assert inbox.waiting() == []
+    path.parent.chmod(0o755)
+    assert caplog.text.count("[inbox-closed]") == 1
+    assert "Permission denied" in caplog.text
+    assert taken == ([b"one"] if (folder, file) == (0o555, 0o644) else [])
+    assert path.exists()

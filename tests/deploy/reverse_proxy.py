@@ -133,6 +133,8 @@ def proxied(
 ) -> Iterator[Proxy]:
     """Run nginx in front of a SuperLink; the log lies in ``folder/public``.
 
+    Releases and adapters lie beside it.
+
     ``changes`` replaces further parts of the shipped file.
     """
     folder.mkdir(exist_ok=True)
@@ -143,6 +145,7 @@ def proxied(
         "/etc/tapestry/tls/superlink.pem": str(files.certificate),
         "/etc/tapestry/tls/superlink.key": str(files.key),
         "root /srv/tapestry;": f"root {folder};",
+        "alias /srv/tapestry/": f"alias {folder}/",
         "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
         "server 127.0.0.1:8443;": f"server {superlink};",
     }

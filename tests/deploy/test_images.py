@@ -18,6 +18,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tapestry import __version__
 from tests.install.environments import TORCH, run_uv
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +93,53 @@ def test_an_image_installs_what_a_node_needs_and_nothing_else() -> None:
     assert pins().keys() == needed
 
 
+def test_the_model_is_the_one_that_was_tested() -> None:
+    text = (DEPLOY / "smollm2.txt").read_text("utf-8")
+    _, _, body = text.partition("\n")
+    found = re.fullmatch(_PIN, body)
+    assert found is not None
+    assert f"{found[1]}=={found[2]}" in (ROOT / "constraints.txt").read_text().split()
+
+
+def test_every_image_that_is_named_is_one_that_the_page_builds() -> None:
+    named = [service.get("image") for service in _services().values()]
+    for name in ("node.yaml", "fill.yaml"):
+        text = (KUBERNETES / name).read_text("utf-8")
+        named += re.findall(r"^ +image: (\S+)$", text, re.M)
+    page = (DEPLOY / "README.md").read_text("utf-8")
+    built = re.findall(r"^docker build .* --target (\S+) --tag (\S+) \.$", page, re.M)
+    assert dict(built) == {
+        name: f"tapestry-{name}:{__version__}" for name in ("node", "coordinator")
+    }
+    ours = {image for image in named if image.startswith("tapestry")}
+    assert ours == {image for _, image in built}
+    assert len(named) == 5
+
+
+def _services() -> dict[str, Any]:
+    return dict(loaded(DEPLOY / "compose.yaml")["services"])
+
+
+def test_a_volume_is_filled_as_the_user_and_at_the_place_of_the_node() -> None:
+    claim, pod = yaml.safe_load_all((KUBERNETES / "fill.yaml").read_text("utf-8"))
+    node = loaded(KUBERNETES / "node.yaml")
+    (template,) = node["spec"]["volumeClaimTemplates"]
+    name = f"{template['metadata']['name']}-{node['metadata']['name']}-0"
+    assert claim["metadata"]["name"] == name
+    assert claim["spec"] == template["spec"]
+    assert pod["spec"]["volumes"] == [
+        {"name": "folder", "persistentVolumeClaim": {"claimName": name}}
+    ]
+    runs = node["spec"]["template"]["spec"]
+    assert pod["spec"]["securityContext"].items() <= runs["securityContext"].items()
+    mounts = {m["name"]: m for m in runs["containers"][0]["volumeMounts"]}
+    (mount,) = pod["spec"]["containers"][0]["volumeMounts"]
+    place = f"{mount['mountPath']}/{mounts['folder']['subPath']}"
+    page = (DEPLOY / "README.md").read_text("utf-8")
+    assert f"mkdir {place} && tar -C {place} -xf -" in page
+    assert "fill.yaml" not in loaded(KUBERNETES / "kustomization.yaml")["resources"]
+
+
 def test_a_builder_is_given_nothing_but_what_the_image_installs() -> None:
     lines = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
     assert [line for line in lines if not line.startswith("#")] == [
@@ -116,7 +164,8 @@ def test_a_container_of_compose_is_closed() -> None:
 
 def test_a_pod_is_closed_and_there_is_one() -> None:
     named = loaded(KUBERNETES / "kustomization.yaml")["resources"]
-    assert {*named, "kustomization.yaml"} == {p.name for p in KUBERNETES.iterdir()}
+    apart = {"kustomization.yaml", "fill.yaml"}
+    assert {*named, *apart} == {p.name for p in KUBERNETES.iterdir()}
     node = loaded(KUBERNETES / "node.yaml")["spec"]
     pod = node["template"]["spec"]
     (container,) = pod["containers"]
@@ -168,7 +217,7 @@ class TestLinters:
         faulty = broken(tmp_path, path, "slim-bookworm", "latest\nUSER root")
         assert status(lint, faulty) != 0
 
-    @pytest.mark.parametrize("name", ["node.yaml", "network-policy.yaml"])
+    @pytest.mark.parametrize("name", ["node.yaml", "network-policy.yaml", "fill.yaml"])
     def test_a_manifest_is_one_of_kubernetes(
         self, linters: Path, tmp_path: Path, name: str
     ) -> None:

@@ -250,6 +250,60 @@ def test_the_public_log_is_served_file_by_file(
     assert server.seen == []
 
 
+PUBLISHED = [
+    "releases/base-1/model.safetensors",
+    "releases/base-1/tapestry/manifest.json",
+    "releases/base-12/config.json",
+    "adapters/italy.2/adapter_config.json",
+    "adapters/italy.2/tapestry/published.entry",
+]
+UNPUBLISHED = [
+    "releases/base-2.new/model.safetensors",
+    "releases/base-2.new.old/model.safetensors",
+    "releases/draft/config.json",
+    "releases/base-01/config.json",
+    "releases/notes.txt",
+    "releases/base-1/.hidden",
+    "releases/base-1/.git/config",
+    "releases/base-1/tapestry/release.tlog-proof.new",
+    "releases/base-1/a/b/c",
+    "adapters/.italy/adapter_config.json",
+    "adapters/.italy.old/adapter_config.json",
+    "adapters/italy.2/tapestry/.secret",
+    "runs/run-1/journal.db",
+    "keys/log.key",
+]
+
+
+def test_releases_and_adapters_are_served_without_drafts_or_hidden_files(
+    proxy: Proxy, server: RecordingServer
+) -> None:
+    server.seen.clear()
+    for name in [*PUBLISHED, *UNPUBLISHED]:
+        path = proxy.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (proxy.folder / "releases" / "base-1" / "link").symlink_to(proxy.folder / "secret")
+    (proxy.folder / "releases" / "base-3").symlink_to(proxy.folder / "keys")
+    for name in PUBLISHED:
+        assert proxy.ask("GET", f"/public/{name}") == (200, name.encode())
+        assert proxy.ask("HEAD", f"/public/{name}") == (200, b"")
+        assert proxy.ask("POST", f"/public/{name}", b"")[0] == 404
+        assert proxy.ask("GET", f"/public/{name}?x")[0] == 404
+        assert proxy.ask("GET", f"/{name}")[0] == 404
+    for name in UNPUBLISHED:
+        assert (proxy.folder / name).exists()
+        assert proxy.ask("GET", f"/public/{name}")[0] == 404, name
+    for name in ("releases/base-1/link", "releases/base-3/log.key"):
+        assert proxy.ask("GET", f"/public/{name}")[0] in {403, 404}
+    for name in ("releases", "adapters", "releases/base-1", "releases/base-1/tapestry"):
+        assert proxy.ask("GET", f"/public/{name}/")[0] == 404
+        assert proxy.ask("GET", f"/public/{name}")[0] in {301, 404}
+    for name in ("releases/../secret", "releases/base-1/../../secret"):
+        assert proxy.send(request("GET", f"/public/{name}")) == 404
+    assert server.seen == []
+
+
 def test_an_address_that_activates_again_and_again_is_slowed_down(
     server: RecordingServer, files: ServerFiles, tmp_path: Path
 ) -> None:

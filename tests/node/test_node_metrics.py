@@ -1,12 +1,15 @@
 """A node's metrics: what they say, and that no record is among them."""
 
 import re
+from datetime import UTC, datetime
 
 import pytest
 
+from tapestry.errors import ResourceError
 from tapestry.metrics_page import render
 from tapestry.protocol.messages import Kind
 from tapestry_node.node_metrics import NodeMetrics, monitored
+from tapestry_node.status_file import StatusFile
 from tests.support.federation import NAMES, RECORDS, sentences
 from tests.support.federation_fixtures import Found
 from tests.support.node_folders import TRANSPORT, change
@@ -34,6 +37,7 @@ def test_the_metrics_of_a_run_are_those_of_ledger_and_log(
         federation.wire.handlers[NAME] = lambda message: handle(message, NAME)
         before = values(get(address)[2])
         assert before["tapestry_node_round"] == 0
+        assert before["tapestry_node_connected"] == 0  # nothing was told yet
         assert "tapestry_node_checkpoint_age_seconds" not in before
         federation.run()
         text = get(address)[2]
@@ -97,6 +101,18 @@ def test_the_certificate_of_the_authority_is_counted_in_days(found: Found) -> No
     node = federation.restart(NAME)
     after = values(render(NodeMetrics(node).read()))
     assert 7000 < after["tapestry_node_certificate_days"] < 7301
+
+
+def test_a_node_is_connected_while_its_status_says_so(found: Found) -> None:
+    node = found().nodes[NAME]
+    metrics, told = NodeMetrics(node), StatusFile(node.directory)
+    for cause, wanted in [
+        (None, 1),
+        (ResourceError("no SuperLink", code="superlink-unreachable"), 0),
+        (None, 1),
+    ]:
+        told.connection(cause, datetime.now(UTC))
+        assert values(render(metrics.read()))["tapestry_node_connected"] == wanted
 
 
 def test_without_an_address_the_node_answers_itself(found: Found) -> None:

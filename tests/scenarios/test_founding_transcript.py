@@ -32,7 +32,7 @@ LOOKS = {
     ("node", "check"), ("node", "budget"), ("coordinator", "status"),
     ("governance", "list"),
 }  # fmt: skip
-POLLED = {("coordinator", "status"), ("governance", "list")}
+POLLED = {("coordinator", "status"), ("governance", "list"), ("node", "check")}
 _SECONDS = 300.0
 
 
@@ -60,7 +60,8 @@ def _matches(wanted: list[str], said: str) -> bool:
 
 def _blocks() -> list[tuple[str, list[str]]]:
     """Each step of the page, with what it prints."""
-    (transcript,) = re.findall(r"^```\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S)
+    found = re.findall(r"^```\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S)
+    transcript = "".join(found)
     blocks: list[tuple[str, list[str]]] = []
     for line in filter(None, re.sub(r" \\\n +", " ", transcript).splitlines()):
         if re.match(r"\w+\$ |mail ", line):
@@ -75,6 +76,7 @@ class _Walk:
 
     def __init__(self, root: Path) -> None:
         self.root, self.fingerprint, self.port = root, "", free_port()
+        self.last = ""  # what a step said that is taken again
         self.running: list[subprocess.Popen[bytes]] = []
         self.environment = environment(HOME=str(root))
 
@@ -90,7 +92,7 @@ class _Walk:
             expected = [self._fill(line) for line in wanted]
             end = time.monotonic() + _SECONDS
             while not (said := self._say(step, words, expected)):
-                assert time.monotonic() < end, step
+                assert time.monotonic() < end, self.last
             if words[3] == "fingerprint":
                 self.fingerprint = said.strip()
 
@@ -112,10 +114,12 @@ class _Walk:
         """Run a command; nothing, if it only looks and is to look again."""
         machine = self.root / words[0].removesuffix("$")
         done = run("-m", "tapestry", *words[2:], env=self.environment, cwd=machine)
-        assert (done.returncode, done.stderr) == (0, ""), f"{step}\n{done}"
-        if _matches(expected, done.stdout):
+        if (done.returncode, done.stderr) == (0, "") and _matches(
+            expected, done.stdout
+        ):
             return done.stdout
-        assert tuple(words[2:4]) in POLLED, f"{step}\n{done.stdout}"
+        self.last = f"{step}\n{done}"
+        assert tuple(words[2:4]) in POLLED, self.last
         assert all(process.poll() is None for process in self.running), self._logs()
         time.sleep(1)
         return ""

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,7 +83,8 @@ def _serve_once(folder: Path, tick: Callable[[], None]) -> None:
     ):
         doorman = Doorman(folder / ENROLLED, admit=engine.admit, bar=engine.bar)
         doorman.look()
-        console.note(f"listening on {settings.listen.superlink}")
+        for line in reached(settings):
+            console.note(line)
         days = (certificate_end(folder / "tls") - datetime.now(UTC)).days
         if days <= _SOON:
             said = "the certificate ends in %d days; run tapestry coordinator renew"
@@ -95,6 +96,18 @@ def _serve_once(folder: Path, tick: Callable[[], None]) -> None:
             tick()
 
         engine.run(folder, app=SERVICE, tick=look, for_ever=True)
+
+
+def reached(settings: CoordinatorSettings) -> Iterator[str]:
+    """Say where the SuperLink listens, and what has to stand before it."""
+    listen = settings.listen.superlink
+    yield f"listening on {listen}"
+    if settings.address != listen:
+        yield (
+            f"nodes dial {settings.address}: a proxy has to answer there and pass"
+            f" their eight paths on to {listen}, such as nginx with deploy/nginx.conf;"
+            " without it no node gets here"
+        )
 
 
 class Doorman:

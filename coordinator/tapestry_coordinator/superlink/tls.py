@@ -21,7 +21,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tapestry.errors import ConfigError, ResourceError, TapestryError
+from tapestry.errors import (
+    ConfigError,
+    ResourceError,
+    TapestryError,
+    VerificationError,
+)
 from tapestry.inputs.plain_file import read_plain, reading
 from tapestry.keys import SigningKey
 from tapestry.storage import durable_files
@@ -204,11 +209,15 @@ def read_small_file(path: Path) -> bytes:
 
 
 def _public_half(path: Path) -> object:
-    """Return the public half of a server's key; None if the file is damaged."""
+    """Return the public half of a server's key; None if the file is damaged.
+
+    Raises:
+        ResourceError: The file cannot be read, which says nothing of what is in it.
+    """
     try:
         data = read_small_file(path)
         return serialization.load_pem_private_key(data, None).public_key()
-    except (TapestryError, ValueError, TypeError):
+    except (VerificationError, ValueError, TypeError):
         return None
 
 

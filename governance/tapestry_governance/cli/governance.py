@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import click
 
 from tapestry.cli import console
-from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
+from tapestry.cli.commands import OWN_FOLDER, PATH, Argument, CommandGroup, as_json
 from tapestry.cli.passphrases import (
     ask,
     is_terminal,
@@ -182,7 +182,7 @@ class _AcceptOptions(TypedDict):
 @charter_argument
 @click.option(
     "--node",
-    type=PATH,
+    type=OWN_FOLDER,
     metavar="DIR",
     help="The node's folder, with the root key.",
 )

@@ -8,10 +8,14 @@ from pathlib import Path
 import click
 
 from tapestry.cli import console
-from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
+from tapestry.cli.commands import OWN_FOLDER, PATH, Argument, CommandGroup, as_json
 
 folder_argument = click.argument(
-    "folder", cls=Argument, type=PATH, metavar="FOLDER", help="The witness's folder."
+    "folder",
+    cls=Argument,
+    type=OWN_FOLDER,
+    metavar="FOLDER",
+    help="The witness's folder.",
 )
 
 

@@ -9,8 +9,9 @@ import pytest
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.storage.file_lock import lock_folder
 from tapestry_coordinator.barred_keys import FILE, bar
+from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.superlink import service_process
-from tapestry_coordinator.superlink.service_process import Doorman
+from tapestry_coordinator.superlink.service_process import Doorman, reached
 from tapestry_coordinator.superlink.tls import make_server_certificate
 from tests.support.refusals import refused
 
@@ -44,6 +45,17 @@ def test_it_starts_again_after_growing_pauses(
     with pytest.raises(Stopped):
         service_process.serve(led(tmp_path), tick=lambda: None)
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_an_address_at_which_it_does_not_listen_needs_a_proxy(tmp_path: Path) -> None:
+    settings = CoordinatorSettings.read(led(tmp_path) / "coordinator.toml")
+    heard, proxied = reached(settings)
+    assert heard == "listening on 127.0.0.1:8443"
+    assert proxied.startswith("nodes dial a.example:443: a proxy has to answer there")
+    assert "on to 127.0.0.1:8443, such as nginx" in proxied
+    alone = {"address": "127.0.0.1:9000", "listen": {"superlink": "127.0.0.1:9000"}}
+    here = CoordinatorSettings.model_validate({**settings.model_dump(), **alone})
+    assert list(reached(here)) == ["listening on 127.0.0.1:9000"]
 
 
 def test_a_fault_of_the_folder_ends_it(tmp_path: Path) -> None:

@@ -3,16 +3,18 @@ import socket
 import ssl
 import stat
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from tapestry.errors import ConfigError, VerificationError
+from tapestry.errors import ConfigError, ResourceError, VerificationError
 from tapestry.keys import SigningKey
 from tapestry_coordinator.superlink.tls import (
     certificate_end,
+    check_validity,
     issue_certificate,
     make_authority,
     make_server_certificate,
@@ -106,6 +108,28 @@ def test_a_renewed_certificate_is_by_the_same_authority(tmp_path: Path) -> None:
     names = renewed.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     assert names.value.get_values_for_type(x509.DNSName) == ["rivers.example"]
     assert len(names.value.get_values_for_type(x509.IPAddress)) == 2
+
+
+def test_a_key_that_cannot_be_read_is_not_called_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    files, now = make_server_certificate(Path("tls")), datetime.now(UTC)
+    Path("tls").chmod(0o755)
+    files.key.chmod(0)
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65_533)
+    try:
+        with refused(ResourceError, "file-unreadable", match=r"tls/superlink\.key"):
+            check_validity(files, now)
+    finally:
+        os.seteuid(before)
+    files.key.chmod(0o600)
+    files.key.write_bytes(b"no key")
+    with refused(ConfigError, "certificate-key-differs", match="is not the key of"):
+        check_validity(files, now)
 
 
 def test_another_authority_issues_nothing(tmp_path: Path) -> None:
