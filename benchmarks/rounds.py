@@ -12,9 +12,10 @@ nodes, gate, spot checks, receipts.
 
 ``start_s`` is from the start of ``coordinator run`` to the first opening, with all
 nodes running before; ``cold_cpu_s`` the CPU seconds of all processes from their starts
-to the first closed round. From one opening to the next, in the median:
-``empty_round_s``, ``empty_round_cpu_s`` of all processes; in the mean ``exchanges``,
-the receipts of a node.
+to the first closed round, and ``import_cpu_s``, for comparison, what one process takes
+to import torch, transformers and peft, in the median of three. From one opening to the
+next, in the median: ``empty_round_s``, ``empty_round_cpu_s`` of all processes; in the
+mean ``exchanges``, the receipts of a node.
 ``hello_s`` is from the start of one node, with the others idle, to its answer.
 
 With ``--restarts`` nothing of that, but what a death costs, in the middle of a round,
@@ -282,6 +283,7 @@ def measure(site: Parties, *, rounds: int) -> dict[str, Any]:
 
     site.wait("the rounds", lambda: look() or site.has_ended)
     figures = {
+        "import_cpu_s": _import_seconds(),
         "start_s": openings[0].time - started,
         "nodes_start_cpu_s": nodes_cpu,
         "cold_cpu_s": closed_cpu,
@@ -292,6 +294,17 @@ def measure(site: Parties, *, rounds: int) -> dict[str, Any]:
     if len(openings) != rounds:
         sys.exit(f"{len(openings)} rounds were opened, {rounds} planned")
     return figures
+
+
+def _import_seconds() -> float:
+    """Measure the CPU seconds of a process that imports what each node imports."""
+    found = []
+    for _ in range(3):
+        before = cpu_seconds()
+        code = "import torch, transformers, peft"
+        subprocess.run([sys.executable, "-c", code], check=True)
+        found.append(cpu_seconds() - before)
+    return statistics.median(found)
 
 
 def _size(site: Parties) -> int:
