@@ -52,7 +52,7 @@ class Witness:
         return Message(
             kind=Kind.COSIGNATURE,
             body=canonical_json(
-                {"line": line.decode(), "head": self.head(checkpoint).decode()}
+                {"lines": [line.decode()], "head": self.head(checkpoint).decode()}
             ),
             attachments=self.petitions,
         )
@@ -201,8 +201,8 @@ def test_an_outside_witness_that_is_not_needed_is_asked_when_nothing_waits(
         Message(kind=Kind.COSIGNATURE),
         Message(kind=Kind.COSIGNATURE, body=b"[]"),
         Message(kind=Kind.COSIGNATURE, body=b"\xff"),
-        Message(kind=Kind.COSIGNATURE, body=b'{"line":"x"}'),
-        Message(kind=Kind.COSIGNATURE, body=b'{"line":1}'),
+        Message(kind=Kind.COSIGNATURE, body=b'{"lines":["x"]}'),
+        Message(kind=Kind.COSIGNATURE, body=b'{"lines":1}'),
     ],
     ids=["refusal", "empty", "list", "bytes", "text", "number"],
 )
