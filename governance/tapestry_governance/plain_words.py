@@ -3,7 +3,8 @@
 Guarantees:
     A policy is shown with all its terms. Of a ballot's file, each line that does not
     follow from entries under the checkpoint ends with ``(the file says)``, or names
-    with this mark the part that does not.
+    with this mark the part that does not. By whom the checkpoint counts, the reader
+    says; who has no trust policy of its own is told that nothing is proven.
 """
 
 from collections.abc import Iterator
@@ -25,11 +26,14 @@ from tapestry_governance.events.member_events import (
 _SAYS = "the file says"
 
 
-def paper_lines(opened: OpenedPaper, *, from_file: bool) -> Iterator[str]:
+def paper_lines(
+    opened: OpenedPaper, *, from_file: bool, is_held: bool = True
+) -> Iterator[str]:
     """Say what a vote on a ballot is about, and which of it the ballot proves.
 
     One that was made from a log, not read from a file, needs no proof: rules were
-    applied to all entries.
+    applied to all entries. One that was not opened by a trust policy that the reader
+    holds (``is_held``) proves nothing, as its own witnesses may be anybody's.
     """
     paper, event = opened.paper, opened.signed.event
     said = f" ({_SAYS})" if from_file else ""
@@ -53,7 +57,10 @@ def paper_lines(opened: OpenedPaper, *, from_file: bool) -> Iterator[str]:
     votes = ", ".join(f"{name} {each}" for name, each in sorted(paper.votes.items()))
     yield f"so far    {votes or 'no vote'}{said}"
     yield f"needed    {paper.needed} yes{'' if opened.replaces else said}"
-    if said and opened.is_proven:
+    if said and not is_held:
+        yield "proven    nothing without --trust: whoever made the file may have made"
+        yield "          its log and witnesses, too"
+    elif said and opened.is_proven:
         yield f"proven    each line without ({_SAYS}), by what members cosigned"
 
 

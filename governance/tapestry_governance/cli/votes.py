@@ -209,13 +209,14 @@ def vote(subject: str, choice: str, **given: Unpack[_VoteOptions]) -> None:
         raise ConfigError(message, code="usage")
     opened = _paper(subject, given)
     from_file = given["node"] is None and given["bundle"] is None
-    if from_file and given["trust"] is None:
+    is_held = given["trust"] is not None
+    if from_file and not is_held:
         console.note(
             "note: without --trust the ballot's own witnesses count: it agrees with"
             " itself, and who made it is not known"
         )
     if not given["as_json"]:
-        for line in paper_lines(opened, from_file=from_file):
+        for line in paper_lines(opened, from_file=from_file, is_held=is_held):
             console.say(line)
         console.say(f"vote      {choice}")
     digest, salt = None, b""

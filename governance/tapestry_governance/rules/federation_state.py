@@ -237,6 +237,7 @@ class FederationState:
     published: PersistentMap[str, int] = _EMPTY  # release, adapter -> newest index
     paid_by: PersistentMap[str, int] = _EMPTY  # adapter -> index of its account
     ballots: PersistentMap[int, Ballot] = _EMPTY  # by index of proposal or release
+    voted_on: PersistentMap[str, tuple[int, ...]] = _EMPTY  # undecided, by member
     open_proposals: tuple[int, ...] = ()  # not yet in force, lapsed or overtaken
     waiting: tuple[Waiting, ...] = ()  # decided, and not in force
     rotations: PersistentMap[int, tuple[str, KeyRotated]] = _EMPTY  # member, new key

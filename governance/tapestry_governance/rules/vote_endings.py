@@ -39,9 +39,10 @@ def disown(
         the next root key are counted from zero; root keys are only where others decided
         so: they bound all the rest.
     """
-    for ballot in state.ballots.values():
+    indexes = {*state.voted_on.get(name, ()), *state.open_proposals}
+    for ballot in (state.ballots[index] for index in sorted(indexes)):
         is_theirs = name == ballot.by or name in ballot.votes
-        if is_theirs and ballot.outcome in {"open", "decided"}:
+        if is_theirs and _is_undecided(ballot):
             is_late = bool(ballot.proposal) and ballot.voters != voters
             stands = voters is not None and is_late
             state = _take_back(state, ballot, name, stands=stands)
@@ -49,7 +50,27 @@ def disown(
     if voters is None:
         rotated = rotated.set(rotation_count(name, "root"), _NONE)
     withdrawals = state.withdrawals.set(name, _NONE)
-    return dataclasses.replace(state, rotated=rotated, withdrawals=withdrawals)
+    return dataclasses.replace(
+        state,
+        rotated=rotated,
+        withdrawals=withdrawals,
+        voted_on=state.voted_on.set(name, ()),
+    )
+
+
+def note_vote(state: FederationState, name: str, index: int) -> FederationState:
+    """Note that a member votes on a ballot, beside the others that may be taken back.
+
+    So nobody's votes are looked for in all ballots that there ever were.
+    """
+    before = state.voted_on.get(name, ())
+    kept = [each for each in before if _is_undecided(state.ballots[each])]
+    indexes = tuple(dict.fromkeys([*kept, index]))
+    return dataclasses.replace(state, voted_on=state.voted_on.set(name, indexes))
+
+
+def _is_undecided(ballot: Ballot) -> bool:
+    return ballot.outcome in {"open", "decided"}
 
 
 def _take_back(

@@ -23,7 +23,7 @@ from tapestry_governance.rules.proposal_rules import (
 )
 from tapestry_governance.rules.settlement import take_effect
 from tapestry_governance.rules.thresholds import eligible, votes_for, votes_needed
-from tapestry_governance.rules.vote_endings import end
+from tapestry_governance.rules.vote_endings import end, note_vote
 
 MAX_PROPOSALS = 4  # of a member, open at a time
 MAX_CASTS = 8  # votes of a member on one subject
@@ -122,7 +122,7 @@ def vote_cast(
         votes=ballot.votes.set(actor, body.vote),
         casts=ballot.casts.set(actor, ballot.casts.get(actor, 0) + 1),
     )
-    return _count(state, ballot, index, by=actor)
+    return _count(note_vote(state, actor, ballot.index), ballot, index, by=actor)
 
 
 def _count(

@@ -210,3 +210,18 @@ def test_root_keys_have_a_count_of_their_own() -> None:
     counts = {rotation_count("fr", each) for each in ("root", "node", "witness")}
     assert len(counts) == 2
     assert rotation_count("fr", "root") != rotation_count("de", "root")
+
+
+def test_a_member_is_looked_up_by_the_undecided_ballots_that_it_voted_on(
+    world: World,
+) -> None:
+    """Not in all ballots that there ever were: a replay stays linear."""
+    first = world.propose(PAUSE, by="de")
+    world.carry(first, ("fr", "de"))
+    assert first in world.folded.voted_on["fr"]
+    second = world.propose(REMOVAL, by="de")
+    world.vote(second, "fr")
+    world.vote(second, "fr", vote="no")
+    assert world.folded.ballots[first].outcome == "in_force"
+    assert world.folded.voted_on["fr"] == (second,)
+    assert disown(world.settled, "fr").voted_on["fr"] == ()
