@@ -14,7 +14,7 @@ from tapestry.keys import SigningKey, VerifyKey
 from tapestry.storage import durable_files
 from tapestry.storage.file_lock import is_locked
 from tapestry_coordinator.restored_log import MARKER
-from tapestry_coordinator.run_folders import RUNS, begun
+from tapestry_coordinator.run_folders import PUBLISHED, RUNS, begun
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.superlink.service_process import HOME
 from tapestry_governance.folder_backup import (
@@ -95,7 +95,16 @@ def restore(place: Path, folder: Path) -> FolderBackup:
         backup.require_signature(VerifyKey.parse(lead.coordinator.key))
         marked = f"{backup.time}\n".encode("ascii")
         durable_files.replace_file(draft / MARKER, marked, mode=0o600)
+        for name in PUBLISHED:
+            _open_to_all(draft / name)
     return backup
+
+
+def _open_to_all(folder: Path) -> None:
+    """Let every user read what is published, as before; a backup is for its owner."""
+    folder.mkdir(exist_ok=True)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _lead(folder: Path) -> Leadership:

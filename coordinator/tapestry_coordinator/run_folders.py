@@ -24,6 +24,7 @@ from tapestry_coordinator.superlink.outcome import outcome_time, read_outcome
 
 RUNS, QUEUE = "runs", "queue"
 PLAN = "run.toml"
+PUBLISHED = ("releases", "adapters")  # folders that everybody may read
 HELD_OUT = "held-out"  # the folder of public data
 PROGRESS = "progress.jsonl"
 _NAME: TypeAdapter[str] = TypeAdapter(Name)

@@ -233,7 +233,8 @@ def _refusing(
         raise RuleError(
             f"this run would be refused by {said}, and a round needs"
             f" {state.policy.min_cohort} of {len(after)} members; plan fewer rounds or"
-            " steps, or less --epsilon",
+            " steps, or less --epsilon. Limits are those of the last greetings: one"
+            " that was raised since counts when its node has been connected",
             code="epsilon-above-own-limits",
         )
     return found

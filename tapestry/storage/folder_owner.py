@@ -31,7 +31,8 @@ def require_own_folder(folder: Path) -> None:
             f"{folder} belongs to {_named(owner)}, and this is {_named(own)}: files"
             " written here now would be closed to its owner. Nothing was written; run"
             " it as the owner: under systemd by the systemd-run line of"
-            " deploy/README.md, in a container by --user, elsewhere by sudo -u",
+            " deploy/README.md, in a container by --user, elsewhere by sudo -u; a"
+            " network file system has to tell the same owner",
             code="folder-of-another-user",
         )
 

@@ -184,6 +184,23 @@ def test_a_log_with_other_tables_is_not_read(found: Found, tmp_path: Path) -> No
     assert not (tmp_path / "restored").exists()
 
 
+def test_what_is_published_is_readable_for_all_when_it_was_put_back(
+    found: Found,
+) -> None:
+    federation = found()
+    federation.run()
+    assert not (federation.coordinator / "adapters").exists()
+    place = back_up(federation.coordinator, federation.directory / "backup").folder
+    put_back(federation, place)
+    for name in ("releases", "adapters"):
+        folder = federation.coordinator / name
+        for path in (folder, *folder.rglob("*")):
+            assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644)
+    assert list((federation.coordinator / "releases").rglob("*.safetensors"))
+    log = federation.coordinator / "log" / "log.db"
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
 def test_the_public_log_is_written_again(found: Found) -> None:
     federation = found()
     federation.run()

@@ -14,6 +14,7 @@ from tapestry.storage.file_lock import FileLock, lock_folder
 from tapestry_coordinator.barred_keys import ENROLLED, read_barred
 from tapestry_coordinator.coordinator_metrics import CoordinatorMetrics
 from tapestry_coordinator.log_reader import require_open
+from tapestry_coordinator.run_folders import PUBLISHED
 from tapestry_coordinator.settings import CoordinatorSettings
 from tapestry_coordinator.superlink.backoff import Backoff
 from tapestry_coordinator.superlink.supervisor import Engine
@@ -68,6 +69,8 @@ def _alone(folder: Path) -> FileLock:
 def _serve_once(folder: Path, tick: Callable[[], None]) -> None:
     settings = CoordinatorSettings.read(folder / "coordinator.toml")
     require_open(folder)
+    for name in PUBLISHED:  # a proxy serves them, and mounts none that is not there
+        (folder / name).mkdir(exist_ok=True)
     host, _, port = settings.listen.superlink.rpartition(":")
     metrics = CoordinatorMetrics(folder)
     with (
