@@ -84,6 +84,7 @@ JOINED = {
         "node/tapestry_node/round/spot_checks.py",
         "f'{DISPUTES}{durable_files.SUFFIX}'",
     ): CODE,
+    ("coordinator/tapestry_coordinator/superlink/service_process.py", "name"): CODE,
     ("coordinator/tapestry_coordinator/adapter_collector.py", "name"): FILE,
     ("coordinator/tapestry_coordinator/adapter_collector.py", "published.name"): NAME,
     ("coordinator/tapestry_coordinator/adapter_collector.py", "published.base"): "Base",
