@@ -126,6 +126,9 @@ def write_backup(
         for name in content.files:
             with suppress(FileNotFoundError):
                 _copy(content.folder / name, _place(draft, name))
+        for path in sorted(draft.rglob("*"), reverse=True):
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()  # its files vanished meanwhile
         _write_list(draft, content, key=key, now=now)
     return open_backup(place, kind=content.kind)
 

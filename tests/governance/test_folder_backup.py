@@ -123,6 +123,15 @@ def test_a_file_that_vanishes_meanwhile_is_left_out(folder: Path) -> None:
     ("name", "code"),
     [("keys/node.key", "backup-with-key"), ("../node.toml", "name-not-portable")],
 )
+def test_a_folder_whose_files_vanish_meanwhile_is_left_out(folder: Path) -> None:
+    """As the uploads of a round, when its release is made."""
+    place = folder.with_name("backup")
+    gone = content(folder, "runs/run-1/uploads/fr", "runs/run-1/uploads/more/de")
+    backup = write_backup(place, gone, key=KEY, now=NOW)
+    assert set(backup.files) == {"node.db", "node.toml", "disputes/7"}
+    assert not (place / "runs").exists()
+
+
 def test_a_key_and_a_path_that_leaves_the_folder_are_never_copied(
     folder: Path, name: str, code: str
 ) -> None:
