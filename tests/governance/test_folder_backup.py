@@ -119,10 +119,6 @@ def test_a_file_that_vanishes_meanwhile_is_left_out(folder: Path) -> None:
     assert "gone" not in backup.files
 
 
-@pytest.mark.parametrize(
-    ("name", "code"),
-    [("keys/node.key", "backup-with-key"), ("../node.toml", "name-not-portable")],
-)
 def test_a_folder_whose_files_vanish_meanwhile_is_left_out(folder: Path) -> None:
     """As the uploads of a round, when its release is made."""
     place = folder.with_name("backup")
@@ -132,6 +128,10 @@ def test_a_folder_whose_files_vanish_meanwhile_is_left_out(folder: Path) -> None
     assert not (place / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("keys/node.key", "backup-with-key"), ("../node.toml", "name-not-portable")],
+)
 def test_a_key_and_a_path_that_leaves_the_folder_are_never_copied(
     folder: Path, name: str, code: str
 ) -> None:
