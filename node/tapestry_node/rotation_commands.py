@@ -60,8 +60,9 @@ def rotate(folder: Path, purpose: str, **given: Unpack[_RotateOptions]) -> None:
     """Give the institution another key for a purpose, by its root key.
 
     The new key waits beside the old one, and takes its place when the log has it in
-    force: between rounds, after the next cosignatures. The node may run. Without the
-    root key a draft is written, for tapestry governance rotate where that key is.
+    force: between rounds, with the first entry after the one that names it was
+    cosigned, at the latest that of the next run. The node may run. Without the root
+    key a draft is written, for tapestry governance rotate where that key is.
     """
     from tapestry_governance.key_turn import PURPOSES
     from tapestry_node.key_rotation import Rotation

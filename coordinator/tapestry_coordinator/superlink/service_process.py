@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tapestry.cli import console
+from tapestry.environment import is_loopback
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.metrics_page import serving
 from tapestry.storage.file_lock import FileLock, lock_folder
@@ -105,12 +106,18 @@ def reached(settings: CoordinatorSettings) -> Iterator[str]:
     """Say where the SuperLink listens, and what has to stand before it."""
     listen = settings.listen.superlink
     yield f"listening on {listen}"
-    if settings.address != listen:
+    if _as_numbers(settings.address) != _as_numbers(listen):
         yield (
             f"nodes dial {settings.address}: a proxy has to answer there and pass"
             f" their eight paths on to {listen}, such as nginx with deploy/nginx.conf;"
             " without it no node gets here"
         )
+
+
+def _as_numbers(address: str) -> str:
+    """Return an address with this machine's name as the number that it stands for."""
+    host, _, port = address.rpartition(":")
+    return f"127.0.0.1:{port}" if is_loopback(host.strip("[]")) else address
 
 
 class Doorman:
