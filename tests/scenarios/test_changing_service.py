@@ -1,4 +1,4 @@
-"""Members and keys change while a federation's processes run; none starts again.
+"""Members and keys change while a federation's processes run.
 
 Each party is a process of its own, in a folder of its own, over TLS, as in
 ``test_service``; what a person does, is done by commands.
@@ -58,6 +58,11 @@ def ballots(site: Site) -> list[dict[str, Any]]:
     return found
 
 
+def standing(site: Site, index: int) -> str:
+    (found,) = (each["standing"] for each in ballots(site) if each["index"] == index)
+    return str(found)
+
+
 def included(site: Site) -> list[str]:
     found: list[str] = site.status()["runs"][-1]["rounds"][-1]["included"]
     return found
@@ -70,12 +75,14 @@ def test_a_key_is_rotated_while_the_node_runs(site: Site, purpose: str) -> None:
     coming = keys / f"{purpose}.next"
     run("node", "rotate", folder, purpose, *by_phrase(site))
     assert coming.exists()
-    if purpose == "transport":  # the SuperLink has to know it
-        run("coordinator", "enroll", site.coordinator, folder / "ostrava.request")
     site.wait(lambda: site.status()["entries"] > entries and site.is_cosigned())
     site.plan(f"run-{purpose}", "--base", "tiny", "--rounds", "1")
     site.wait(lambda: site.ended(f"run-{purpose}"))
     assert included(site) == sorted(NAMES)
+    if purpose == "transport":  # which the SuperLink has to know
+        run("coordinator", "enroll", site.coordinator, folder / "ostrava.request")
+        assert site.stop("ostrava") == 0  # it is taken up with the next connection
+        site.start("ostrava", "node", "run")
     site.wait(lambda: not coming.exists())
     site.wait(site.is_cosigned)
 
@@ -113,6 +120,7 @@ def test_an_institution_is_admitted_and_trains_with_the_others(
             *("-o", vote, *by_phrase(site)),
         )
         run("node", "submit", site.place / name, vote)
+    site.wait(lambda: standing(site, index) != "open" and site.is_cosigned())
     run("coordinator", "enroll", site.coordinator, request)
     site.start(NEW, "node", "run")
     site.wait(
