@@ -1,11 +1,12 @@
 """The verifiers in Go and JavaScript, as programs that a test asks for a verdict."""
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.support.go_programs import build_go
 
 SOURCES = Path(__file__).parents[2] / "governance" / "verifiers"
 
@@ -13,29 +14,7 @@ SOURCES = Path(__file__).parents[2] / "governance" / "verifiers"
 @pytest.fixture(scope="session")
 def go_verifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the Go verifier without network."""
-    go = os.environ.get("TAPESTRY_GO") or shutil.which("go")
-    gopath = Path(os.environ.get("TAPESTRY_GOPATH", "/usr/share/gocode"))
-    if go is None or not (gopath / "src/golang.org/x/mod/sumdb/tlog").is_dir():
-        pytest.skip(
-            "NOT CHECKED AGAINST GO: apt-get install golang-go golang-golang-x-mod-dev"
-        )
-    work = tmp_path_factory.mktemp("go")
-    settings = {
-        "CGO_ENABLED": "0",
-        "GO111MODULE": "off",
-        "GOCACHE": str(work / "cache"),
-        "GOFLAGS": "",
-        "GOPATH": str(gopath),
-        "GOPROXY": "off",
-        "GOTOOLCHAIN": "local",
-    }
-    subprocess.run(
-        [go, "build", "-o", str(work / "verify"), "."],
-        cwd=SOURCES,
-        env=os.environ | settings,
-        check=True,
-    )
-    return work / "verify"
+    return build_go(SOURCES, tmp_path_factory.mktemp("go"))
 
 
 @pytest.fixture(scope="session")

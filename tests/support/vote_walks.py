@@ -25,6 +25,20 @@ _PURPOSES = ("root", "node", "witness", "receipts", "transport")
 _Choice = tuple[Body, str, Role]
 
 
+def aborted(state: FederationState) -> RoundAborted:
+    """End the round that is open, for too few nodes."""
+    assert state.open_round is not None
+    run, number, attempt = state.open_round.key
+    return RoundAborted(
+        run_id=run,
+        round_number=number,
+        attempt=attempt,
+        stage=None,
+        reason="too_few",
+        survivors=(),
+    )
+
+
 class Walk:
     """A log that grows by random entries, and a tally of what was refused and why."""
 
@@ -109,16 +123,7 @@ class Walk:
             attempt = state.last[2] + 1 if state.last else 1
             manifest = self.world.manifest(attempt=min(attempt, 7))
             return RoundOpened(manifest=manifest), lead, "coordinator"
-        run, number, attempt = state.open_round.key
-        aborted = RoundAborted(
-            run_id=run,
-            round_number=number,
-            attempt=attempt,
-            stage=None,
-            reason="too_few",
-            survivors=(),
-        )
-        return aborted, lead, "coordinator"
+        return aborted(state), lead, "coordinator"
 
     def _check_stolen(self, before: FederationState, body: Body, actor: str) -> None:
         """Demand that no vote outlives the stolen root key that it was signed with."""

@@ -2,8 +2,6 @@
 
 import http.client
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,11 +19,12 @@ from tapestry_governance.log.writer import Log
 from tests.support.commands import tapestry
 from tests.support.cosigning import LOG_KEY, entry, publish
 from tests.support.founding_place import ok, refuses
+from tests.support.go_programs import build_go
 from tests.support.log_world import World
 from tests.support.outside_witness import MAIN, make_witness, trust_of
 from tests.support.ports import free_port
 
-CLIENT = Path(__file__).parents[2] / "support" / "witness_client" / "main.go"
+CLIENT = Path(__file__).parents[2] / "support" / "witness_client"
 
 
 @pytest.fixture
@@ -155,28 +154,7 @@ def _size_known(address: str, given: int) -> int:
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the client by others, without network."""
-    go = os.environ.get("TAPESTRY_GO") or shutil.which("go")
-    gopath = Path(os.environ.get("TAPESTRY_GOPATH", "/usr/share/gocode"))
-    if go is None or not (gopath / "src/golang.org/x/mod/sumdb/tlog").is_dir():
-        pytest.skip(
-            "NOT CHECKED AGAINST GO: apt-get install golang-go golang-golang-x-mod-dev"
-        )
-    work = tmp_path_factory.mktemp("go")
-    settings = {
-        "CGO_ENABLED": "0",
-        "GO111MODULE": "off",
-        "GOCACHE": str(work / "cache"),
-        "GOFLAGS": "",
-        "GOPATH": str(gopath),
-        "GOPROXY": "off",
-        "GOTOOLCHAIN": "local",
-    }
-    subprocess.run(
-        [go, "build", "-o", str(work / "client"), str(CLIENT)],
-        env=os.environ | settings,
-        check=True,
-    )
-    return work / "client"
+    return build_go(CLIENT, tmp_path_factory.mktemp("go"))
 
 
 @pytest.mark.slow

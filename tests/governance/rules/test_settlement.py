@@ -14,7 +14,6 @@ from tapestry_governance.events.member_events import (
 )
 from tapestry_governance.events.round_events import (
     ContributionRefused,
-    RoundAborted,
     RoundDisputed,
     RoundOpened,
 )
@@ -34,7 +33,7 @@ from tests.support.proposals import (
     withdrawal,
 )
 from tests.support.refusals import refused
-from tests.support.vote_walks import Walk
+from tests.support.vote_walks import Walk, aborted
 
 OTHERS = ("de", "es", "id")
 PAUSE, REMOVAL = PauseProposal(kind="pause"), Removal(kind="remove", member="id")
@@ -49,22 +48,6 @@ def declare(world: World, name: str, seen: Seen | None) -> None:
     """Append an entry whose author saw so much of the log."""
     body = world.declaration(name)
     world.append(world.entry(body, name, "node", seen=seen))
-
-
-def abort(world: World) -> None:
-    current = world.folded.open_round
-    assert current is not None
-    run, number, attempt = current.key
-    world.add(
-        RoundAborted(
-            run_id=run,
-            round_number=number,
-            attempt=attempt,
-            stage=None,
-            reason="too_few",
-            survivors=(),
-        )
-    )
 
 
 def reopen(world: World, seen: Seen | None) -> bytes:
@@ -122,7 +105,7 @@ def test_members_keys_and_policy_wait_for_the_end_of_the_round(
     world.add(world.declaration("es"), "es", "node")
     assert world.folded.roster == before.roster
     assert world.folded.policy == before.policy
-    abort(world)
+    world.add(aborted(world.folded))
     assert world.folded.roster == before.roster  # the round ended with this entry
     world.add(world.declaration("es"), "es", "node")
     assert world.folded.ballots[index].outcome == "in_force"
@@ -137,7 +120,7 @@ def test_a_coordinator_with_an_old_view_does_not_put_a_decision_off(
     old = world.seen()
     index = world.decide(REMOVAL, "de", "es", "fr")
     world.add(world.declaration("es"), "es", "node")
-    abort(world)
+    world.add(aborted(world.folded))
     for seen in (old, None):
         with refused(RuleError, "roster-differs"):
             world.append(reopen(world, seen))
@@ -148,7 +131,7 @@ def test_a_coordinator_with_an_old_view_does_not_put_a_decision_off(
 def test_until_somebody_saw_it_a_round_may_open_as_it_was(world: World) -> None:
     """The votes were the last entries: the plan is of the log before them."""
     world.add(RoundOpened(manifest=world.manifest()))
-    abort(world)
+    world.add(aborted(world.folded))
     old = world.seen()
     index = world.decide(REMOVAL, "de", "es", "fr")
     world.append(reopen(world, old))
@@ -181,7 +164,7 @@ def test_a_new_key_waits_for_the_end_of_the_round_unless_the_old_was_stolen(
         world.add(world.account(manifest), "es", "node")
     world.keys["es", "node"] = world.keys["es", "node'"]
     world.add(world.account(manifest), "es", "node")
-    abort(world)
+    world.add(aborted(world.folded))
     with refused(RuleError, "signature-missing"):
         world.add(world.declaration("fr"), "fr", "node")
     world.keys["fr", "node"] = world.keys["fr", "node'"]
@@ -202,7 +185,7 @@ def test_what_was_signed_before_a_rotation_counts_where_it_is_owed(
     late = [world.entry(world.account(manifest), "fr", "node") for _ in range(2)]
     refusals = world.entry(refusal(), "fr", "node")
     declared = world.entry(world.declaration("fr"), "fr", "node")
-    abort(world)
+    world.add(aborted(world.folded))
     world.rotate("fr", "node")
     world.add(world.declaration("de"), "de", "node")
     world.append(late[0])
@@ -239,7 +222,7 @@ def test_a_compromised_key_never_counts_again(world: World) -> None:
     manifest = world.manifest()
     world.add(RoundOpened(manifest=manifest))
     late = world.entry(world.account(manifest), "fr", "node")
-    abort(world)
+    world.add(aborted(world.folded))
     world.rotate("fr", "node", reason="compromised")
     world.add(world.declaration("de"), "de", "node")
     with refused(RuleError, "signature-missing"):
@@ -255,7 +238,7 @@ def test_a_routine_rotation_may_be_called_one_of_a_compromised_key_later(
     manifest = world.manifest()
     world.add(RoundOpened(manifest=manifest))
     late = world.entry(world.account(manifest), "fr", "node")
-    abort(world)
+    world.add(aborted(world.folded))
     key = world.rotation("fr", "node")
     world.add(key, "fr", "root")
     if not waits:
@@ -354,7 +337,7 @@ def test_a_member_that_left_counts_in_the_quorum_until_the_round_ends(
     world.add(MemberLeft(), "id", "root")
     world.add(world.declaration("de"), "de", "node")
     assert "id" in world.folded.members
-    abort(world)
+    world.add(aborted(world.folded))
     world.add(world.declaration("de"), "de", "node")
     assert "id" not in world.folded.members
 
@@ -465,7 +448,7 @@ def test_a_stolen_root_key_leaves_no_new_key_behind(world: World) -> None:
     world.rotate("de", "node")
     world.rotate("fr", "root", seed="owner", reason="compromised")
     owner = world.keys["fr", "root'"].verify_key
-    abort(world)
+    world.add(aborted(world.folded))
     world.add(world.declaration("es"), "es", "node")
     assert world.folded.key_of("fr", "root") == owner
     assert world.folded.key_of("fr", "node") == world.key("fr", "node").verify_key
@@ -488,7 +471,7 @@ def test_a_key_that_was_taken_meanwhile_is_not_given_again(world: World) -> None
     world.add(first, "fr", "root")
     world.add(first, "fr", "root")
     world.rotate("fr", "receipts", seed="two")
-    abort(world)
+    world.add(aborted(world.folded))
     world.add(world.declaration("de"), "de", "node")
     state = world.folded
     assert str(state.key_of("fr", "node")) == first.key

@@ -8,7 +8,7 @@ from tapestry_governance.events.member_events import (
     PauseProposal,
     Removal,
 )
-from tapestry_governance.events.round_events import RoundAborted, RoundOpened
+from tapestry_governance.events.round_events import RoundOpened
 from tapestry_governance.rules.ballots import Vote
 from tapestry_governance.rules.member_rules import MAX_ROTATIONS
 from tapestry_governance.rules.thresholds import votes_for
@@ -21,6 +21,7 @@ from tapestry_governance.rules.vote_rules import (
 from tests.support.log_world import NAMES, World
 from tests.support.proposals import new_key, new_policy, new_root
 from tests.support.refusals import refused
+from tests.support.vote_walks import aborted
 
 OTHERS = ("de", "es", "id")
 PAUSE, REMOVAL = PauseProposal(kind="pause"), Removal(kind="remove", member="id")
@@ -29,22 +30,6 @@ PAUSE, REMOVAL = PauseProposal(kind="pause"), Removal(kind="remove", member="id"
 @pytest.fixture
 def world() -> World:
     return World().found()
-
-
-def abort(world: World) -> None:
-    current = world.folded.open_round
-    assert current is not None
-    run, number, attempt = current.key
-    world.add(
-        RoundAborted(
-            run_id=run,
-            round_number=number,
-            attempt=attempt,
-            stage=None,
-            reason="too_few",
-            survivors=(),
-        )
-    )
 
 
 def exhaust(world: World, name: str, subject: int) -> None:
@@ -125,7 +110,7 @@ def test_a_decision_that_a_thief_carried_is_open_again(world: World, how: str) -
         ballot = world.settled.ballots[index]
         assert (ballot.outcome, ballot.decided) == ("open", None)
         assert [each.subject for each in world.settled.waiting] == [enough]
-    abort(world)
+    world.add(aborted(world.folded))
     state = world.settled
     assert "zz" in state.members
     assert state.ballots[index].outcome == "lapsed"  # as zz is a voter now
@@ -169,7 +154,7 @@ def test_a_decision_loses_the_vote_of_one_that_goes(how: str) -> None:
     assert world.folded.ballots[index].outcome == "decided"
     if how == "left":
         world.add(MemberLeft(), "fr", "root")
-    abort(world)
+    world.add(aborted(world.folded))
     state = world.settled
     assert "fr" not in state.members
     assert state.ballots[index].outcome == "lapsed"
