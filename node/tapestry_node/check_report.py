@@ -197,10 +197,12 @@ class CheckReport:
         Raises:
             TapestryError: It is that of other records, or older than the log.
         """
+        from tapestry_node.data_ledger import view_ledger
+
         log, store = self._checked.log, self._checked.store
         if store is None:
             return None
-        ledger = Ledger.view(store, trainer.terms)
+        ledger = view_ledger(store, trainer, directory=self._checked.folder)
         if log is not None:
             ledger.require(published_charges(log, self.settings.name))
         return ledger

@@ -56,9 +56,7 @@ from tapestry.software_digest import software_digest
 from tapestry.tlog.checkpoint import read_claim
 from tapestry.vectors import Layout
 from tapestry.workloads.base import Workload
-from tapestry_governance.events.envelope import Author, open_entry
-from tapestry_governance.events.member_events import MemberLeft
-from tapestry_governance.events.privacy_events import DataDeclared
+from tapestry_governance.events.envelope import Author
 from tapestry_governance.events.round_events import (
     ContributionRefused,
     RoundClosed,
@@ -69,6 +67,8 @@ from tapestry_node.adapters.publication import Publisher
 from tapestry_node.availability import exit_obstacle, is_refused, obstacles
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.budget.log_accounts import published_charges
+from tapestry_node.data.declarations import require_declared, undeclared
+from tapestry_node.data_ledger import open_ledger
 from tapestry_node.node_state import NodeState
 from tapestry_node.open_folder import OpenFolder, Progress
 from tapestry_node.refusal import Objection, Refused, log_refusal, reason_of
@@ -138,7 +138,14 @@ class Node:
         self._store, self.mirror = whole.store, whole.mirror
         data = directory / self.settings.data
         self.trainer = open_trainer(data, workload=workload, settings=self.settings)
-        self._ledger = Ledger.open(self._store, self.trainer.terms)
+        self._ledger = open_ledger(
+            self._store,
+            self.trainer,
+            settings=self.settings,
+            directory=directory,
+            log=self._state,
+            now=clock(),
+        )
         if self.mirror.size:
             self._store.require(self.mirror.state.uploads_of(self.name))
         self._require_charges()
@@ -294,14 +301,9 @@ class Node:
 
     def _submitted_entries(self) -> list[bytes]:
         """Declare the records, if nothing did; return what the log lacks."""
-        posted = (open_entry(entry).event for entry in self._store.outbox())
-        own = (event.body for event in posted if event.actor == self.name)
-        known = self.mirror.state
-        is_declared = self.name in known.data or self.name in known.left
-        told = (DataDeclared, MemberLeft)
-        if not is_declared and not any(isinstance(body, told) for body in own):
+        for version in undeclared(self._store, self.mirror.state, name=self.name):
             salt = self._store.secret("dataset-salt", secrets.token_bytes(32))
-            declared = self.trainer.declaration(salt)
+            declared = self.trainer.declaration(version, salt)
             self._store.post(self.context.sign_event(declared, now=self.clock()))
         sign = partial(self.context.sign_event, now=self.clock())
         found = entries_to_submit(self._store, self.mirror, name=self.name, sign=sign)
@@ -365,10 +367,8 @@ class Node:
         if self.session is not None and self.session.manifest == current.manifest:
             return encode_message(self.session.advertisement)  # joined before
         self._require_available()
-        declared = self.mirror.state.data.get(self.name)
-        if declared is None or declared.records != self.trainer.count:
-            said = f"the log lacks the declaration of {self.trainer.count} records"
-            raise Refused(Reason.MAINTENANCE, said, code="data-not-declared")
+        version = self.trainer.holdings.version.version
+        require_declared(self.mirror.state, self.name, version=version)
         self._require_charges()
         self._store.require(self.mirror.state.uploads_of(self.name))
         self._leave_session()

@@ -216,6 +216,7 @@ def _check_budget(standing: Standing, steps: accounting.Steps) -> None:
         number=1 + max((each.number for each in rows if each.run == run), default=0),
         steps=steps,
         own_multiplier=steps.noise_multiplier,
+        blocks=standing.trainer.holdings.version.trains,
     )
     if standing.state is not None:
         check_cap(
@@ -226,7 +227,7 @@ def _check_budget(standing: Standing, steps: accounting.Steps) -> None:
             target_delta=standing.settings.policy.target_delta,
         )
     if not list(_budget(standing)):
-        ledger.check(charge)
+        ledger.fit(charge)
 
 
 def _fault(ask: Callable[[], object]) -> TapestryError | None:
@@ -240,9 +241,10 @@ def _fault(ask: Callable[[], object]) -> TapestryError | None:
 
 def _budget(standing: Standing) -> Iterator[Objection]:
     balance = standing.ledger.balance()
+    least = min(balance.blocks, key=lambda each: each.spent)
     for name, value, limit in (
-        ("epsilon", balance.spent, balance.limit),
-        ("fallback epsilon", balance.fallback, balance.fallback_limit),
+        ("epsilon", least.spent, balance.limit),
+        ("fallback epsilon", least.fallback, balance.fallback_limit),
     ):
         if value >= limit:
             key = f"policy.{name.replace(' ', '_')}_limit"

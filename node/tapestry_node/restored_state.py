@@ -283,6 +283,7 @@ class Settlement:
         Attempts differ in their nodes, and so in the noise of each one's share.
         """
         manifest, charge = max(attempts, key=_price)
+        unit = self.context.trainer.manifest.unit
 
         def sign(number: int, spent: Sequence[Charge]) -> bytes:
             account = DpAccounted(
@@ -293,7 +294,7 @@ class Settlement:
                 adapter=None,
                 version=None,
                 steps=manifest.training.steps,
-                loss=loss_of(charge, manifest.privacy, spent=spent),
+                loss=loss_of(charge, manifest.privacy, spent=spent, unit=unit),
             )
             return self.context.sign_event(account, now=self.now)
 

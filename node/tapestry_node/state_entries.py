@@ -25,6 +25,7 @@ from tapestry.inputs.plain_file import read_plain
 from tapestry.storage import durable_files
 from tapestry.storage.sqlite_database import Database
 from tapestry_node.budget.ledger_entries import Charge, ChargeRecord, Key
+from tapestry_node.data.data_version import DataVersion
 from tapestry_node.outbox_report import follow_outbox
 from tapestry_node.round.session_marks import SessionMark, has_uploaded
 from tapestry_node.round.survivor_marks import ConsentMark, UploadMark
@@ -85,6 +86,8 @@ class StateReplay:
         self._digests: list[str] = []
         self.rows: dict[Key, ChargeRecord] = {}
         self.terms: dict[str, str] | None = None
+        self.data: list[DataVersion] = []
+        self.withdrawn: set[bytes] = set()  # marks of units that train no more
         self.limits: tuple[str, str] | None = None
         self.uploads: list[UploadMark] = []
         self.consents: list[ConsentMark] = []
@@ -244,6 +247,9 @@ class StateReplay:
         Raises:
             PolicyError: The same name was charged with other steps.
         """
+        row = self.rows.get(charge.key)
+        if row is not None and row.charge.is_like(charge):
+            charge = row.charge  # on the blocks that were reserved
         if not self.is_charged(charge):
             self.append({"type": "reserve", **charge.body()})
         self.spend(charge)
@@ -339,6 +345,10 @@ class StateReplay:
             case "submitted":
                 rows = entry["rows"].items()
                 self.submitted = {bytes.fromhex(leaf): int(n) for leaf, n in rows}
+            case "data":
+                self.data.append(DataVersion.parse(entry))
+            case "withdrawn":
+                self.withdrawn |= {bytes.fromhex(unit) for unit in entry["units"]}
             case "secret":
                 self.secrets[entry["name"]] = bytes.fromhex(entry["value"])
             case _:

@@ -79,13 +79,15 @@ class Summary(Protocol):
 class ReadRecords:
     """The records that a reader found in a folder; private.
 
-    ``spellings`` has the canonical bytes of each record, for the digest of all. They
-    and the records stand in an order that depends on the records alone.
+    ``spellings`` has the canonical bytes of each record, for the digest of all, and
+    ``keys`` the key under which its rows were found, or None; it is empty where the
+    reader knows no keys. All stand in an order that depends on the records alone.
     """
 
     records: tuple[Record, ...]
     spellings: tuple[bytes, ...]
     hint: str  # what to put into a folder without records
+    keys: tuple[str | None, ...] = ()
     parts: tuple[Record, ...] = ()  # rows that some records are joined from
     summary: Summary | None = None
 
@@ -103,8 +105,13 @@ class RecordReader(Protocol):
         """The model of that file."""
         ...
 
-    def read(self, paths: Sequence[Path], faults: Faults) -> ReadRecords:
+    def read(
+        self, paths: Sequence[Path], faults: Faults, *, manifest: DataManifest | None
+    ) -> ReadRecords:
         """Read all files of a folder but the manifest; what is wrong becomes faults.
+
+        Where the manifest's unit is a person, each record is all that is read of one,
+        and has its key. ``manifest`` is None where that was a fault.
 
         Guarantees:
             A fault names a file, a line and a rule, and holds nothing of a record.

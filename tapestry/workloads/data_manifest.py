@@ -1,8 +1,8 @@
 """The public description of an institution's data, whatever a record of it is."""
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tapestry.schema import Printable, Strict
 
@@ -18,7 +18,9 @@ class DataManifest(Strict):
     """The description of an institution's data; may be published.
 
     A workload adds what its kind of data needs. ``source`` is for people and is not
-    part of the digest of the records.
+    part of the digest of the records. With ``unit = "person"`` each row names the
+    person whom it is about, and at most ``max_rows`` rows of one are read: the first
+    ones.
     """
 
     licence: Annotated[
@@ -29,10 +31,19 @@ class DataManifest(Strict):
             examples=["CC0-1.0"],
         ),
     ]
-    unit: Annotated[Literal["record"], Field(examples=["record"])]
+    unit: Annotated[Literal["record", "person"], Field(examples=["record"])]
+    max_rows: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     source: Annotated[
         Printable, Field(max_length=300, examples=["our archive, 2024"])
     ] = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.unit == "person") != (self.max_rows is not None):
+            raise ValueError(
+                'max_rows goes with unit = "person", and bounds the rows of one person'
+            )
+        return self
 
     @property
     def languages(self) -> tuple[str, ...]:

@@ -49,6 +49,7 @@ class Account:
     recomputed: float | None
     fallback_reported: str | None = None
     fallback_recomputed: float | None = None
+    unit: str = "record"
 
     @property
     def epsilon(self) -> float | None:
@@ -248,6 +249,7 @@ class _RunningAccount:
         self._rounds = self._adapters = self._steps = 0
         self._lacks_noise = self._counts_on_others = False
         self._is_untold = False  # the cost of a part cannot be told
+        self._unit = "record"
         self._spent, self._fallback = Composition(), Composition()
         self.report: BlockEpsilon | None = None  # the last one
 
@@ -259,7 +261,7 @@ class _RunningAccount:
         if loss is not None:
             if said is None:
                 return
-            self.report = said[1]
+            self.report, self._unit = said[1], loss.unit
         self._rounds += body.round_number is not None
         self._adapters += body.adapter is not None
         self._steps += body.steps
@@ -285,6 +287,7 @@ class _RunningAccount:
             target_delta=None,
             reported=None,
             recomputed=None,
+            unit=self._unit,
         )
         said = self.report
         if self._lacks_noise or said is None:

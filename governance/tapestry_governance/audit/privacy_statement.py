@@ -24,17 +24,19 @@ from tapestry_governance.rules.round_records import AccountedSpending, ReleaseRe
 
 NOT_COVERED = (
     "That an institution took part, and how many records it declared: both are public.",
-    "Several records about one person, unless the institution made one of them.",
-    "Replacing a record instead of adding or removing one; that costs more.",
+    "Several records about one person where the unit of privacy is a record.",
+    "A person whom a row mentions, and whose key it does not have.",
+    "Replacing a record or person instead of adding or removing one; that costs more.",
+    "That nobody of a new block is in an older one: only the institution can tell.",
     "Records that an institution also used outside of this run and its accounting.",
     "An institution that lies about its data, its noise or its sampling.",
     "The last bits of Gaussian noise: it is drawn in floating point.",
     "How long a node takes to answer: that grows with what it drew from its records.",
 )
 DEFINITION = (
-    "For any set of outcomes, its probability with one record of an institution is at"
-    " most e to the power of epsilon times its probability without that record, plus"
-    " delta; and the other way round."
+    "For any set of outcomes, its probability with one record of an institution, or all"
+    " rows of one person where the unit is a person, is at most e to the power of"
+    " epsilon times its probability without, plus delta; and the other way round."
 )
 _TERMS = ("clip_norm", "noise_multiplier", "own_multiplier", "shares", "sampling_rate")
 _SAID = ("unit", "adjacency", "trust_model", "accountant", "accountant_version")

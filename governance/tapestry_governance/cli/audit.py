@@ -333,7 +333,7 @@ def _row(account: "Account") -> dict[str, Any]:
         "adapters": account.adapters,
         "steps": account.steps,
         "unlogged": account.unlogged,
-        "unit": "record",
+        "unit": account.unit,
         "adjacency": "add-remove",
         "understated": account.is_understated,
     }

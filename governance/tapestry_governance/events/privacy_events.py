@@ -20,6 +20,7 @@ MAX_BLOCKS = 260  # of an institution: five years of versions, one a week
 
 MAX_ACCOUNTS = 1_000_000  # of an institution
 Block = Annotated[int, Field(ge=1, le=MAX_BLOCKS)]
+Unit = Literal["record", "person"]
 
 
 class DataDeclared(Body, type="data.declared", roles=("node",)):
@@ -31,7 +32,7 @@ class DataDeclared(Body, type="data.declared", roles=("node",)):
     records: Annotated[int, Field(ge=1)]  # a lower bound is safe, see EVENTS.md
     withdrawn: Annotated[int, Field(ge=0)]  # units that left with this version
     modality: Literal["text", "episodes"]
-    unit: Literal["record", "person"]
+    unit: Unit
     max_rows: Annotated[int, Field(ge=1)] | None  # of a unit; None: it is one row
     languages: Annotated[tuple[Language, ...], Field(max_length=50)]  # none: no text
     licences: Annotated[tuple[Licence, ...], Field(max_length=50)]
@@ -81,15 +82,16 @@ class NoisedSegment(Strict):
 class PrivacyLoss(Strict):
     """The loss of training with noise, and all parameters to compute it again.
 
-    ``blocks`` holds the epsilons at ``target_delta``, one for each block that the
-    institution declared, in order. Where any of them counts on noise of other nodes,
-    the trust model is ``shared``; where it is ``local``, all noise is the node's own.
+    ``blocks`` holds the epsilons at ``target_delta``, one for each block that was
+    trained on, in order: a block whose budget is spent is left out. Where any of them
+    counts on noise of other nodes, the trust model is ``shared``; where it is
+    ``local``, all noise is the node's own.
     """
 
     mechanism: Literal[  # of each step
         "poisson-subsampled-gaussian", "poisson-subsampled-skellam"
     ]
-    unit: Literal["record"]
+    unit: Unit  # as the institution declared it
     adjacency: Literal["add-remove"]
     trust_model: Literal["local", "shared"]  # of the epsilons
     clip_norm: Plain

@@ -34,7 +34,8 @@ are those of ``governance/EVENTS.md``, by its numbers:
    account-number-taken, steps-differ,
    mechanism-differs, privacy-terms-differ, noise-not-allowed, noise-too-low,
    data-not-declared, sampling-rate-too-low, epsilon-decreased, epsilon-above-cap,
-   delta-above-policy, training-without-noise, blocks-differ, segments-differ,
+   delta-above-policy, training-without-noise, blocks-differ, unit-differs,
+   segments-differ,
    adapter-run-unreleased, accounts-too-many.
 
 8. Closing (``round_rules``): round-not-open, participants-differ, sum-too-small,
@@ -54,7 +55,7 @@ are those of ``governance/EVENTS.md``, by its numbers:
    noise-not-allowed, delta-above-policy, epsilon-above-cap, training-without-noise.
 
 11. Data (``replay``): data-version-not-next, declarations-too-many,
-    block-without-key.
+    unit-differs, block-without-key.
 
 12. Proposal (``vote_rules``, ``proposal_rules``): proposal-voters-differ,
     proposals-too-many, votes-cannot-suffice, policy-version-not-next, member-known,

@@ -4,7 +4,7 @@ An account may come late: its message was lost, or a coordinator kept it back. N
 here depends on the order of the log. An account is compared with those before and after
 it by its own number, with the policy and the declaration of data as they were when its
 round was opened (with the member's first declaration, if that came later), or, of an
-adapter, with all since the first release of its run.
+adapter, with the newest declaration and any policy so far.
 """
 
 import dataclasses
@@ -142,7 +142,7 @@ def _account_round(
     # A member that had declared nothing at the opening may still do so and take part.
     declared = record.data.get(actor) or state.first_data.get(actor)
     if body.promise is not None:
-        _check_data(state, body.promise, actor, declared=declared, least=declared)
+        _check_data(state, body.promise, actor, declared=declared)
     _check_plan(body, record, declared, actor)
     accounted = state.accounted.set(key, before | {actor})
     return state.but(accounted=accounted)
@@ -152,8 +152,7 @@ def _account_adapter(
     state: FederationState, account: AccountedSpending, actor: str
 ) -> FederationState:
     """Take the only account of a version, and count it among those of a release."""
-    releases = state.released_by_run.get(account.run_id)
-    if releases is None:
+    if state.released_by_run.get(account.run_id) is None:
         message = (
             f"{actor}'s adapter {account.adapter}: no release of run {account.run_id}"
         )
@@ -164,9 +163,8 @@ def _account_adapter(
         raise RuleError(message, code="account-duplicated")
     check_limits(account.promise, state.policies, actor=actor)
     if account.promise is not None:
-        *_, first = releases.newest_first()
-        declared, least = state.data.get(actor), first.data.get(actor)
-        _check_data(state, account.promise, actor, declared=declared, least=least)
+        declared = state.data.get(actor)
+        _check_data(state, account.promise, actor, declared=declared)
     count = len(state.released), count_adapter(state, actor)
     return dataclasses.replace(
         state,
@@ -225,17 +223,22 @@ def _check_data(
     actor: str,
     *,
     declared: DataDeclared | None,
-    least: DataDeclared | None,
 ) -> None:
-    """Demand every block that was declared by then, and none that is not by now."""
+    """Demand the declared unit, and blocks that are declared by now.
+
+    A block that an account leaves out was not trained on, by the institution's word:
+    its budget was spent.
+    """
     if declared is None:
         message = f"{actor} declared no data, so its sampling rate is unknown"
         raise RuleError(message, code="data-not-declared")
     blocks, most = [each.block for each in loss.blocks], state.data[actor].block
-    fewest = 1 if least is None else least.block
-    if blocks != list(range(1, len(blocks) + 1)) or not fewest <= len(blocks) <= most:
+    if blocks[-1] > most:  # they are in order
         message = f"{actor} accounts for blocks {blocks}, declared 1 to {most}"
         raise RuleError(message, code="blocks-differ")
+    if loss.unit != declared.unit:
+        message = f"{actor} accounts for each {loss.unit}, declared {declared.unit}"
+        raise RuleError(message, code="unit-differs")
     if loss.segments:
         message = f"{actor} names {len(loss.segments)} segments, plans have none"
         raise RuleError(message, code="segments-differ")

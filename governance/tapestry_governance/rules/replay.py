@@ -349,6 +349,12 @@ def _check_version(before: DataDeclared | None, body: DataDeclared) -> None:
             f" {version} with block {block}",
             code="data-version-not-next",
         )
+    if before is not None and body.unit != before.unit:
+        raise RuleError(
+            f"data version {body.version} of each {body.unit} after {before.unit}; the"
+            " unit of privacy stays what it was",
+            code="unit-differs",
+        )
     if body.block > 1 and body.unit == "record":
         # Nothing tells a record that was edited from a new one: a new block of them
         # would buy the same persons a fresh budget.

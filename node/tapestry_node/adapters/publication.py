@@ -22,7 +22,7 @@ Edge cases:
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -82,6 +82,8 @@ class AdapterJob:
     release: ReleasePublished
     plan: AdapterPlan
     charge: Charge | None  # None: without noise, nothing is promised
+    data: int  # the version of the data
+    blocks: tuple[int, ...]  # that are trained on
     root: Path
 
     @property
@@ -105,6 +107,8 @@ class AdapterJob:
         made_for = canonical_json(
             {
                 "base": self.title.base.digest,
+                "blocks": list(self.blocks),
+                "data": self.data,
                 "privacy": self.plan.privacy.model_dump(mode="json"),
                 "training": self.plan.training.model_dump(mode="json"),
             }
@@ -159,7 +163,7 @@ class Publisher:
         base = BaseName(name=release.name, digest=release.model_digest)
         title = Title(name=self.context.name, version=version, base=base)
         plan = plan_adapter(title, self.settings, trainer=self.context.trainer)
-        charge = None
+        charge, blocks = None, self.context.trainer.holdings.version.trains
         if plan.steps is not None:
             charge = Charge(
                 purpose="adapter",
@@ -167,8 +171,12 @@ class Publisher:
                 number=version,
                 steps=plan.steps,
                 own_multiplier=plan.steps.noise_multiplier,
+                blocks=blocks,
             )
+            charge = self.ledger.known(charge)
         return AdapterJob(
+            blocks=charge.blocks if charge else blocks,
+            data=self.context.trainer.holdings.version.version,
             title=title,
             release=release,
             plan=plan,
@@ -206,14 +214,15 @@ class Publisher:
         )
         public = check_adapter(job.plan, place, trainer=trainer, load=self._workload)
         if job.charge is not None:
-            check_cap(
-                job.charge,
+            affordable = check_cap(
+                self.ledger.fit(job.charge),
                 ledger=self.ledger,
                 state=self.context.mirror.state,
                 name=self.context.name,
                 target_delta=self.settings.policy.target_delta,
             )
-            self.ledger.reserve(job.charge)
+            self.ledger.reserve(affordable)
+            job = replace(job, charge=affordable, blocks=affordable.blocks)
         try:
             if not job.update.exists():
                 self._train(job, now=now)
@@ -243,7 +252,7 @@ class Publisher:
         try:
             update = adapter_trainer.train(
                 self._workload(),
-                trainer.examples(job.plan.training.options),
+                trainer.examples(job.plan.training.options, job.blocks),
                 plan=job.plan,
                 runtime=Runtime(progress=self._tell),
             )
@@ -289,7 +298,12 @@ class Publisher:
                 adapter=job.title.name,
                 version=job.title.version,
                 steps=job.plan.training.steps,
-                loss=loss_of(job.charge, job.plan.privacy, spent=spent),
+                loss=loss_of(
+                    job.charge,
+                    job.plan.privacy,
+                    spent=spent,
+                    unit=self.context.trainer.manifest.unit,
+                ),
             )
             return self.context.sign_event(account, now=now)
 

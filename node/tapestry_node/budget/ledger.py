@@ -1,8 +1,9 @@
 """The privacy ledger: what an institution promises its records and has spent of it.
 
-One ledger per institution and dataset. Whatever leaves the node and was computed
-from the records is charged here first: rounds, adapters, evaluations.
+One ledger per institution. Whatever leaves the node and was computed from the records
+is charged here first: rounds, adapters, evaluations.
 
+    fit      which blocks can pay? Those that cannot are left out of the training
     reserve  before training: does it fit next to all that is spent or reserved?
     spend    before anything leaves: from now on it counts, come what may
     release  a reservation whose result never left and never will
@@ -15,8 +16,12 @@ Guarantees:
     in the mirror. The spent epsilon never exceeds the limit in force when it was
     reserved, and never decreases. Two processes may share a ledger. Only after a backup
     was restored it may be over the limit: what may have been spent counts as spent.
+    Every block has the whole limit to spend, and pays for each training whose charge
+    names it, whether or not one of its units was drawn.
 
 Edge cases:
+    Single records are one block for ever. Units with a key come in blocks, one with
+    each version of the data that brings new ones (governance/decisions/0024).
     A charge is named by purpose, run and number. Charging it again changes nothing. A
     round whose charge is spent is never trained for again, whether or not it left. If
     the database *and* its mirror are restored together, only the federation's log
@@ -24,7 +29,7 @@ Edge cases:
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
@@ -53,8 +58,8 @@ class PrivacyPromise:
         ConfigError: Epsilon or delta is out of range, or delta not below 1/records.
     """
 
-    dataset: str  # digest of the declared data
-    records: int
+    dataset: str  # digest of the declared data, where a unit is a record
+    records: int  # of the largest block
     epsilon: float
     fallback_epsilon: float  # with the node's own share of noise alone
     delta: float
@@ -76,7 +81,8 @@ class PrivacyPromise:
                 code="epsilon-out-of-range",
             )
         accounting.check_delta(self.delta, records=self.records)
-        if self.unit != "record" or self.adjacency != accounting.ADJACENCY:
+        is_known = self.unit in ("record", "person")
+        if not is_known or self.adjacency != accounting.ADJACENCY:
             raise ConfigError(
                 f"no accounting for {self.unit} under {self.adjacency}",
                 code="unit-unsupported",
@@ -88,11 +94,24 @@ class PrivacyPromise:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Balance:
-    """Epsilon at ``delta``: spent for good, with reservations, and allowed.
+class BlockBalance:
+    """Epsilon of one block: spent for good, and with reservations.
 
     ``fallback`` is spent if all other nodes take out the noise that they share; without
     shared noise it equals ``spent``.
+    """
+
+    block: int
+    spent: float
+    committed: float
+    fallback: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """Epsilon at ``delta`` of each block, and the limits that hold for each.
+
+    ``spent``, ``committed`` and ``fallback`` are those of the block with the most.
     """
 
     spent: float
@@ -100,6 +119,7 @@ class Balance:
     limit: float
     fallback: float
     fallback_limit: float
+    blocks: tuple[BlockBalance, ...]
     delta: float
     unit: str
     adjacency: str
@@ -174,43 +194,62 @@ class Ledger:
             if replay.is_charged(charge):
                 return
             charges = [row.charge for row in replay.rows.values()]
-            self._check_fits(charges, charge)
+            for block in charge.blocks:
+                if (fault := self._fault(charges, charge, block)) is not None:
+                    raise fault
             replay.append({"type": "reserve", **charge.body()})
 
-    def check(self, charge: Charge) -> None:
-        """Refuse what ``reserve`` would refuse, and reserve nothing.
+    def known(self, charge: Charge) -> Charge:
+        """Return a charge on the blocks that it was reserved or spent on, if it was."""
+        row = self._state.reading().rows.get(charge.key)
+        return row.charge if row and row.charge.is_like(charge) else charge
+
+    def fit(self, charge: Charge) -> Charge:
+        """Narrow a charge to the blocks that can pay for it, and reserve nothing.
+
+        Edge cases:
+            What was charged already keeps its blocks.
 
         Raises:
-            BudgetExhausted: The charge does not fit.
+            BudgetExhausted: No block can pay for it.
             PolicyError: The same name was charged with other steps.
         """
-        replay = self._state.reading()
-        if not replay.is_charged(charge):
-            self._check_fits([row.charge for row in replay.rows.values()], charge)
+        rows = self._state.reading().rows
+        if charge.key in rows:
+            return self.known(charge)
+        charges = [row.charge for row in rows.values()]
+        return _narrow(charge, lambda block: self._fault(charges, charge, block))
 
-    def check_cap(self, charge: Charge, *, target_delta: float, cap: float) -> None:
-        """Check all charges with one more against the federation's cap.
+    def check_cap(self, charge: Charge, *, target_delta: float, cap: float) -> Charge:
+        """Narrow a charge to the blocks that stay within the federation's cap.
 
         Without this check the log would refuse the account of what was spent already.
 
         Raises:
-            BudgetExhausted: They would pass the cap, or promise nothing at all.
+            BudgetExhausted: Each block would pass the cap, or promise nothing at all.
         """
         rows = [row.charge for row in self.rows()]
         mine = [each for each in rows if each.key != charge.key] + [charge]
-        after = accounting.epsilon((c.steps for c in mine), target_delta=target_delta)
-        if not after <= cap:
-            raise BudgetExhausted(
-                f"{charge.title} would bring epsilon to {after:.3f} at delta"
-                f" {target_delta:g}, over the federation's cap of {cap:g}",
-                code="epsilon-above-cap",
-            )
-        last = accounting.epsilon((c.fallback for c in mine), target_delta=target_delta)
-        if last == math.inf:
-            raise BudgetExhausted(
-                f"{charge.title} has no finite fallback epsilon; take more noise",
-                code="epsilon-unreachable",
-            )
+
+        def fault(block: int) -> BudgetExhausted | None:
+            own = _on(mine, block)
+            steps = (each.steps for each in own)
+            after = accounting.epsilon(steps, target_delta=target_delta)
+            if not after <= cap:
+                return BudgetExhausted(
+                    f"{charge.title} would bring epsilon to {after:.3f} at delta"
+                    f" {target_delta:g}, over the federation's cap of {cap:g}",
+                    code="epsilon-above-cap",
+                )
+            last = (each.fallback for each in own)
+            if accounting.epsilon(last, target_delta=target_delta) == math.inf:
+                return BudgetExhausted(
+                    f"{charge.title} has no finite fallback epsilon; take more noise",
+                    code="epsilon-unreachable",
+                )
+            return None
+
+        return _narrow(charge, fault)
 
     def spend(self, charge: Charge, sign: Sign) -> bytes:
         """Count a reserved charge as spent, and return its account, in the outbox.
@@ -241,19 +280,30 @@ class Ledger:
         With ``rows``, of these, and the state is not read.
         """
         rows = self.rows() if rows is None else rows
-        spent = [row for row in rows if row.state == "spent"]
-        runs = sorted({row.charge.run for row in spent})
+        every = [row.charge for row in rows]
+        spent = [row.charge for row in rows if row.state == "spent"]
+        runs = sorted({charge.run for charge in spent})
+        blocks = [
+            BlockBalance(
+                block=block,
+                spent=self._epsilon(each.steps for each in _on(spent, block)),
+                committed=self._epsilon(each.steps for each in _on(every, block)),
+                fallback=self._epsilon(each.fallback for each in _on(spent, block)),
+            )
+            for block in _blocks(every)
+        ]
         return Balance(
-            spent=self._epsilon(row.charge.steps for row in spent),
-            committed=self._epsilon(row.charge.steps for row in rows),
+            spent=max(each.spent for each in blocks),
+            committed=max(each.committed for each in blocks),
             limit=self._terms.epsilon,
-            fallback=self._epsilon(row.charge.fallback for row in spent),
+            fallback=max(each.fallback for each in blocks),
             fallback_limit=self._terms.fallback_epsilon,
+            blocks=tuple(blocks),
             delta=self._terms.delta,
             unit=self._terms.unit,
             adjacency=self._terms.adjacency,
             by_run={
-                run: self._epsilon(r.charge.steps for r in spent if r.charge.run == run)
+                run: self._largest([each for each in spent if each.run == run])
                 for run in runs
             },
         )
@@ -268,7 +318,11 @@ class Ledger:
         balance = asdict(self.balance(rows))
         del balance["by_run"]
         said = {k: None if v == math.inf else v for k, v in balance.items()}
-        return {**said, "charges": charges}
+        blocks = [
+            {key: None if value == math.inf else value for key, value in each.items()}
+            for each in balance["blocks"]
+        ]
+        return {**said, "blocks": blocks, "charges": charges}
 
     def lacks_noise(self) -> bool:
         """Return true if something was trained without noise: nothing holds then."""
@@ -278,9 +332,23 @@ class Ledger:
     def rounds_left(
         self, charge: Charge, rows: Sequence[ChargeRecord] | None = None
     ) -> int:
-        """Count how many more charges like this one fit, beside all or some rows."""
+        """Count how many more charges like this one fit, beside all or some rows.
+
+        Of the blocks that it names the one with the most left counts: the others are
+        left out when they cannot pay.
+        """
         rows = self.rows() if rows is None else rows
-        return self._left([row.charge for row in rows], charge)
+        charges = [row.charge for row in rows]
+        return max(self._left(charges, charge, block) for block in charge.blocks)
+
+    def paying(self, like: Charge | None, blocks: Iterable[int]) -> tuple[int, ...]:
+        """Return which of some blocks can pay for one more charge; None: for any."""
+        charges = [row.charge for row in self.rows()]
+        return tuple(
+            block
+            for block in blocks
+            if like is None or self._fault(charges, like, block) is None
+        )
 
     def require(self, published: Iterable[Charge]) -> None:
         """Compare with what the federation's log says that this node spent.
@@ -321,9 +389,9 @@ class Ledger:
     def _fixed(self) -> dict[str, str]:
         return {
             "format": _FORMAT,
+            "unit": self._terms.unit,
             "dataset": self._terms.dataset,
             "delta": encode_decimal(self._terms.delta),
-            "unit": self._terms.unit,
             "adjacency": self._terms.adjacency,
         }
 
@@ -347,23 +415,36 @@ class Ledger:
     def _epsilon(self, steps: Iterable[accounting.Steps]) -> float:
         return accounting.epsilon(steps, target_delta=self._terms.delta)
 
-    def _check_fits(self, charges: list[Charge], charge: Charge) -> None:
-        after = self._epsilon(each.steps for each in [*charges, charge])
-        fallback = self._epsilon(each.fallback for each in [*charges, charge])
+    def _largest(self, charges: Sequence[Charge]) -> float:
+        return max(
+            self._epsilon(each.steps for each in _on(charges, block))
+            for block in _blocks(charges)
+        )
+
+    def _fault(
+        self, charges: Sequence[Charge], charge: Charge, block: int
+    ) -> BudgetExhausted | None:
+        """Return why a block cannot pay for a charge beside others, or None."""
+        own = _on(charges, block)
+        after = self._epsilon(each.steps for each in [*own, charge])
+        fallback = self._epsilon(each.fallback for each in [*own, charge])
         for name, value, limit in (
             ("epsilon", after, self._terms.epsilon),
             ("the fallback epsilon", fallback, self._terms.fallback_epsilon),
         ):
             if not value <= limit:
-                spent = self._epsilon(each.steps for each in charges)
-                raise BudgetExhausted(
-                    f"{charge.title} would bring {name} to {value:.3f}, over the limit"
-                    f" of {limit:g}; {spent:.3f} is spent or reserved, and"
-                    f" {self._left(charges, charge)} of this kind fit",
+                spent = self._epsilon(each.steps for each in own)
+                where = f" of block {block}" if block > 1 else ""
+                return BudgetExhausted(
+                    f"{charge.title} would bring {name}{where} to {value:.3f}, over the"
+                    f" limit of {limit:g}; {spent:.3f} is spent or reserved, and"
+                    f" {self._left(charges, charge, block)} of this kind fit",
                     code="budget-exhausted",
                 )
+        return None
 
-    def _left(self, charges: list[Charge], charge: Charge) -> int:
+    def _left(self, charges: Sequence[Charge], charge: Charge, block: int) -> int:
+        charges = _on(charges, block)
         left = accounting.rounds_left(
             [each.steps for each in charges],
             charge.steps,
@@ -379,3 +460,22 @@ class Ledger:
             target_delta=self._terms.delta,
         )
         return min(left, last)
+
+
+def _on(charges: Iterable[Charge], block: int) -> list[Charge]:
+    """Return the charges that a block pays for."""
+    return [each for each in charges if block in each.blocks]
+
+
+def _blocks(charges: Iterable[Charge]) -> list[int]:
+    """Return the blocks that charges name; block 1 where there are none."""
+    return sorted({block for each in charges for block in each.blocks}) or [1]
+
+
+def _narrow(charge: Charge, fault: Callable[[int], BudgetExhausted | None]) -> Charge:
+    """Leave out the blocks with a fault; raise that of the newest if all have one."""
+    faults = {block: fault(block) for block in charge.blocks}
+    fitting = tuple(block for block, each in faults.items() if each is None)
+    if not fitting and (last := faults[charge.blocks[-1]]) is not None:
+        raise last
+    return replace(charge, blocks=fitting)

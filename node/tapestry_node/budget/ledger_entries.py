@@ -20,6 +20,7 @@ class Charge:
     number: int  # round of a run, version of an adapter
     steps: accounting.Steps
     own_multiplier: float  # of the noise that is the node's own; the rest is others'
+    blocks: tuple[int, ...] = (1,)  # of the units that were trained on, in order
 
     @property
     def fallback(self) -> accounting.Steps:
@@ -48,7 +49,12 @@ class Charge:
             "steps": self.steps.steps,
             "coordinates": self.steps.coordinates,
             "bound": encode_decimal(self.steps.bound),
+            "blocks": list(self.blocks),
         }
+
+    def is_like(self, other: "Charge") -> bool:
+        """Return whether another charge is the same, on whatever blocks."""
+        return replace(self, blocks=other.blocks) == other
 
     @classmethod
     def parse(cls, entry: dict[str, Any]) -> Self:
@@ -65,6 +71,7 @@ class Charge:
                 bound=decode_decimal(entry["bound"]),
             ),
             own_multiplier=decode_decimal(entry["own_multiplier"]),
+            blocks=tuple(entry["blocks"]),
         )
 
 

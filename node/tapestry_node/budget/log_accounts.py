@@ -19,6 +19,7 @@ from tapestry_governance.events.privacy_events import (
     DpAccounted,
     PrivacyLoss,
     UnboundedLoss,
+    Unit,
 )
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.round_records import AccountedSpending
@@ -56,6 +57,7 @@ def published_charge(said: AccountedSpending) -> Charge | None:
         number=number,
         steps=steps_of(said.steps, loss),
         own_multiplier=decode_decimal(loss.own_multiplier),
+        blocks=tuple(each.block for each in loss.blocks),
     )
 
 
@@ -66,8 +68,8 @@ def check_cap(
     state: FederationState,
     name: str,
     target_delta: str,
-) -> None:
-    """Refuse, before anything is spent, what the log would not account for.
+) -> Charge:
+    """Narrow a charge to what the log would account for, before anything is spent.
 
     Raises:
         BudgetExhausted: The institution's epsilon would pass the federation's cap.
@@ -83,7 +85,7 @@ def check_cap(
             code="training-without-noise",
         )
     cap = decode_decimal(state.policy.epsilon_cap)
-    ledger.check_cap(charge, target_delta=decode_decimal(target_delta), cap=cap)
+    return ledger.check_cap(charge, target_delta=decode_decimal(target_delta), cap=cap)
 
 
 def ancestry_epsilon(
@@ -115,7 +117,7 @@ def _rounded_up(epsilon: float) -> str:
 
 
 def loss_of(
-    charge: Charge | None, plan: PrivacyPlan, *, spent: Sequence[Charge]
+    charge: Charge | None, plan: PrivacyPlan, *, spent: Sequence[Charge], unit: Unit
 ) -> UnboundedLoss | PrivacyLoss:
     """Account for a charge as a ``dp.accounted`` event does.
 
@@ -133,19 +135,16 @@ def loss_of(
             code="privacy-terms-differ",
         )
     delta = decode_decimal(plan.target_delta)
-    shared = any(each.fallback != each.steps for each in spent)
-    epsilon = accounting.epsilon((c.steps for c in spent), target_delta=delta)
-    fallback = accounting.epsilon((c.fallback for c in spent), target_delta=delta)
-    block = BlockEpsilon(
-        block=1,  # the data of a ledger are one block
-        epsilon=_rounded_up(epsilon),
-        epsilon_fallback=_rounded_up(fallback) if shared else None,
+    blocks = tuple(
+        _block_epsilon(block, [c for c in spent if block in c.blocks], delta)
+        for block in charge.blocks
     )
+    shared = any(each.epsilon_fallback is not None for each in blocks)
     steps, own = charge.steps, charge.own_multiplier
     integer = steps.coordinates > 0
     return PrivacyLoss(
         mechanism=accounting.INTEGER_MECHANISM if integer else accounting.MECHANISM,
-        unit=plan.unit,
+        unit=unit,
         adjacency=plan.adjacency,
         trust_model="shared" if shared else "local",
         clip_norm=plan.clip_norm,
@@ -156,8 +155,20 @@ def loss_of(
         bound=encode_decimal(steps.bound),
         sampling_rate=encode_decimal(steps.sampling_rate),
         target_delta=plan.target_delta,
-        blocks=(block,),
+        blocks=blocks,
         segments=(),
         accountant=accounting.ACCOUNTANT,
         accountant_version=accounting.ACCOUNTANT_VERSION,
+    )
+
+
+def _block_epsilon(block: int, spent: Sequence[Charge], delta: float) -> BlockEpsilon:
+    """Compose what a block paid for; with a fallback where noise is shared."""
+    shared = any(each.fallback != each.steps for each in spent)
+    epsilon = accounting.epsilon((c.steps for c in spent), target_delta=delta)
+    fallback = accounting.epsilon((c.fallback for c in spent), target_delta=delta)
+    return BlockEpsilon(
+        block=block,
+        epsilon=_rounded_up(epsilon),
+        epsilon_fallback=_rounded_up(fallback) if shared else None,
     )

@@ -6,7 +6,7 @@ their kind and spelling (``workloads.base.RecordReader``), and
 by name. All manifests have in common::
 
     licence = "BSD-3-Clause"   SPDX; under which the institution holds the data
-    unit = "record"            what the promise of privacy is about
+    unit = "record"            what the promise of privacy is about; or "person"
     source = "where it comes from"
 
 Guarantees:
@@ -34,7 +34,7 @@ class Records:
     Guarantees:
         ``digest`` depends on the records and the manifest alone, so the budget of a
         dataset cannot be had twice by moving files. It is private, too: a holder of a
-        record could test for it. Publish ``commitment`` instead.
+        record could test for it. ``data_version.commitment`` is what is published.
 
     Edge cases:
         File names and the order of rows do not count, but where the workload's reader
@@ -43,15 +43,11 @@ class Records:
 
     manifest: DataManifest
     records: tuple[Record, ...]
+    keys: tuple[str | None, ...]  # of each record; all of them with unit "person"
+    spellings: tuple[bytes, ...]  # of each record, canonical
     parts: tuple[Record, ...]  # rows that some records are joined from
     digest: str
     summary: Summary | None  # None: there is no more to say than how many
-
-    def commitment(self, salt: bytes) -> str:
-        """Commit to the records; opened to an auditor by telling the salt."""
-        if len(salt) != 32:
-            raise ValueError("a salt has 32 bytes")
-        return digest(salt + self.digest.encode())
 
 
 @hides_records
@@ -67,7 +63,7 @@ def read(folder: Path, reader: RecordReader) -> Records:
     manifest = read_manifest(folder, reader, faults)
     own = folder / reader.manifest_file
     paths = [path for path in walk(folder, faults) if path != own]
-    found = reader.read(paths, faults)
+    found = reader.read(paths, faults, manifest=manifest)
     faults.check(folder)
     if manifest is None:  # unreachable: that was a fault
         raise ConfigError(
@@ -83,6 +79,8 @@ def read(folder: Path, reader: RecordReader) -> Records:
     return Records(
         manifest=manifest,
         records=found.records,
+        keys=found.keys,
+        spellings=found.spellings,
         parts=found.parts,
         digest=digest(canonical_json(value)),
         summary=found.summary,

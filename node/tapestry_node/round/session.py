@@ -149,7 +149,7 @@ class _UploadMarks:
         )
 
     def _sign(self, number: int, spent: Sequence[Charge]) -> bytes:
-        manifest = self.manifest
+        manifest, unit = self.manifest, self.context.trainer.manifest.unit
         account = DpAccounted(
             number=number,
             run_id=manifest.run_id,
@@ -158,7 +158,7 @@ class _UploadMarks:
             adapter=None,
             version=None,
             steps=manifest.training.steps,
-            loss=loss_of(self.charge, manifest.privacy, spent=spent),
+            loss=loss_of(self.charge, manifest.privacy, spent=spent, unit=unit),
         )
         return self.context.sign_event(account, now=self.now)
 
@@ -192,7 +192,8 @@ class Session:
         """
         self.manifest = manifest
         self._context, self._replica, self._ledger = context, replica, ledger
-        self.charge = context.trainer.charge(manifest)
+        charge = context.trainer.charge(manifest)
+        self.charge = None if charge is None else ledger.known(charge)
         self._answered: tuple[str, Message] | None = None
         self._state: ClientState
         if saved is not None and has_uploaded(saved.state.stage):
@@ -385,8 +386,8 @@ class Session:
                 f" charge {self.charge}",
                 code="privacy-terms-differ",
             )
-        check_cap(
-            self.charge,
+        self.charge = check_cap(
+            self._ledger.fit(self.charge),
             ledger=self._ledger,
             state=self._context.mirror.state,
             name=self._context.name,
@@ -419,7 +420,9 @@ class Session:
             work = {"round_stage": stage, "node": self._context.name}
             self._context.notify({**event, **work, "done": step, "total": steps})
 
-        return self._context.trainer.update(self._replica, self.manifest, done=done)
+        trainer = self._context.trainer
+        blocks = self.charge.blocks if self.charge else trainer.holdings.version.trains
+        return trainer.update(self._replica, self.manifest, blocks=blocks, done=done)
 
 
 def _saved(request: str, reply: Message) -> SavedReply:

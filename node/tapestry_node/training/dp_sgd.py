@@ -151,8 +151,8 @@ def update(
     """Train on the records and return the change; the workload is left as it was.
 
     Raises:
-        ConfigError: A setting is out of range, there are more units than declared
-            records, or the model's per-unit gradients cannot be computed.
+        ConfigError: A setting is out of range, or the model's per-unit gradients cannot
+            be computed.
         ResourceError: The weights did not change in the first step.
     """
     with workload.attach(training) as parameters:
@@ -195,7 +195,7 @@ def noiseless_step(
         ProtocolError: The noise cannot be shared (``noise_shares``).
     """
     training, share = manifest.training, NoiseShare.of(manifest)
-    recipe = _read(units, training, manifest.privacy, records)
+    recipe = _read(training, manifest.privacy, records)
     if recipe.steps != 1 or share is None or training.optimizer != "sgd":
         raise ConfigError(
             "shared noise takes one private step of SGD a round, the plan has"
@@ -229,19 +229,19 @@ def fit(
 
     Args:
         problem: The model and what is trained in it, float32.
-        units: The records, encoded; may be fewer than declared, where some gave no
-            example.
+        units: The records, encoded; fewer than declared, where some gave no example
+            or may not train, or more, as the declared number is rounded down.
         training: Steps, expected batch, optimizer.
         privacy: Clip norm and noise; ``none`` trains without either.
         records: How many records the institution declared; sets the sampling rate.
         runtime: Noise, sizes of physical batches, and a callback for progress.
 
     Raises:
-        ConfigError: A setting is out of range, there are more units than declared
-            records, or the model's per-unit gradients cannot be computed.
+        ConfigError: A setting is out of range, or the model's per-unit gradients cannot
+            be computed.
         ResourceError: The weights did not change: the optimizer does not reach them.
     """
-    recipe = _read(units, training, privacy, records)
+    recipe = _read(training, privacy, records)
     _check_rounding(problem, recipe)
     optimizer = _optimizer(problem, training.optimizer, recipe)
     tallies: list[Tally] = []
@@ -324,17 +324,9 @@ def _descend(
     return tally
 
 
-def _read(
-    units: Sequence[Example], training: TrainingPlan, privacy: PrivacyPlan, records: int
-) -> _Recipe:
+def _read(training: TrainingPlan, privacy: PrivacyPlan, records: int) -> _Recipe:
     plan_checks.check_numbers(training, privacy)
     plan_checks.check_records(training, privacy, records=records)
-    if len(units) > records:
-        raise ConfigError(
-            f"{len(units)} units, but only {records} declared records; each record is"
-            " at most one unit",
-            code="units-above-records",
-        )
     rate = accounting.sampling_rate(training.batch_size, records=records)
     clip_norm, stddev = 0.0, 0.0
     if privacy.noise != "none":

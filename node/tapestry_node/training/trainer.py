@@ -7,6 +7,7 @@ through the same object.
 
 import itertools
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tapestry.encoding import canonical_json, decode_decimal, digest
@@ -21,11 +22,14 @@ from tapestry.workloads.base import Example, RecordReader, Summary, Workload
 from tapestry.workloads.data_manifest import DataManifest, Record
 from tapestry_governance.events.privacy_events import DataDeclared
 from tapestry_node.budget.ledger import Charge, PrivacyPromise
-from tapestry_node.data import records
+from tapestry_node.data import data_versions, records
+from tapestry_node.data.data_version import DataVersion, commitment
+from tapestry_node.data.data_versions import DataSource
 from tapestry_node.settings import NodeSettings
 from tapestry_node.training.machine_checks import Trainable
 from tapestry_node.training.microbatches import BatchLimits
 
+_PERSONS = digest(b"tapestry-units/1")  # a ledger of persons is for all that come
 StepDone = Callable[[int, int], None]
 
 
@@ -53,9 +57,25 @@ class Trainer:
         self._records = records.read(folder, workload.reader)
         self.workload, self._settings = workload, settings
         self._limits = BatchLimits(rows=settings.speed.physical_batch)
-        self._examples: dict[str, list[Example]] = {}
-        self.trainable = Trainable(  # the checks before anything is charged
-            workload=workload, records=self.count, limits=self._limits
+        self._examples: dict[tuple[str, tuple[int, ...]], list[Example]] = {}
+        self.holdings = data_versions.fixed(self.source, datetime.now(UTC))
+
+    @property
+    def source(self) -> DataSource:
+        """The records as they are, for their versions; private."""
+        found = self._records
+        return DataSource(
+            unit=found.manifest.unit,
+            dataset=found.digest,
+            keys=found.keys,
+            spellings=found.spellings,
+        )
+
+    @property
+    def trainable(self) -> Trainable:
+        """The checks before anything is charged."""
+        return Trainable(
+            workload=self.workload, records=self.count, limits=self._limits
         )
 
     @property
@@ -65,8 +85,8 @@ class Trainer:
 
     @property
     def count(self) -> int:
-        """The number of records; declared, public."""
-        return len(self._records.records)
+        """The number of units, rounded down; declared, public."""
+        return self.holdings.version.records
 
     @property
     def summary(self) -> Summary | None:
@@ -77,16 +97,23 @@ class Trainer:
     def coverage(self, options: Options) -> Summary | None:
         """Count the parts of the records that a training with some options reads."""
         return self.workload.coverage(
-            self.examples(options), options, records=self.count
+            self.examples(options, self._trains),
+            options,
+            records=len(self.holdings.select(self._trains)),
         )
+
+    @property
+    def _trains(self) -> tuple[int, ...]:
+        return self.holdings.version.trains
 
     @property
     def terms(self) -> PrivacyPromise:
         """The promise that the ledger keeps for these records."""
-        policy = self._settings.policy
+        policy, unit = self._settings.policy, self.manifest.unit
         return PrivacyPromise(
-            dataset=self._records.digest,
-            records=self.count,
+            dataset=_PERSONS if unit == "person" else self._records.digest,
+            records=self.holdings.largest,
+            unit=unit,
             epsilon=decode_decimal(policy.epsilon_limit),
             fallback_epsilon=decode_decimal(policy.fallback_epsilon_limit),
             delta=decode_decimal(policy.target_delta),
@@ -110,17 +137,18 @@ class Trainer:
         private = itertools.chain(self._records.records, self._records.parts)
         return adapters.repeated(public, private)
 
-    def declaration(self, salt: bytes) -> DataDeclared:
-        """Describe the records for the log."""
+    def declaration(self, version: DataVersion, salt: bytes) -> DataDeclared:
+        """Describe a version of the records for the log."""
+        manifest = self.manifest
         return DataDeclared(
-            dataset=self._records.commitment(salt),
-            version=1,
-            block=1,
-            records=self.count,
-            withdrawn=0,
+            dataset=commitment(version.dataset, salt),
+            version=version.version,
+            block=version.block,
+            records=version.records,
+            withdrawn=version.withdrawn,
             modality="text",
-            unit="record",
-            max_rows=None,
+            unit=manifest.unit,
+            max_rows=manifest.max_rows,
             languages=self.manifest.languages,
             licences=(self.manifest.licence,),
         )
@@ -141,13 +169,21 @@ class Trainer:
             number=manifest.round_number,
             steps=steps,
             own_multiplier=share.own_multiplier if share else steps.noise_multiplier,
+            blocks=self._trains,
         )
 
     @hides_records
     def update(
-        self, replica: Replica, manifest: RoundManifest, *, done: StepDone
+        self,
+        replica: Replica,
+        manifest: RoundManifest,
+        *,
+        blocks: tuple[int, ...],
+        done: StepDone,
     ) -> FloatVector | IntegerVector:
         """Train from a base and return the change, shape (d,); still private.
+
+        ``blocks`` are those that paid for it; no other record is drawn from.
 
         With shared noise it is in steps of the round's grid, int64, otherwise float32.
         """
@@ -160,7 +196,7 @@ class Trainer:
             limits=self._limits,
             progress=lambda seen: done(seen.step, seen.steps),
         )
-        units = self.examples(manifest.training.options)
+        units = self.examples(manifest.training.options, blocks)
         if manifest.privacy.noise == "shared":
             return dp_sgd.noiseless_step(
                 self.workload,
@@ -179,14 +215,15 @@ class Trainer:
         ).values
 
     @hides_records
-    def examples(self, options: Options) -> list[Example]:
-        """Encode the records, once for each choice of options; private.
+    def examples(self, options: Options, blocks: tuple[int, ...]) -> list[Example]:
+        """Encode the records of some blocks, once for each choice; private.
 
         Raises:
             ConfigError: The options are not the workload's own.
         """
-        key = digest(canonical_json(dict(options)))
+        key = digest(canonical_json(dict(options))), blocks
         if key not in self._examples:
-            records = self._records.records
+            places = self.holdings.select(blocks)
+            records = [self._records.records[place] for place in places]
             self._examples[key] = self.workload.examples(records, options)
         return self._examples[key]

@@ -42,6 +42,7 @@ class Census:
     invisible: int  # text files and rows left out, since nothing in them is visible
     duplicates: int  # records that repeat another one exactly
     like_ids: int  # ids that differ from another one in case only
+    beyond: int  # rows left out, since their person has max_rows before them
     characters: Lengths | None  # of a record
 
     def lines(self) -> Iterator[tuple[str, str]]:
@@ -56,6 +57,7 @@ class Census:
             (self.joined, "records joined from several rows with one id"),
             (self.duplicates, "records that repeat another one exactly"),
             (self.like_ids, "ids that differ from another one in case only"),
+            (self.beyond, "rows left out, over max_rows of their person"),
             (self.empty, "files without a visible text"),
             (self.invisible, "texts left out, since nothing in them is visible"),
         ):

@@ -4,7 +4,8 @@ The folder holds ``corpus.toml`` and, beside or below it, the text::
 
     language = "it"            BCP 47
     licence = "BSD-3-Clause"   SPDX; under which the institution holds the text
-    unit = "record"            what the promise of privacy is about
+    unit = "record"            what the promise of privacy is about; or "person"
+    max_rows = 20              with "person": the most rows of one that are read
     source = "where it comes from"
 
     *.txt     each file is one record
@@ -26,6 +27,8 @@ by name. On top of that:
 * Texts and dialogues under one id do not mix.
 * The parts of one id are joined in order of file (path by path) and line. That order
   is part of the record's text, and so of the digest.
+* With ``unit = "person"`` an id is the person's key: each row has one, so that there
+  are no .txt files, and of one person the first ``max_rows`` rows are read.
 
 Guarantees:
     A message names at most a file of the operator's, a line, and a rule. It holds
@@ -78,15 +81,22 @@ class Corpus(DataManifest):
 class _Collection:
     """Records while they are read; a key is an id, or the number of a record."""
 
+    persons: bool = False  # an id is a person, and each row needs one
+    max_rows: int | None = None  # of an id
     parts: dict[str | int, list[Text]] = field(default_factory=dict)
     invisible: int = 0
+    beyond: int = 0  # rows over max_rows
 
     def add(self, key: str | None, text: Text) -> bool:
         """Take a row in; return whether anything in it is visible."""
         if text_reader.is_invisible(shown_part(text)):
             self.invisible += 1
             return False
-        self.parts.setdefault(len(self.parts) if key is None else key, []).append(text)
+        rows = self.parts.setdefault(len(self.parts) if key is None else key, [])
+        if self.max_rows is not None and len(rows) == self.max_rows:
+            self.beyond += 1
+        else:
+            rows.append(text)
         return True
 
 
@@ -96,9 +106,13 @@ class TextReader:
     manifest_file = "corpus.toml"
     manifest: type[DataManifest] = Corpus
 
-    def read(self, paths: Sequence[Path], faults: Faults) -> ReadRecords:
+    def read(
+        self, paths: Sequence[Path], faults: Faults, *, manifest: DataManifest | None
+    ) -> ReadRecords:
         """Read all files of a folder but the manifest; what is wrong becomes faults."""
         found = _Collection()
+        if manifest is not None and manifest.unit == "person":
+            found = _Collection(persons=True, max_rows=manifest.max_rows)
         size = empty = 0
         for path in paths:
             if path.suffix not in _SUFFIXES:
@@ -108,11 +122,14 @@ class TextReader:
                 continue
             size += _size(path)
             empty += not _add_file(path, found, faults)
-        joined = sorted(map(_join, found.parts.values()), key=_order)
+        units = [(_join(parts), key) for key, parts in found.parts.items()]
+        units.sort(key=lambda unit: (_order(unit[0]), str(unit[1])))
+        joined = [text for text, _ in units]
         rest = f"; {found.invisible} are empty or show nothing"
         return ReadRecords(
             records=tuple(joined),
             spellings=tuple(map(_bytes_of, joined)),
+            keys=tuple(key if isinstance(key, str) else None for _, key in units),
             parts=tuple(part for parts in found.parts.values() for part in parts),
             summary=_count(found, joined, files=(len(paths), empty, size)),
             hint=f"{rest if found.invisible else ''}; put .txt or .jsonl files there",
@@ -129,7 +146,7 @@ def _add_file(path: Path, found: _Collection, faults: Faults) -> bool:
     """Take in the rows of a file; return whether anything in it is visible."""
     seen = False
     for line, key, text in _read_file(path, faults):
-        rule = _fault_of_mixture(found, key, text)
+        rule = _fault_of_key(found, key) or _fault_of_mixture(found, key, text)
         if rule is None:
             seen = found.add(key, text) or seen
         else:
@@ -173,6 +190,13 @@ def _fault_of_id(row: dict[str, Any]) -> str | None:
     if rule is None and not unicodedata.is_normalized("NFC", key):
         rule = "is not in Unicode normal form C (NFC); normalize it"
     return None if rule is None else f'"id" {rule}'
+
+
+def _fault_of_key(found: _Collection, key: str | None) -> str | None:
+    """Return that a row names no person, where each must."""
+    if found.persons and key is None:
+        return 'names no person; with unit = "person" each row has an "id"'
+    return None
 
 
 def _fault_of_mixture(found: _Collection, key: str | None, text: Text) -> str | None:
@@ -229,5 +253,6 @@ def _count(
         invisible=found.invisible,
         duplicates=len(texts) - len(set(texts)),
         like_ids=sum(many for many in folded.values() if many > 1),
+        beyond=found.beyond,
         characters=Lengths.of(map(_characters, texts)),
     )

@@ -387,7 +387,6 @@ def test_what_is_spent_is_known_before_training() -> None:
         ),
         ({"learning_rate": "0"}, {}, 8, "setting-out-of-range", "learning rate 0"),
         ({"weight_decay": "-1"}, {}, 8, "setting-out-of-range", "weight decay -1"),
-        ({"batch_size": 4}, {}, 7, "units-above-records", "only 7 declared"),
     ],
 )
 def test_settings_out_of_range_are_refused_before_training(

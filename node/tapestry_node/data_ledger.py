@@ -1,0 +1,64 @@
+"""The ledger of a node's records, opened together with the version that may train."""
+
+from datetime import datetime
+from pathlib import Path
+
+from tapestry.encoding import decode_decimal
+from tapestry_governance.rules.federation_state import FederationState
+from tapestry_node.budget.ledger import Ledger
+from tapestry_node.data import data_versions
+from tapestry_node.node_state import NodeState
+from tapestry_node.settings import NodeSettings
+from tapestry_node.training.trainer import Trainer
+
+
+def open_ledger(
+    state: NodeState,
+    trainer: Trainer,
+    *,
+    settings: NodeSettings,
+    directory: Path,
+    log: FederationState | None,
+    now: datetime,
+) -> Ledger:
+    """Take in what changed in the data, if a version is due, and open the ledger.
+
+    Raises:
+        ConfigError: Dataset, unit or terms differ from the ledger's, or no unit is left
+            to train on.
+        VerificationError: State, register or log contradict each other.
+    """
+    known = None if log is None else log.data.get(settings.name)
+
+    def paying(blocks: tuple[int, ...]) -> tuple[int, ...]:
+        if state.reading().terms is None:
+            return blocks
+        policy = settings.policy
+        ledger = Ledger.look(
+            state,
+            epsilon=decode_decimal(policy.epsilon_limit),
+            fallback_epsilon=decode_decimal(policy.fallback_epsilon_limit),
+        )
+        rounds = [r.charge for r in ledger.rows() if r.charge.purpose == "round"]
+        return ledger.paying(rounds[-1] if rounds else None, blocks)
+
+    trainer.holdings = data_versions.take_in(
+        trainer.source,
+        state,
+        directory,
+        now=now,
+        logged=0 if known is None else known.version,
+        paying=paying,
+    )
+    return Ledger.open(state, trainer.terms)
+
+
+def view_ledger(state: NodeState, trainer: Trainer, *, directory: Path) -> Ledger:
+    """Open the ledger to read it, with what may train now; nothing is noted.
+
+    Raises:
+        ConfigError: Dataset, unit or terms differ from the ledger's.
+        VerificationError: The register of units was lost or changed.
+    """
+    trainer.holdings = data_versions.look(trainer.source, state, directory)
+    return Ledger.view(state, trainer.terms)
