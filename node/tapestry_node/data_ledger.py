@@ -42,7 +42,7 @@ def open_ledger(
         rounds = [r.charge for r in ledger.rows() if r.charge.purpose == "round"]
         return ledger.paying(rounds[-1] if rounds else None, blocks)
 
-    trainer.holdings = data_versions.take_in(
+    holdings = data_versions.take_in(
         trainer.source,
         state,
         directory,
@@ -50,6 +50,7 @@ def open_ledger(
         logged=0 if known is None else known.version,
         paying=paying,
     )
+    trainer.hold(holdings)
     return Ledger.open(state, trainer.terms)
 
 
@@ -60,5 +61,5 @@ def view_ledger(state: NodeState, trainer: Trainer, *, directory: Path) -> Ledge
         ConfigError: Dataset, unit or terms differ from the ledger's.
         VerificationError: The register of units was lost or changed.
     """
-    trainer.holdings = data_versions.look(trainer.source, state, directory)
+    trainer.hold(data_versions.look(trainer.source, state, directory))
     return Ledger.view(state, trainer.terms)

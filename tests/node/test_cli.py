@@ -21,7 +21,7 @@ from tapestry_node.node_state import NodeState
 from tapestry_node.settings import NodeSettings
 from tests.node.budget.test_ledger import charge, shared
 from tests.support.commands import Result
-from tests.support.federation import NAMES, RECORDS, Base, Federation
+from tests.support.federation import DECLARED, NAMES, RECORDS, Base, Federation
 from tests.support.node_folders import (
     NAME,
     balance_of,
@@ -127,7 +127,7 @@ def test_check_with_json_shows_the_same_to_programs(
     assert last["epsilon"] == pytest.approx(balance.spent)
     assert last["epsilon_after"] > last["epsilon"]
     assert last["sampling_rate"] == pytest.approx(
-        run_settings()["training"]["batch_size"] / RECORDS
+        run_settings()["training"]["batch_size"] / DECLARED
     )
     plan = NodeSettings.read(used / "node.toml").adapter
     assert plan.noise == "local"

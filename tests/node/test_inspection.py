@@ -11,7 +11,7 @@ from tapestry.privacy import accounting
 from tapestry_node import inspection
 from tapestry_node.inspection import Inspection
 from tapestry_node.settings import NodeSettings
-from tests.support.federation import RECORDS, Base
+from tests.support.federation import DECLARED, Base
 from tests.support.node_folders import balance_of, change, opened, run, standing_of
 from tests.support.settings_files import NO_ADAPTER_NOISE, run_settings
 
@@ -48,7 +48,7 @@ def test_an_adapter_alone_has_a_price_before_there_is_a_log(
     settings = NodeSettings.read(idle / "node.toml")
     assert settings.adapter.noise == "local"
     assert price.title == "the adapter"
-    assert price.sampling_rate == settings.adapter.batch_size / RECORDS
+    assert price.sampling_rate == settings.adapter.batch_size / DECLARED
     assert price.epsilon == price.epsilon_after
     assert 0.9 * decode_decimal(settings.adapter.epsilon) < price.epsilon
     assert price.epsilon <= decode_decimal(settings.adapter.epsilon)
@@ -73,7 +73,7 @@ def test_the_next_round_is_priced_on_top_of_what_is_spent(
     settings = run_settings()
     steps = accounting.Steps(
         noise_multiplier=price.noise_multiplier,
-        sampling_rate=settings["training"]["batch_size"] / RECORDS,
+        sampling_rate=settings["training"]["batch_size"] / DECLARED,
         steps=price.steps,
     )
     delta = decode_decimal(settings["privacy"]["target_delta"])

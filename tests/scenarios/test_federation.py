@@ -31,7 +31,7 @@ from tapestry_governance.events.round_events import RoundOpened
 from tapestry_governance.log.outbox_heads import FILE as HEADS
 from tests.fuzzing.draws import Draw
 from tests.support.commands import tapestry
-from tests.support.federation import NAMES, Base, Federation, sentences
+from tests.support.federation import DECLARED, NAMES, Base, Federation, sentences
 from tests.support.file_mutations import RESPELLINGS
 
 ENTRIES = 2  # log entries in front of an upload's chunks
@@ -156,7 +156,7 @@ def test_adapters_load_with_plain_peft_and_are_what_the_log_names(
 
 def test_the_log_accounts_for_what_each_ledger_spent(federation: Federation) -> None:
     declared = federation.said(DataDeclared)
-    assert {body.records for body in declared} == {24}
+    assert {body.records for body in declared} == {DECLARED}
     events = federation.logged()
     for name, node in federation.nodes.items():
         accounts = [

@@ -52,6 +52,7 @@ from tapestry_governance.events.privacy_events import (
     DpAccounted,
     PrivacyLoss,
     UnboundedLoss,
+    Unit,
 )
 from tapestry_governance.events.round_events import (
     ContributionCommitted,
@@ -102,8 +103,9 @@ class World:
         *,
         rules: dict[str, object] | None = None,
         names: Sequence[str] = NAMES,
+        unit: Unit = "record",
     ) -> None:
-        self.names = tuple(names)
+        self.names, self.unit = tuple(names), unit
         self.log_key = _key("tapestry", "log")
         self.coordinator_key = _key("coordinator", "author")
         self.keys: dict[tuple[str, str], SigningKey] = {}
@@ -374,8 +376,8 @@ class World:
             records=1000,
             withdrawn=0,
             modality="text",
-            unit="record",
-            max_rows=None,
+            unit=self.unit,
+            max_rows=None if self.unit == "record" else 20,
             languages=(name,),
             licences=("CC-BY-4.0",),
         )
@@ -441,7 +443,7 @@ class World:
             steps=20,
             loss=PrivacyLoss(
                 mechanism="poisson-subsampled-gaussian",
-                unit="record",
+                unit=self.unit,
                 adjacency="add-remove",
                 trust_model="local",
                 clip_norm="1",

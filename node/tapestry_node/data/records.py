@@ -75,7 +75,8 @@ def read(folder: Path, reader: RecordReader) -> Records:
             f"no records in {show(folder)}{found.hint}", code="records-missing"
         )
     inner = [digest(spelling) for spelling in found.spellings]
-    value = [manifest.model_dump(mode="json", exclude={"source"}), inner]
+    said = manifest.model_dump(mode="json", exclude={"source"}, exclude_none=True)
+    value = [said, inner]
     return Records(
         manifest=manifest,
         records=found.records,

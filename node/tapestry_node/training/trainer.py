@@ -24,7 +24,7 @@ from tapestry_governance.events.privacy_events import DataDeclared
 from tapestry_node.budget.ledger import Charge, PrivacyPromise
 from tapestry_node.data import data_versions, records
 from tapestry_node.data.data_version import DataVersion, commitment
-from tapestry_node.data.data_versions import DataSource
+from tapestry_node.data.data_versions import DataSource, Holdings
 from tapestry_node.settings import NodeSettings
 from tapestry_node.training.machine_checks import Trainable
 from tapestry_node.training.microbatches import BatchLimits
@@ -58,7 +58,14 @@ class Trainer:
         self.workload, self._settings = workload, settings
         self._limits = BatchLimits(rows=settings.speed.physical_batch)
         self._examples: dict[tuple[str, tuple[int, ...]], list[Example]] = {}
-        self.holdings = data_versions.fixed(self.source, datetime.now(UTC))
+        self.hold(data_versions.fixed(self.source, datetime.now(UTC)))
+
+    def hold(self, holdings: Holdings) -> None:
+        """Train from now on what belongs to a version of the data."""
+        self.holdings = holdings
+        self.trainable = Trainable(  # the checks before anything is charged
+            workload=self.workload, records=self.count, limits=self._limits
+        )
 
     @property
     def source(self) -> DataSource:
@@ -69,13 +76,6 @@ class Trainer:
             dataset=found.digest,
             keys=found.keys,
             spellings=found.spellings,
-        )
-
-    @property
-    def trainable(self) -> Trainable:
-        """The checks before anything is charged."""
-        return Trainable(
-            workload=self.workload, records=self.count, limits=self._limits
         )
 
     @property

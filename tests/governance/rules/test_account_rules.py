@@ -54,6 +54,7 @@ def _changed(account: DpAccounted, change: dict[str, object]) -> Body:
         ({"epsilon": "8.1"}, "epsilon-above-cap", "8.1 .* allows 8"),
         ({"blocks": one_block("2") + TWO}, "blocks-differ", r"\[1, 2\]"),
         ({"blocks": TWO}, "blocks-differ", r"\[2\], declared 1 to 1"),
+        ({"unit": "person"}, "unit-differs", "each person, declared record"),
         ({"segments": (SEGMENT,)}, "segments-differ", "1 segments"),
         ({"loss": UnboundedLoss(mechanism="none")}, "noise-not-allowed", "fr"),
         ({"own_multiplier": "0.9", "noise_multiplier": "0.9"}, "noise-too-low", "0.9"),
@@ -77,6 +78,23 @@ def test_accounting_that_does_not_match_the_plan_is_refused(  # [22, 23]
     world.add(account, "fr", "node")
     with refused(RuleError, "account-duplicated"):
         world.add(account, "fr", "node")
+
+
+@pytest.mark.parametrize("blocks", [(1,), (2,), (1, 2)], ids=str)
+def test_a_spent_block_is_left_out_and_another_is_accounted_for(
+    blocks: tuple[int, ...],
+) -> None:
+    world = World(unit="person").found()
+    world.add(changed(world.declaration("fr"), block=2), "fr", "node")
+    manifest = world.manifest()
+    world.add(RoundOpened(manifest=manifest))
+    said = tuple(
+        BlockEpsilon(block=each, epsilon="2", epsilon_fallback=None) for each in blocks
+    )
+    world.add(with_loss(world.account(manifest), blocks=said), "fr", "node")
+    (account,) = world.folded.spending_of("fr")
+    assert account.promise is not None
+    assert account.promise.blocks == said
 
 
 def test_epsilon_of_a_block_never_falls(world: World) -> None:
@@ -237,7 +255,7 @@ def test_a_policy_or_declaration_that_comes_between_refuses_no_account() -> None
     """What was spent was spent under what held then."""
     world = World(rules={"noise": ("local", "none")}).found()
     entries = late(world)
-    fewer = changed(world.declaration("fr"), records=10, unit="person", block=2)
+    fewer = changed(world.declaration("fr"), records=10)
     world.add(fewer, "fr", "node")
     world.change_policy(epsilon_cap="1", max_delta="0.0000001")
     for entry in entries:

@@ -5,6 +5,7 @@ import pytest
 from tapestry.encoding import digest
 from tapestry.errors import RuleError
 from tapestry.protocol.stages import RoundStage
+from tapestry_governance.events.privacy_events import Unit
 from tapestry_governance.events.round_events import RoundAborted, RoundOpened
 from tapestry_governance.rules.model_rules import check_title
 from tapestry_governance.rules.replay import apply
@@ -51,15 +52,25 @@ def test_an_adapter_is_accounted_for_in_the_run_of_its_release(world: World) -> 
     assert world.folded.released.last.ancestry == {"run", "other"}
 
 
-def test_versions_of_data_follow_one_another(world: World) -> None:
-    again = changed(world.declaration("fr"), unit="person")
+def test_versions_of_data_follow_one_another() -> None:
+    world = World(unit="person").found()
+    again = world.declaration("fr")
     for change in ({"version": 1}, {"version": 3}, {"block": 3}):
         with refused(RuleError, "data-version-not-next", match="after version 1"):
             world.add(changed(again, **change), "fr", "node")
     world.add(changed(again, block=2), "fr", "node")
-    fewer = changed(world.declaration("fr"), block=1, unit="person")
+    fewer = changed(world.declaration("fr"), block=1)
     with refused(RuleError, "data-version-not-next", match="with block 1 after"):
         world.add(fewer, "fr", "node")
+
+
+@pytest.mark.parametrize("unit", ["record", "person"])
+def test_the_unit_of_privacy_stays_what_it_was(unit: Unit) -> None:
+    """With another unit, what was spent would be of nobody in particular."""
+    world = World(unit=unit).found()
+    other = "person" if unit == "record" else "record"
+    with refused(RuleError, "unit-differs", match=f"each {other} after {unit}"):
+        world.add(changed(world.declaration("fr"), unit=other), "fr", "node")
 
 
 def test_single_records_have_one_block_for_ever(world: World) -> None:

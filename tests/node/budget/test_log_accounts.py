@@ -59,7 +59,7 @@ def test_the_account_of_local_noise_has_the_epsilon_at_the_plans_delta(
 ) -> None:
     ledger.reserve(CHARGE)
     ledger.spend(CHARGE, unsigned)
-    loss = loss_of(CHARGE, PLAN, spent=spent(ledger))
+    loss = loss_of(CHARGE, PLAN, spent=spent(ledger), unit="record")
     assert isinstance(loss, PrivacyLoss)
     assert (loss.trust_model, loss.mechanism) == ("local", accounting.MECHANISM)
     assert (loss.clip_norm, loss.target_delta) == ("0.5", "0.00001")
@@ -73,7 +73,7 @@ def test_the_account_of_shared_noise_names_the_fallback_as_well(
 ) -> None:
     ledger.reserve(SHARED)
     ledger.spend(SHARED, unsigned)
-    loss = loss_of(SHARED, SHARED_PLAN, spent=spent(ledger))
+    loss = loss_of(SHARED, SHARED_PLAN, spent=spent(ledger), unit="record")
     assert isinstance(loss, PrivacyLoss)
     assert loss.trust_model == "shared"
     assert loss.mechanism == accounting.INTEGER_MECHANISM
@@ -83,22 +83,22 @@ def test_the_account_of_shared_noise_names_the_fallback_as_well(
 
 
 def test_an_account_without_noise_promises_nothing() -> None:
-    loss = loss_of(None, NoNoise(noise="none"), spent=[])
+    loss = loss_of(None, NoNoise(noise="none"), spent=[], unit="record")
     assert loss == UnboundedLoss(mechanism="none")
 
 
 def test_noise_without_a_charge_and_a_charge_without_noise_are_refused() -> None:
     with refused(ConfigError, "privacy-terms-differ"):
-        loss_of(None, PLAN, spent=[])
+        loss_of(None, PLAN, spent=[], unit="record")
     with refused(ConfigError, "privacy-terms-differ", match="noise 'none'"):
-        loss_of(CHARGE, NoNoise(noise="none"), spent=[CHARGE])
+        loss_of(CHARGE, NoNoise(noise="none"), spent=[CHARGE], unit="record")
 
 
 def test_an_account_composes_all_runs_of_the_institution(ledger: Ledger) -> None:
     for charge in (CHARGE, replace(CHARGE, run="run-2")):
         ledger.reserve(charge)
         ledger.spend(charge, unsigned)
-    loss = loss_of(CHARGE, PLAN, spent=spent(ledger))
+    loss = loss_of(CHARGE, PLAN, spent=spent(ledger), unit="record")
     assert isinstance(loss, PrivacyLoss)
     want = accounting.epsilon([STEPS, STEPS], target_delta=1e-5)
     assert want <= decode_decimal(loss.epsilon) < want + 2e-6

@@ -71,11 +71,3 @@ def test_what_is_wrong_is_named_in_the_words_of_the_reader(
 ) -> None:
     with refused(ConfigError, code, match=said):
         read(folder(tmp_path / "a", manifest, x=table), READER)
-
-
-def test_a_commitment_opens_with_its_salt_alone(tmp_path: Path) -> None:
-    found = read(folder(tmp_path / "a", x="1,2,3,4,5\n"), READER)
-    assert found.commitment(b"a" * 32) == found.commitment(b"a" * 32)
-    assert found.commitment(b"a" * 32) != found.commitment(b"b" * 32)
-    with pytest.raises(ValueError, match="32 bytes"):
-        found.commitment(b"a" * 31)

@@ -12,6 +12,7 @@ from tapestry.model.replica import Replica
 from tapestry.privacy import accounting
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.round_manifest import Participant, RoundManifest
+from tapestry.vectors import FloatVector, IntegerVector
 from tapestry_node.settings import NodeSettings
 from tapestry_node.training.trainer import Trainer
 from tests.support.linear_regression import LinearRegression
@@ -65,12 +66,14 @@ def test_a_promise_holds_the_policy_and_the_digest_of_the_records(
 
 def test_a_declaration_opens_with_its_salt_alone(tmp_path: Path) -> None:
     found = trainer(tmp_path)
-    declared = found.declaration(b"s" * 32)
+    declared = found.declaration(found.holdings.version, b"s" * 32)
     assert declared.records == found.count == 4
     assert declared.licences == ("CC0-1.0",)
     dataset = found.terms.dataset
     assert declared.dataset == digest(b"s" * 32 + dataset.encode()) != dataset
-    assert found.declaration(b"t" * 32).dataset != declared.dataset
+    assert (
+        found.declaration(found.holdings.version, b"t" * 32).dataset != declared.dataset
+    )
 
 
 def test_a_round_without_noise_has_no_price(tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_an_update_is_a_vector_and_every_step_is_told(tmp_path: Path) -> None:
     def done(step: int, steps: int) -> None:
         told.append((step, steps))
 
-    update = found.update(start, plan, done=done)
+    update = found.update(start, plan, blocks=(1,), done=done)
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert update.shape == (found.layout(plan).length,) == (6,)
     assert update.dtype == np.float32
@@ -132,7 +135,7 @@ def test_an_update_starts_from_the_base_that_it_is_given(tmp_path: Path) -> None
     training = manifest().training.model_copy(update={"batch_size": 4})
     base = replica_of({"0.weight": weight})
     update = found.update(
-        base, manifest(training=training), done=lambda *_: None
+        base, manifest(training=training), blocks=(1,), done=lambda *_: None
     ).reshape(2, 3)
     table = np.array([row.split(",") for row in ROWS], dtype=np.float64)
     wrong = table[:, :3] @ weight.T - table[:, 3:]
@@ -149,24 +152,27 @@ def test_shared_noise_takes_one_clipped_step_without_noise_of_its_own(
     shared = manifest(training=training, privacy=privacy_plan(noise="shared"), length=6)
     share = NoiseShare.of(shared)
     assert share is not None
-    first = found.update(base, shared, done=lambda *_: None)
-    assert np.array_equal(first, found.update(base, shared, done=lambda *_: None))
+
+    def step(plan: RoundManifest) -> FloatVector | IntegerVector:
+        return found.update(base, plan, blocks=(1,), done=lambda *_: None)
+
+    first = step(shared)
+    assert np.array_equal(first, step(shared))
     assert first.dtype == np.int64
     assert 0 < np.linalg.norm(first.astype(np.float64)) <= 4 * share.unit_bound
     local = manifest(training=training, privacy=privacy_plan())
-    noised = found.update(base, local, done=lambda *_: None)
-    assert not np.array_equal(noised, found.update(base, local, done=lambda *_: None))
+    assert not np.array_equal(step(local), step(local))
 
 
 def test_records_are_encoded_once_for_each_choice_of_options(tmp_path: Path) -> None:
     found = trainer(tmp_path)
-    wide = found.examples({"bound": 9})
-    assert found.examples({"bound": 9}) is wide
-    narrow = found.examples({"bound": 1})
+    wide = found.examples({"bound": 9}, (1,))
+    assert found.examples({"bound": 9}, (1,)) is wide
+    narrow = found.examples({"bound": 1}, (1,))
     assert max(max(e.rows[0]) for e in wide) == 4
     assert max(max(e.rows[0]) for e in narrow) == 1
     with refused(ConfigError, "setting-invalid", match="bound"):
-        found.examples({"length": 1})
+        found.examples({"length": 1}, (1,))
 
 
 def test_a_workload_without_adapters_repeats_no_record(tmp_path: Path) -> None:

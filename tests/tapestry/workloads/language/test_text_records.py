@@ -82,14 +82,6 @@ def test_the_digest_does_not_depend_on_files_or_order(
     assert found.digest != read(fewer).digest
 
 
-def test_a_commitment_hides_the_records_behind_a_salt(tmp_path: Path) -> None:
-    found = read(_folder(tmp_path, a_txt="uno"))
-    assert found.commitment(b"1" * 32) != found.commitment(b"2" * 32)
-    assert found.digest not in found.commitment(b"1" * 32)
-    with pytest.raises(ValueError, match="32 bytes"):
-        found.commitment(b"short")
-
-
 @pytest.mark.parametrize(
     ("manifest", "code", "values"),
     [
@@ -166,6 +158,7 @@ def test_a_folder_is_told_in_numbers(tmp_path: Path) -> None:
         invisible=3,
         duplicates=1,
         like_ids=2,
+        beyond=0,
         characters=Lengths(shortest=3, median=10, longest=14),
     )
 
