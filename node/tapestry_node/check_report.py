@@ -202,7 +202,7 @@ class CheckReport:
         log, store = self._checked.log, self._checked.store
         if store is None:
             return None
-        ledger = view_ledger(store, trainer, directory=self._checked.folder)
+        ledger = view_ledger(store, trainer)
         if log is not None:
             ledger.require(published_charges(log, self.settings.name))
         return ledger

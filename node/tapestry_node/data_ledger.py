@@ -1,7 +1,6 @@
 """The ledger of a node's records, opened together with the version that may train."""
 
 from datetime import datetime
-from pathlib import Path
 
 from tapestry.encoding import decode_decimal
 from tapestry_governance.rules.federation_state import FederationState
@@ -17,15 +16,14 @@ def open_ledger(
     trainer: Trainer,
     *,
     settings: NodeSettings,
-    directory: Path,
     log: FederationState | None,
     now: datetime,
 ) -> Ledger:
     """Take in what changed in the data, if a version is due, and open the ledger.
 
     Raises:
-        ConfigError: Dataset, unit or terms differ from the ledger's, or no unit is left
-            to train on.
+        ConfigError: Unit or terms differ from the ledger's, single records are new, or
+            no unit is left to train on.
         VerificationError: State, register or log contradict each other.
     """
     known = None if log is None else log.data.get(settings.name)
@@ -45,7 +43,6 @@ def open_ledger(
     holdings = data_versions.take_in(
         trainer.source,
         state,
-        directory,
         now=now,
         logged=0 if known is None else known.version,
         paying=paying,
@@ -54,12 +51,12 @@ def open_ledger(
     return Ledger.open(state, trainer.terms)
 
 
-def view_ledger(state: NodeState, trainer: Trainer, *, directory: Path) -> Ledger:
+def view_ledger(state: NodeState, trainer: Trainer) -> Ledger:
     """Open the ledger to read it, with what may train now; nothing is noted.
 
     Raises:
-        ConfigError: Dataset, unit or terms differ from the ledger's.
+        ConfigError: Unit or terms differ from the ledger's, or single records are new.
         VerificationError: The register of units was lost or changed.
     """
-    trainer.hold(data_versions.look(trainer.source, state, directory))
+    trainer.hold(data_versions.look(trainer.source, state))
     return Ledger.view(state, trainer.terms)

@@ -142,7 +142,6 @@ class Node:
             self._store,
             self.trainer,
             settings=self.settings,
-            directory=directory,
             log=self._state,
             now=clock(),
         )

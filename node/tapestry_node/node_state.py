@@ -1,7 +1,7 @@
 """The durable state of a node: ``node.db``, with the receipts of what left.
 
 One SQLite database in WAL mode with ``synchronous=FULL``: a write that guards a send is
-durable before the send. It has two tables.
+durable before the send. It has three tables.
 
 ``entries`` is one hash chain of all obligations (``state_entries``), and the number and
 digest of its last entry are mirrored in a file beside it:
@@ -27,7 +27,8 @@ digest of its last entry are mirrored in a file beside it:
 ``egress`` holds receipts: kind, size and digest of each message that leaves, chained by
 hash, so that a row changed or taken out of the middle shows. Each upload mark names the
 receipt before it, so that what was cut before the last upload shows as well. Rows
-deleted after it do not show: the list is not proven whole.
+deleted after it do not show: the list is not proven whole. ``units`` is the register of
+the data's units (``data.unit_register``), whose digest the entries name.
 
 Edge cases:
     ================================  ================================================
@@ -73,6 +74,7 @@ CREATE TABLE egress (
     number INTEGER PRIMARY KEY, time TEXT NOT NULL, kind TEXT NOT NULL,
     bytes INTEGER NOT NULL, content TEXT NOT NULL, chain TEXT NOT NULL
 ) STRICT;
+CREATE TABLE units (version INTEGER PRIMARY KEY, rows BLOB NOT NULL) STRICT;
 """
 _SCHEMA = Schema(application="TpNd", version=1, tables=_TABLES)
 _GENESIS = digest(b"tapestry-egress/1")

@@ -81,7 +81,7 @@ def test_data_that_are_not_the_ledgers_are_refused_as_before(
         file.write('{"text": "one more"}\n')
     done = run("check", used)
     assert done.exit_code == 2
-    assert f"refused   {used / 'data'} was changed: its dataset is" in done.stdout
+    assert f"refused   {used / 'data'} was changed: 1 of its records are" in done.stdout
     assert "one more" not in done.stdout
 
 

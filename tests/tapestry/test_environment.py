@@ -96,7 +96,6 @@ def test_secrets_are_private_whatever_the_umask(tmp_path: Path, mask: int) -> No
     from tapestry_node.node_state import NodeState
 
     terms = PrivacyPromise(
-        dataset="sha256:" + "0" * 64,
         records=9,
         epsilon=8.0,
         fallback_epsilon=8.0,

@@ -33,11 +33,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-from tapestry.encoding import decode_decimal, decode_digest, encode_decimal
+from tapestry.encoding import decode_decimal, encode_decimal
 from tapestry.errors import (
     BudgetExhausted,
     ConfigError,
-    ProtocolError,
     VerificationError,
 )
 from tapestry.privacy import accounting
@@ -58,14 +57,12 @@ class PrivacyPromise:
         ConfigError: Epsilon or delta is out of range, or delta not below 1/records.
     """
 
-    dataset: str  # digest of the declared data, where a unit is a record
     records: int  # of the largest block
     epsilon: float
     fallback_epsilon: float  # with the node's own share of noise alone
     delta: float
     unit: str = "record"
     adjacency: str = accounting.ADJACENCY
-    place: str = "the data"  # where the records lie, for messages
 
     def __post_init__(self) -> None:
         if self.records < 1:
@@ -87,10 +84,6 @@ class PrivacyPromise:
                 f"no accounting for {self.unit} under {self.adjacency}",
                 code="unit-unsupported",
             )
-        try:
-            decode_digest(self.dataset)
-        except ProtocolError as error:
-            raise ConfigError(f"dataset is {error}", code="digest-malformed") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +136,7 @@ class Ledger:
         Of the ``terms`` a changed limit is noted, anything else refused.
 
         Raises:
-            ConfigError: Dataset, delta, unit or adjacency differ from the ledger's.
+            ConfigError: Delta, unit or adjacency differ from the ledger's.
         """
         ledger = cls(state, terms)
         with state.writing() as replay:
@@ -155,7 +148,7 @@ class Ledger:
         """Open the ledger of a dataset to read it, started or not; nothing is noted.
 
         Raises:
-            ConfigError: Dataset, delta, unit or adjacency differ from the ledger's.
+            ConfigError: Delta, unit or adjacency differ from the ledger's.
         """
         ledger, held = cls(state, terms), state.reading().terms
         if held is not None:
@@ -175,7 +168,6 @@ class Ledger:
                 f"{state.path} has no ledger; the node never ran", code="ledger-missing"
             )
         terms = PrivacyPromise(
-            dataset=held["dataset"],
             records=1,
             epsilon=epsilon,
             fallback_epsilon=fallback_epsilon,
@@ -390,7 +382,6 @@ class Ledger:
         return {
             "format": _FORMAT,
             "unit": self._terms.unit,
-            "dataset": self._terms.dataset,
             "delta": encode_decimal(self._terms.delta),
             "adjacency": self._terms.adjacency,
         }
@@ -399,13 +390,6 @@ class Ledger:
         """See that the ledger was started on the same terms."""
         for name, value in self._fixed.items():
             held = terms.get(name)
-            if held != value and name == "dataset":
-                raise ConfigError(
-                    f"{self._terms.place} was changed: its dataset is {value}, that of"
-                    f" {self._state.path} is {held}; put the data back as it was, since"
-                    " only records that were never in it may have another ledger",
-                    code="dataset-differs",
-                )
             if held != value:
                 raise ConfigError(
                     f"{name} is {value}, the ledger's is {held}",

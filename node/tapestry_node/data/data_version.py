@@ -1,10 +1,11 @@
 """A version of an institution's data, as the entries of a node's state hold it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Self
 
-from tapestry.encoding import digest
+from tapestry.encoding import canonical_json, digest
 
 INTERVAL = timedelta(days=7)
 """Between two versions: how many persons come and go in a day tells about persons."""
@@ -20,7 +21,7 @@ class DataVersion:
     withdrawn: int  # units that left since the version before, rounded down
     trains: tuple[int, ...]  # blocks that are trained on; the budget of others is spent
     dataset: str  # digest that the log gets salted
-    register: str  # digest of the register of units; empty where units have no key
+    register: str  # digest of the register of units
     time: datetime
 
     def body(self) -> dict[str, Any]:
@@ -52,6 +53,11 @@ class DataVersion:
     def is_due(self, now: datetime) -> bool:
         """Return whether the next version may follow."""
         return now >= self.time + INTERVAL
+
+
+def dataset_digest(description: dict[str, Any], spellings: Iterable[bytes]) -> str:
+    """Digest some records, in their order, and what is public of their manifest."""
+    return digest(canonical_json([description, [digest(each) for each in spellings]]))
 
 
 def commitment(dataset: str, salt: bytes) -> str:

@@ -1,14 +1,14 @@
 """Versions of an institution's data: which of its records may train now.
 
-A folder of single records has one version for ever. A folder of persons may change: at
-a node's start, once a week at most, what is there becomes the next version, and the
-persons who came with it the next block. In between the node trains on what is left
-unchanged of the version that the log has.
+At a node's start, once a week at most, what is in the folder becomes the next version.
+Persons who came with it are the next block; single records may only become fewer. In
+between the node trains on what is left unchanged of the version that the log has.
 
 Guarantees:
-    Whatever changes in the folder, a person's block stays, so that no change buys a
-    fresh budget; and what trains is never more than was declared. Leaving units out
-    costs no privacy: a unit's chance to be drawn stays the declared one.
+    Whatever changes in the folder, a person's block stays, and no single record is ever
+    added, so that no change buys a fresh budget. What trains is never more than was
+    declared. Leaving units out costs no privacy: the chance of each unit to be drawn
+    stays the declared one.
 
 Edge cases:
     ==============================  ==================================================
@@ -17,6 +17,9 @@ Edge cases:
     Its rows are gone               trains no more; comes back into its old block
     It was withdrawn                trains no more from that moment on, nor ever again,
                                     also if the folder still has its rows
+    A single record is new or was   the folder is refused: nothing tells an edited
+    changed                         record from a new one
+    A single record is gone         trains no more, and leaves with the next version
     A round is under way            no new version until a start without one
     The log knows a version that    refused, also after a backup was restored: who came
     this state does not             with that version would count as new
@@ -24,26 +27,25 @@ Edge cases:
 """
 
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
-from typing import Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tapestry.encoding import digest
 from tapestry.errors import ConfigError, VerificationError
 from tapestry_governance.events.privacy_events import MAX_BLOCKS
 from tapestry_governance.founding import rounded_down
-from tapestry_node.data.data_version import DataVersion
+from tapestry_node.data.data_version import DataVersion, dataset_digest
 from tapestry_node.data.unit_register import (
     Changes,
     FoundUnits,
     Marks,
     UnitRegister,
-    forget_older,
+    as_marks,
 )
 from tapestry_node.node_state import NodeState
 
@@ -55,12 +57,37 @@ Paying = Callable[[tuple[int, ...]], tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSource:
-    """The records of a folder as they are now: private, but for nothing."""
+    """The records of a folder as they are now; private."""
 
     unit: str
-    dataset: str  # private digest of all
-    keys: tuple[str | None, ...]
-    spellings: tuple[bytes, ...]
+    place: str  # of the folder, for messages
+    description: dict[str, Any]  # public, see ``data_version.dataset_digest``
+    keys: Sequence[str | None]
+    spellings: Sequence[bytes]
+
+    def marked(self, secret: bytes) -> FoundUnits:
+        """Mark each unit, under a secret of the node.
+
+        Of equal single records each has a mark of its own, by its number among them.
+
+        Raises:
+            ConfigError: The unit is a person, and a record has no key.
+        """
+        if self.unit == "record":
+            seen: Counter[bytes] = Counter()
+            numbered = []
+            for spelling in self.spellings:
+                numbered.append(b"%d\0" % seen[spelling] + spelling)
+                seen[spelling] += 1
+            return FoundUnits.of(secret, numbered, self.spellings)
+        keys = [key.encode() for key in self.keys if key is not None]
+        if len(keys) != len(self.spellings):
+            raise ConfigError(
+                'unit = "person" needs a key of each record, which this kind of data'
+                ' does not have; write unit = "record"',
+                code="unit-unsupported",
+            )
+        return FoundUnits.of(secret, keys, self.spellings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +95,7 @@ class Holdings:
     """The newest version, and which records of the folder belong to it."""
 
     version: DataVersion
+    units: Marks  # of each record, shape (n,); none before the first version
     blocks: NDArray[np.uint16]  # of each record, shape (n,); 0: it may not train
     changes: Changes  # what waits for the next version
     largest: int  # units of the largest block
@@ -76,14 +104,21 @@ class Holdings:
         """Return the places of the records of some blocks, in order."""
         return np.flatnonzero(np.isin(self.blocks, blocks))
 
+    def without(self, withdrawn: Collection[bytes]) -> Self:
+        """Return the same without some units, which train no more from now on."""
+        if not withdrawn:
+            return self
+        gone = np.isin(self.units, as_marks(withdrawn))
+        return replace(self, blocks=np.where(gone, 0, self.blocks).astype(np.uint16))
+
 
 def declared_count(units: int) -> int:
     """Round a number of units down, as a request does; below ten it is exact."""
     return units if units < _EXACT else rounded_down(units)
 
 
-def fixed(source: DataSource, now: datetime) -> Holdings:
-    """Return the only version of single records, or the first of persons, unwritten."""
+def unwritten(source: DataSource, now: datetime) -> Holdings:
+    """Return what the first version of some records would be."""
     count = len(source.spellings)
     version = DataVersion(
         version=1,
@@ -91,39 +126,38 @@ def fixed(source: DataSource, now: datetime) -> Holdings:
         records=declared_count(count),
         withdrawn=0,
         trains=(1,),
-        dataset=source.dataset,
+        dataset=dataset_digest(source.description, source.spellings),
         register="",
         time=now,
     )
     return Holdings(
         version=version,
+        units=as_marks(()),
         blocks=np.ones(count, np.uint16),
         changes=Changes(new=0, changed=0, gone=0),
         largest=count,
     )
 
 
-def look(source: DataSource, state: NodeState, directory: Path) -> Holdings:
+def look(source: DataSource, state: NodeState) -> Holdings:
     """Return what may train now, and write nothing.
 
     Raises:
-        ConfigError: No person of the version is left unchanged.
+        ConfigError: Single records are new or were changed, or a person has no key.
         VerificationError: The register of the version was lost or changed.
     """
     replay = state.reading()
-    now = datetime.now().astimezone()
-    if source.unit == "record" or not replay.data or _KEY not in replay.secrets:
-        return fixed(source, now)
-    last = replay.data[-1]
-    register = UnitRegister.read(directory, last.version, name=last.register)
-    found = _found(source, replay.secrets[_KEY])
-    return _holdings(last, register, found, _marks(replay.withdrawn))
+    if not replay.data or _KEY not in replay.secrets:
+        return unwritten(source, datetime.now().astimezone())
+    last, found = replay.data[-1], source.marked(replay.secrets[_KEY])
+    register = UnitRegister.read(state, last)
+    _check_records(source, register, found)
+    return _holdings(last, register, found, replay.withdrawn)
 
 
 def take_in(
     source: DataSource,
     state: NodeState,
-    directory: Path,
     *,
     now: datetime,
     logged: int,
@@ -134,22 +168,17 @@ def take_in(
     Args:
         source: The records as they are now.
         state: The node's state, opened to serve.
-        directory: The node's folder.
         now: By the node's clock.
         logged: The last version of this node in the log; 0 for none.
         paying: Tells which blocks are trained on from the next version on.
 
     Raises:
-        ConfigError: There is no person to train on.
+        ConfigError: Single records are new or were changed, or no unit is left.
         VerificationError: The register was lost, or the log has a version that the
             state lacks.
     """
     replay = state.reading()
     last = replay.data[-1] if replay.data else None
-    if source.unit == "record":
-        if last is None:
-            _write(state, fixed(source, now).version)
-        return fixed(source, now)
     if logged > (last.version if last else 0):
         raise VerificationError(
             f"the log has data version {logged} of this node, its state does not: it"
@@ -157,88 +186,76 @@ def take_in(
             " is new; put the newest copy back",
             code="data-version-restored",
         )
-    found = _found(source, state.secret(_KEY, secrets.token_bytes(32)))
-    without = _marks(replay.withdrawn)
+    if last is None and replay.rows:  # unreachable but by a state put together by hand
+        raise VerificationError(
+            f"{state.path} has charges and no data version that they are of; put the"
+            " newest copy back",
+            code="data-version-missing",
+        )
+    found = source.marked(state.secret(_KEY, secrets.token_bytes(32)))
     register = UnitRegister()
     if last is not None:
-        register = UnitRegister.read(directory, last.version, name=last.register)
-    if replay.session is None and (last is None or last.is_due(now)):
-        grown, version = _next(last, register, found, without, paying, now)
-        if last is None or (version.register, version.trains) != (
-            last.register,
-            last.trains,
-        ):
-            grown.write(directory, version.version)
-            _write(state, version)
-            register, last = grown, version
-            forget_older(directory, version.version)
-    if last is None:  # unreachable: without a version the next one was written
-        raise ConfigError("no person is left to train on", code="records-missing")
-    return _holdings(last, register, found, without)
-
-
-def _next(
-    last: DataVersion | None,
-    register: UnitRegister,
-    found: FoundUnits,
-    without: Marks,
-    paying: Paying,
-    now: datetime,
-) -> tuple[UnitRegister, DataVersion]:
-    """Make the version that would follow; it may be the last one under a new number."""
+        register = UnitRegister.read(state, last)
+        _check_records(source, register, found)
+        if replay.session is not None or not last.is_due(now):
+            return _holdings(last, register, found, replay.withdrawn)
+    kept = ~np.isin(found.units, as_marks(replay.withdrawn))
     newest = last.block if last else 0
-    grown = register.grown(found, block=min(newest + 1, MAX_BLOCKS), without=without)
+    grown = register.grown(found.select(kept), block=min(newest + 1, MAX_BLOCKS))
     block = max(newest, grown.newest)
-    blocks = grown.blocks(found)
     trains = paying(tuple(range(1, block + 1))) or (block,)
-    count = int(np.count_nonzero(np.isin(blocks, trains)))
+    if last is not None and (grown.digest, trains) == (last.register, last.trains):
+        return _holdings(last, register, found, replay.withdrawn)
+    count = int(np.count_nonzero(np.isin(grown.blocks(found), trains)))
     if not count:
         raise ConfigError(
-            f"no person of the blocks {list(trains)} is there to train on, all left or"
-            " were withdrawn",
+            f"{source.place} has no unit of the blocks {list(trains)} to train on: all"
+            " left, or were withdrawn",
             code="records-missing",
         )
+    present = (text for text, here in zip(source.spellings, kept, strict=True) if here)
     version = DataVersion(
         version=last.version + 1 if last else 1,
         block=block,
         records=declared_count(count),
         withdrawn=rounded_down(register.left(grown)),
         trains=trains,
-        dataset=digest(grown.digest.encode()),
+        dataset=dataset_digest(source.description, present),
         register=grown.digest,
         time=now,
     )
-    return grown, version
+    grown.write(state, version)
+    return _holdings(version, grown, found, replay.withdrawn)
+
+
+def _check_records(
+    source: DataSource, register: UnitRegister, found: FoundUnits
+) -> None:
+    """Refuse single records that the first version did not have.
+
+    Raises:
+        ConfigError: There is one; it would have a fresh budget.
+    """
+    if source.unit == "record" and (new := register.changes(found).new):
+        raise ConfigError(
+            f"{source.place} was changed: {new} of its records are new or were edited;"
+            " take them out, or put the data back as it was. Single records may only"
+            ' become fewer; data that grow need unit = "person" from the start',
+            code="dataset-differs",
+        )
 
 
 def _holdings(
-    version: DataVersion, register: UnitRegister, found: FoundUnits, without: Marks
+    version: DataVersion,
+    register: UnitRegister,
+    found: FoundUnits,
+    withdrawn: Collection[bytes],
 ) -> Holdings:
-    blocks = register.blocks(found)
-    blocks[np.isin(found.units, without)] = 0
-    return Holdings(
+    holdings = Holdings(
         version=version,
-        blocks=blocks,
+        units=found.units,
+        blocks=register.blocks(found),
         changes=register.changes(found),
         largest=register.largest,
     )
-
-
-def _write(state: NodeState, version: DataVersion) -> None:
-    with state.writing() as replay:
-        replay.append({"type": "data", **version.body()})
-
-
-def _found(source: DataSource, secret: bytes) -> FoundUnits:
-    keys = [key for key in source.keys if key is not None]
-    if len(keys) != len(source.spellings):
-        raise ConfigError(
-            'unit = "person" needs a key of each record, which this kind of data does'
-            ' not have; write unit = "record"',
-            code="unit-unsupported",
-        )
-    return FoundUnits.of(secret, keys, source.spellings)
-
-
-def _marks(units: set[bytes]) -> Marks:
-    return np.array(sorted(units), dtype="S16")
+    return holdings.without(withdrawn)

@@ -16,14 +16,15 @@ Guarantees:
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tapestry.encoding import canonical_json, digest
 from tapestry.errors import ConfigError
 from tapestry.inputs.faults import Faults, show
 from tapestry.inputs.folder_walker import walk
 from tapestry.inputs.private_data import hides_records
 from tapestry.workloads.base import RecordReader, Summary
 from tapestry.workloads.data_manifest import DataManifest, Record
+from tapestry_node.data.data_version import dataset_digest
 from tapestry_node.data.manifest_file import read_manifest
 
 
@@ -32,9 +33,9 @@ class Records:
     """All records of an institution; private.
 
     Guarantees:
-        ``digest`` depends on the records and the manifest alone, so the budget of a
-        dataset cannot be had twice by moving files. It is private, too: a holder of a
-        record could test for it. ``data_version.commitment`` is what is published.
+        ``digest`` depends on the records and the manifest alone, not on where they lie.
+        It is private, too: a holder of a record could test for it.
+        ``data_version.commitment`` is what is published.
 
     Edge cases:
         File names and the order of rows do not count, but where the workload's reader
@@ -46,6 +47,7 @@ class Records:
     keys: tuple[str | None, ...]  # of each record; all of them with unit "person"
     spellings: tuple[bytes, ...]  # of each record, canonical
     parts: tuple[Record, ...]  # rows that some records are joined from
+    description: dict[str, Any]  # what of the manifest is part of the digest
     digest: str
     summary: Summary | None  # None: there is no more to say than how many
 
@@ -74,15 +76,16 @@ def read(folder: Path, reader: RecordReader) -> Records:
         raise ConfigError(
             f"no records in {show(folder)}{found.hint}", code="records-missing"
         )
-    inner = [digest(spelling) for spelling in found.spellings]
-    said = manifest.model_dump(mode="json", exclude={"source"}, exclude_none=True)
-    value = [said, inner]
+    description = manifest.model_dump(
+        mode="json", exclude={"source"}, exclude_none=True
+    )
     return Records(
         manifest=manifest,
         records=found.records,
         keys=found.keys,
         spellings=found.spellings,
         parts=found.parts,
-        digest=digest(canonical_json(value)),
+        description=description,
+        digest=dataset_digest(description, found.spellings),
         summary=found.summary,
     )

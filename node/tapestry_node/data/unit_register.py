@@ -1,29 +1,25 @@
-"""The units of an institution by block: a file that no restart may forget.
+"""The units of an institution by block: a table that no restart may forget.
 
-With ``unit = "person"`` an institution's data may grow. Each person stays for ever in
-the block of the version with which the person first came, whatever becomes of the rows:
-a person that comes again, or whose rows were changed, has no fresh budget. The register
-is the memory of that::
+Each unit stays for ever in the block of the version with which it first came, whatever
+becomes of its rows: a person who comes again, or whose rows were changed, has no fresh
+budget. The register is the memory of that, in ``node.db`` beside the charges. It has a
+row of 34 bytes for each unit, sorted::
 
-    units/VERSION.units     rows of 34 bytes, sorted: unit 16, content 16, block 2
+    unit 16     HMAC-SHA-256 of the key that names a person, or of a single record
+    content 16  the same of the rows, or zeros where the unit is not there now
+    block 2     the block, from 1
 
-``unit`` is HMAC-SHA-256 of the key that names the person, and ``content`` that of the
-rows, each cut to 16 bytes. Both are under a secret of the node's state: the file alone
-tells nobody who is in it, and with that secret a person can be looked up by its key.
+Both digests are under a secret of the node's state: the table alone tells nobody who is
+in it, and with that secret a person can be looked up by its key.
 
 Guarantees:
-    A version is written whole, under a new name, before the node's state names it by
-    its digest. A register that is missing, older or changed is refused, as its persons
-    would otherwise count as new.
-
-Edge cases:
-    A person who left keeps its row, with a content of zeros.
+    A version is written together with the entry that names it by its digest. A register
+    that is missing or changed is refused, as its persons would count as new.
 """
 
 import hmac
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 import numpy as np
@@ -31,15 +27,13 @@ from numpy.typing import NDArray
 
 from tapestry.encoding import digest
 from tapestry.errors import VerificationError
-from tapestry.inputs.plain_file import read_plain
-from tapestry.storage import durable_files
+from tapestry_node.data.data_version import DataVersion
+from tapestry_node.node_state import NodeState
 
-FOLDER = "units"
 _CUT = 16
 _ROW: Final = np.dtype(
     [("unit", f"S{_CUT}"), ("content", f"S{_CUT}"), ("block", "<u2")]
 )
-_MAX_BYTES = 1 << 32
 _GONE = b""  # sixteen zeros, as numpy spells them
 
 Marks = NDArray[np.bytes_]  # of some units: sixteen bytes each
@@ -48,8 +42,12 @@ Marks = NDArray[np.bytes_]  # of some units: sixteen bytes each
 def marks(secret: bytes, label: str, texts: Iterable[bytes]) -> Marks:
     """Return a keyed digest of each text, shape (n,), sixteen bytes each."""
     start = label.encode() + b"\0"
-    found = [hmac.digest(secret, start + text, "sha256")[:_CUT] for text in texts]
-    return np.array(found, dtype=f"S{_CUT}")
+    return as_marks(hmac.digest(secret, start + t, "sha256")[:_CUT] for t in texts)
+
+
+def as_marks(units: Iterable[bytes]) -> Marks:
+    """Return some units' marks as an array, shape (n,)."""
+    return np.array(list(units), dtype=f"S{_CUT}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +58,18 @@ class FoundUnits:
     contents: Marks
 
     @classmethod
-    def of(cls, secret: bytes, keys: Sequence[str], spellings: Sequence[bytes]) -> Self:
-        """Mark the persons of some records, and what is read of each."""
+    def of(
+        cls, secret: bytes, names: Iterable[bytes], spellings: Iterable[bytes]
+    ) -> Self:
+        """Mark units by their names, and what is read of each."""
         return cls(
-            units=marks(secret, "unit", (key.encode() for key in keys)),
+            units=marks(secret, "unit", names),
             contents=marks(secret, "content", spellings),
         )
+
+    def select(self, chosen: NDArray[np.bool_]) -> Self:
+        """Return some of the units."""
+        return replace(self, units=self.units[chosen], contents=self.contents[chosen])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,32 +92,36 @@ class UnitRegister:
         self._rows = np.zeros(0, _ROW) if rows is None else rows
 
     @classmethod
-    def read(cls, directory: Path, version: int, *, name: str) -> Self:
-        """Read the register of a version, whose digest is ``name``.
+    def read(cls, state: NodeState, version: DataVersion) -> Self:
+        """Read the register of a version.
 
         Raises:
-            VerificationError: The file is missing, or is not the one that the node's
-                state names.
-            ResourceError: The file cannot be read.
+            VerificationError: It is missing, or not the one that the version names.
+            ResourceError: The database cannot be read.
         """
-        path = _path(directory, version)
-        data = read_plain(path, limit=_MAX_BYTES, links=False) if path.exists() else b""
-        if digest(data) != name or len(data) % _ROW.itemsize:
+        with state.database.errors():
+            found = state.database.execute(
+                "SELECT rows FROM units WHERE version = ?", (version.version,)
+            ).fetchone()
+        data = b"" if found is None else bytes(found[0])
+        if digest(data) != version.register or len(data) % _ROW.itemsize:
             raise VerificationError(
-                f"{path} is not the register of data version {version} that the node's"
-                " state names; put the newest copy back, since without it persons who"
-                " have spent their budget would count as new",
+                f"{state.path} has not the register of data version {version.version}"
+                " that its entries name; put the newest copy back, since without it"
+                " persons who have spent their budget would count as new",
                 code="unit-register-differs",
             )
         return cls(np.frombuffer(data, _ROW))
 
-    def write(self, directory: Path, version: int) -> str:
-        """Write the register of a version, and return its digest."""
-        data = self._rows.tobytes()
-        path = _path(directory, version)
-        durable_files.make_folders(path.parent)
-        durable_files.replace_file(path, data)
-        return digest(data)
+    def write(self, state: NodeState, version: DataVersion) -> None:
+        """Write the register together with its version, in the place of older ones."""
+        with state.writing() as replay:
+            state.database.execute("DELETE FROM units")
+            state.database.execute(
+                "INSERT INTO units VALUES (?, ?)",
+                (version.version, self._rows.tobytes()),
+            )
+            replay.append({"type": "data", **version.body()})
 
     @property
     def digest(self) -> str:
@@ -162,13 +170,12 @@ class UnitRegister:
         blocks[known] = np.where(same, self._rows["block"][place[known]], 0)
         return blocks
 
-    def grown(self, found: FoundUnits, *, block: int, without: Marks) -> Self:
-        """Return the register of the next version: what is there, but for some units.
+    def grown(self, found: FoundUnits, *, block: int) -> Self:
+        """Return the register of the next version, of what is there.
 
         New units come into ``block``; the others stay in theirs.
         """
-        kept = ~np.isin(found.units, without)
-        units, contents = found.units[kept], found.contents[kept]
+        units, contents = found.units, found.contents
         place, known = self._places(units)
         rows = self._rows.copy()
         rows["content"] = _GONE
@@ -185,14 +192,3 @@ class UnitRegister:
         if not len(self._rows):
             return place, np.zeros(len(units), bool)
         return place, self._rows["unit"][place] == units
-
-
-def forget_older(directory: Path, version: int) -> None:
-    """Remove the registers of versions before one."""
-    for path in (directory / FOLDER).glob("*.units"):
-        if path != _path(directory, version):
-            path.unlink()
-
-
-def _path(directory: Path, version: int) -> Path:
-    return directory / FOLDER / f"{version}.units"

@@ -29,7 +29,6 @@ from tapestry_node.settings import NodeSettings
 from tapestry_node.training.machine_checks import Trainable
 from tapestry_node.training.microbatches import BatchLimits
 
-_PERSONS = digest(b"tapestry-units/1")  # a ledger of persons is for all that come
 StepDone = Callable[[int, int], None]
 
 
@@ -58,7 +57,7 @@ class Trainer:
         self.workload, self._settings = workload, settings
         self._limits = BatchLimits(rows=settings.speed.physical_batch)
         self._examples: dict[tuple[str, tuple[int, ...]], list[Example]] = {}
-        self.hold(data_versions.fixed(self.source, datetime.now(UTC)))
+        self.hold(data_versions.unwritten(self.source, datetime.now(UTC)))
 
     def hold(self, holdings: Holdings) -> None:
         """Train from now on what belongs to a version of the data."""
@@ -73,7 +72,8 @@ class Trainer:
         found = self._records
         return DataSource(
             unit=found.manifest.unit,
-            dataset=found.digest,
+            place=str(self._folder),
+            description=found.description,
             keys=found.keys,
             spellings=found.spellings,
         )
@@ -111,13 +111,11 @@ class Trainer:
         """The promise that the ledger keeps for these records."""
         policy, unit = self._settings.policy, self.manifest.unit
         return PrivacyPromise(
-            dataset=_PERSONS if unit == "person" else self._records.digest,
             records=self.holdings.largest,
             unit=unit,
             epsilon=decode_decimal(policy.epsilon_limit),
             fallback_epsilon=decode_decimal(policy.fallback_epsilon_limit),
             delta=decode_decimal(policy.target_delta),
-            place=str(self._folder),
         )
 
     @hides_records

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapestry.encoding import digest
 from tapestry.errors import (
     BudgetExhausted,
     ConfigError,
@@ -26,7 +25,6 @@ from tests.support.refusals import refused
 from tests.support.unsigned_accounts import unsigned
 
 TERMS = PrivacyPromise(
-    dataset=digest(b"records"),
     records=1000,
     epsilon=4.0,
     fallback_epsilon=40.0,
@@ -203,11 +201,7 @@ def test_a_node_killed_after_spending_has_spent(path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "code", "match"),
     [
-        (
-            {"dataset": digest(b"others")},
-            "dataset-differs",
-            "the data was changed: its dataset is sha256",
-        ),
+        ({"unit": "person"}, "ledger-setting-differs", "unit is person"),
         ({"delta": 1e-6}, "ledger-setting-differs", "delta is"),
     ],
 )
@@ -235,7 +229,7 @@ def test_a_lower_limit_holds_at_once(path: Path) -> None:
         ({"delta": 1.0}, "delta-out-of-range", "delta 1"),
         ({"delta": 0.001}, "delta-too-large", "not below 1/1000"),
         ({"records": 0}, "records-missing", "0 records"),
-        ({"dataset": "sha256:no"}, "digest-malformed", "dataset is not a digest"),
+        ({"unit": "token"}, "unit-unsupported", "token"),
         ({"adjacency": "replace-one"}, "unit-unsupported", "replace-one"),
     ],
 )

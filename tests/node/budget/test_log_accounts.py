@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tapestry.encoding import decode_decimal, digest
+from tapestry.encoding import decode_decimal
 from tapestry.errors import BudgetExhausted, ConfigError, PolicyError
 from tapestry.privacy import accounting
 from tapestry.protocol.round_manifest import NoNoise
@@ -42,7 +42,6 @@ def ledger(tmp_path: Path) -> Ledger:
 
 def ledger_terms() -> PrivacyPromise:
     return PrivacyPromise(
-        dataset=digest(b"records"),
         records=1000,
         epsilon=40.0,
         fallback_epsilon=400.0,

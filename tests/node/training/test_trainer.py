@@ -53,15 +53,10 @@ def manifest(**changes: Any) -> RoundManifest:
     return round_manifest(cohort, **{"training": training, **changes})
 
 
-def test_a_promise_holds_the_policy_and_the_digest_of_the_records(
-    tmp_path: Path,
-) -> None:
+def test_a_promise_holds_the_policy_and_counts_the_records(tmp_path: Path) -> None:
     found = trainer(tmp_path / "a", policy={"epsilon_limit": "7"}).terms
     assert (found.records, found.epsilon, found.fallback_epsilon) == (4, 7.0, 1000.0)
-    assert (found.delta, found.place) == (1e-5, str(tmp_path / "a"))
-    assert trainer(tmp_path / "b").terms.dataset == found.dataset
-    (tmp_path / "b" / "more.csv").write_text("5,5,5,5,5\n")
-    assert trainer(tmp_path / "b").terms.dataset != found.dataset
+    assert (found.delta, found.unit) == (1e-5, "record")
 
 
 def test_a_declaration_opens_with_its_salt_alone(tmp_path: Path) -> None:
@@ -69,7 +64,7 @@ def test_a_declaration_opens_with_its_salt_alone(tmp_path: Path) -> None:
     declared = found.declaration(found.holdings.version, b"s" * 32)
     assert declared.records == found.count == 4
     assert declared.licences == ("CC0-1.0",)
-    dataset = found.terms.dataset
+    dataset = found.holdings.version.dataset
     assert declared.dataset == digest(b"s" * 32 + dataset.encode()) != dataset
     assert (
         found.declaration(found.holdings.version, b"t" * 32).dataset != declared.dataset
