@@ -20,6 +20,7 @@ from tapestry.encoding import decode_decimal
 from tapestry.environment import direct
 from tapestry.errors import ConfigError, IncompleteError
 from tapestry_node.backup_commands import backup, bundle, export, restore
+from tapestry_node.data_commands import data
 from tapestry_node.membership_commands import init, join
 from tapestry_node.operator_commands import (
     leave,
@@ -47,6 +48,7 @@ def app() -> None:
 
 app.add_command(init)
 app.add_command(join)
+app.add_command(data)
 app.add_command(backup)
 app.add_command(restore)
 app.add_command(bundle)

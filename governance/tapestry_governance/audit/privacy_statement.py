@@ -7,7 +7,7 @@ the same one.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,11 @@ from tapestry_governance.audit.privacy_accounts import (
     shown,
 )
 from tapestry_governance.rules.federation_state import FederationState
-from tapestry_governance.rules.round_records import AccountedSpending, ReleaseRecord
+from tapestry_governance.rules.round_records import (
+    AccountedSpending,
+    Departure,
+    ReleaseRecord,
+)
 
 NOT_COVERED = (
     "That an institution took part, and how many records it declared: both are public.",
@@ -124,6 +128,23 @@ class NodePromise:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WithdrawnUnits:
+    """Units that an institution withdrew after they were trained on."""
+
+    node: str
+    unit: str
+    units: int  # or more; declarations round down
+
+    def to_line(self) -> str:
+        """Say how many were withdrawn."""
+        return (
+            f"{self.node} withdrew {self.units} or more (unit: {self.unit}) since. They"
+            " were trained on, and what was learned from them is still in it, within"
+            " the bounds above."
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
     """A release's or adapter's promises, node by node."""
 
@@ -133,6 +154,7 @@ class Statement:
     unknown: tuple[str, ...]  # those whose base has a history that is not in the log
     base: str | None  # the release that an adapter grew on; its statement holds, too
     promises: tuple[NodePromise, ...]
+    withdrawn: tuple[WithdrawnUnits, ...]  # of those whose records led to it
     not_covered: tuple[str, ...] = NOT_COVERED
 
     @property
@@ -185,7 +207,20 @@ def state_privacy(state: FederationState, name: str) -> Statement:
         unknown=tuple(sorted(r for r in release.ancestry if r in state.unknown_bases)),
         base=None if adapter is None else adapter.base,
         promises=_promises({node: said for node, said in spent.items() if said}, state),
+        withdrawn=tuple(_withdrawn(state, release, [n for n in spent if spent[n]])),
     )
+
+
+def _withdrawn(
+    state: FederationState, release: ReleaseRecord, nodes: Iterable[str]
+) -> Iterator[WithdrawnUnits]:
+    """Yield what some nodes withdrew since a release was published."""
+    for node in nodes:
+        left: tuple[Departure, ...] = state.departures.get(node, ())
+        units = sum(each.units for each in left if each.index > release.index)
+        if units:
+            unit = state.data[node].unit
+            yield WithdrawnUnits(node=node, unit=unit, units=units)
 
 
 def spent_on(
@@ -237,6 +272,9 @@ def to_markdown(statement: Statement) -> str:
         lines += ["", f"It grew on `{statement.base}`, whose statement holds as well."]
     for promise in statement.promises:
         lines += ["", *_promise_lines(promise)]
+    if statement.withdrawn:
+        lines += ["", "## Withdrawn data", ""]
+        lines += [f"- {each.to_line()}" for each in statement.withdrawn]
     lines += ["", "## Not covered", ""]
     lines += [f"- {item}" for item in statement.not_covered]
     return "\n".join(lines) + "\n"
@@ -272,12 +310,18 @@ def _promises(
     totals = {(each.node, each.block): each for each in recompute(whole)}
     for account in recompute(spent):
         total = totals[account.node, account.block]
-        bodies = spent[account.node]
+        bodies = [each for each in spent[account.node] if _is_on(each, account.block)]
         said = {name: getattr(bodies[-1].promise, name, None) for name in _SAID}
         promises.append(
             NodePromise(account=account, total=total, parts=_parts(bodies), **said)
         )
     return tuple(promises)
+
+
+def _is_on(account: AccountedSpending, block: int) -> bool:
+    """Return whether an account is of a block; one without noise is of all."""
+    blocks = account.promise.blocks if account.promise else ()
+    return not blocks or any(each.block == block for each in blocks)
 
 
 def _parts(bodies: Sequence[AccountedSpending]) -> tuple[Part, ...]:

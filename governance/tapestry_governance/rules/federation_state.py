@@ -39,6 +39,7 @@ from tapestry_governance.rules.round_records import (
     AccountedSpending,
     AccountingTerms,
     ClosedRound,
+    Departure,
     ReleaseRecord,
     RoundKey,
     RoundRecord,
@@ -206,6 +207,7 @@ class FederationState:
     data: PersistentMap[str, DataDeclared] = _EMPTY
     first_data: PersistentMap[str, DataDeclared] = _EMPTY
     declarations: PersistentMap[str, tuple[int, int]] = _EMPTY  # opening, number
+    departures: PersistentMap[str, tuple[Departure, ...]] = _EMPTY  # by member
     base: str | None = None  # identity; None until a round was closed
     open_round: OpenRound | None = None
     last: RoundKey | None = None  # the round opened last

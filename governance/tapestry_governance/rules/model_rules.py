@@ -51,7 +51,6 @@ def release_published(
         round_number=body.round_number,
         index=index,
         ancestry=state.ancestry.get(body.model_digest, frozenset()) | {body.run_id},
-        data=state.data,
     )
     candidate = Ballot(
         index=index,

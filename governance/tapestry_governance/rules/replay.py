@@ -52,6 +52,7 @@ from tapestry_governance.rules.member_rules import (
 )
 from tapestry_governance.rules.model_rules import adapter_published, release_published
 from tapestry_governance.rules.persistent_collections import PersistentMap
+from tapestry_governance.rules.round_records import Departure
 from tapestry_governance.rules.round_rules import (
     contribution_committed,
     contribution_refused,
@@ -257,7 +258,7 @@ def _dispatch(state: FederationState, signed: Signed, index: int) -> FederationS
     body = signed.event.body
     match body:
         case DataDeclared() | EvaluationRecorded() | CharterAdopted():
-            return _declare(state, signed.event)
+            return _declare(state, signed.event, index)
         case round_events.RoundOpened():
             return round_opened(state, body, index)
         case round_events.RoundClosed():
@@ -378,15 +379,19 @@ def _count_declaration(
     return state.declarations.set(actor, (opened, number))
 
 
-def _declare(state: FederationState, event: Event) -> FederationState:
+def _declare(state: FederationState, event: Event, index: int) -> FederationState:
     match event.body:
         case DataDeclared() as body:
             _check_version(state.data.get(event.actor), body)
             first = state.first_data.get(event.actor, body)
+            left: tuple[Departure, ...] = state.departures.get(event.actor, ())
+            if body.withdrawn:
+                left += (Departure(index=index, units=body.withdrawn),)
             return dataclasses.replace(
                 state,
                 data=state.data.set(event.actor, body),
                 first_data=state.first_data.set(event.actor, first),
+                departures=state.departures.set(event.actor, left),
                 declarations=_count_declaration(state, event.actor),
             )
         case EvaluationRecorded():

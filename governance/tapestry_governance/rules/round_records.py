@@ -118,6 +118,14 @@ class ClosedRound:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Departure:
+    """Units that a member withdrew from its data, by a declaration."""
+
+    index: int
+    units: int  # rounded down
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseRecord:
     """A release, by the round that it holds the base of."""
 
@@ -126,7 +134,6 @@ class ReleaseRecord:
     round_number: int
     index: int
     ancestry: frozenset[str]  # the runs whose rounds led to it
-    data: PersistentMap[str, DataDeclared]  # as it was when it was published
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -249,6 +249,7 @@ class Publisher:
         from tapestry_node.training.dp_sgd import Runtime
 
         trainer = self.context.trainer
+        trainer.drop(self.context.store.reading().withdrawn)
         try:
             update = adapter_trainer.train(
                 self._workload(),

@@ -49,7 +49,7 @@ from tapestry_node.data.unit_register import (
 )
 from tapestry_node.node_state import NodeState
 
-_KEY: Final = "unit-key"
+UNIT_KEY: Final = "unit-key"  # the secret under which units are marked
 _EXACT = 10  # fewer units than this cannot be rounded down to a number
 Paying = Callable[[tuple[int, ...]], tuple[int, ...]]
 """Of some blocks, those that can pay for one more training like the last."""
@@ -147,9 +147,9 @@ def look(source: DataSource, state: NodeState) -> Holdings:
         VerificationError: The register of the version was lost or changed.
     """
     replay = state.reading()
-    if not replay.data or _KEY not in replay.secrets:
+    if not replay.data or UNIT_KEY not in replay.secrets:
         return unwritten(source, datetime.now().astimezone())
-    last, found = replay.data[-1], source.marked(replay.secrets[_KEY])
+    last, found = replay.data[-1], source.marked(replay.secrets[UNIT_KEY])
     register = UnitRegister.read(state, last)
     _check_records(source, register, found)
     return _holdings(last, register, found, replay.withdrawn)
@@ -192,7 +192,7 @@ def take_in(
             " newest copy back",
             code="data-version-missing",
         )
-    found = source.marked(state.secret(_KEY, secrets.token_bytes(32)))
+    found = source.marked(state.secret(UNIT_KEY, secrets.token_bytes(32)))
     register = UnitRegister()
     if last is not None:
         register = UnitRegister.read(state, last)

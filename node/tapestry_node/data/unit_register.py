@@ -165,9 +165,16 @@ class UnitRegister:
         Those are the ones that came, or were changed, after the version.
         """
         place, known = self._places(found.units)
-        blocks = np.zeros(len(found.units), np.uint16)
+        blocks = np.zeros(len(place), np.uint16)
         same = self._rows["content"][place[known]] == found.contents[known]
         blocks[known] = np.where(same, self._rows["block"][place[known]], 0)
+        return blocks
+
+    def blocks_of(self, units: Marks) -> NDArray[np.uint16]:
+        """Return the block of each unit, there or not, shape (n,); 0 for no unit."""
+        place, known = self._places(units)
+        blocks = np.zeros(len(place), np.uint16)
+        blocks[known] = self._rows["block"][place[known]]
         return blocks
 
     def grown(self, found: FoundUnits, *, block: int) -> Self:

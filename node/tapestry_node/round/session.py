@@ -421,6 +421,7 @@ class Session:
             self._context.notify({**event, **work, "done": step, "total": steps})
 
         trainer = self._context.trainer
+        trainer.drop(self._context.store.reading().withdrawn)
         blocks = self.charge.blocks if self.charge else trainer.holdings.version.trains
         return trainer.update(self._replica, self.manifest, blocks=blocks, done=done)
 

@@ -6,7 +6,7 @@ through the same object.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -56,7 +56,7 @@ class Trainer:
         self._records = records.read(folder, workload.reader)
         self.workload, self._settings = workload, settings
         self._limits = BatchLimits(rows=settings.speed.physical_batch)
-        self._examples: dict[tuple[str, tuple[int, ...]], list[Example]] = {}
+        self._examples: dict[tuple[str, bytes], list[Example]] = {}
         self.hold(data_versions.unwritten(self.source, datetime.now(UTC)))
 
     def hold(self, holdings: Holdings) -> None:
@@ -77,6 +77,10 @@ class Trainer:
             keys=found.keys,
             spellings=found.spellings,
         )
+
+    def drop(self, withdrawn: Collection[bytes]) -> None:
+        """Train no more on some units, which were withdrawn."""
+        self.holdings = self.holdings.without(withdrawn)
 
     @property
     def manifest(self) -> DataManifest:
@@ -219,9 +223,9 @@ class Trainer:
         Raises:
             ConfigError: The options are not the workload's own.
         """
-        key = digest(canonical_json(dict(options))), blocks
+        places = self.holdings.select(blocks)
+        key = digest(canonical_json(dict(options))), places.tobytes()
         if key not in self._examples:
-            places = self.holdings.select(blocks)
             records = [self._records.records[place] for place in places]
             self._examples[key] = self.workload.examples(records, options)
         return self._examples[key]

@@ -491,7 +491,6 @@ def test_a_former_key_accounts_for_no_run_that_was_released_after_it() -> None:
         round_number=1,
         index=state.size,
         ancestry=frozenset(),
-        data=state.data,
     )
     for index, found in ((state.size, None), (8, old.verify_key)):
         none: PersistentList[ReleaseRecord] = PersistentList()
