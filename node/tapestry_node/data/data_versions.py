@@ -202,7 +202,7 @@ def take_in(
     kept = ~np.isin(found.units, as_marks(replay.withdrawn))
     newest = last.block if last else 0
     grown = register.grown(found.select(kept), block=min(newest + 1, MAX_BLOCKS))
-    block = max(newest, grown.newest)
+    block = max(newest, grown.newest, 1)
     trains = paying(tuple(range(1, block + 1))) or (block,)
     if last is not None and (grown.digest, trains) == (last.register, last.trains):
         return _holdings(last, register, found, replay.withdrawn)
