@@ -257,6 +257,7 @@ def _records(seen: "Inspection") -> Iterator[str]:
         for label, text in summary.lines():
             rest = f"; {described}" if label == "data" else ""
             yield f"{label:<9} {text}{rest}"
+    yield f"version   {seen.version}"
 
 
 def _count(number: int, what: str) -> str:

@@ -194,6 +194,8 @@ def budget(folder: Path, as_json: bool) -> None:
         f"epsilon {balance.spent:.4f} of {balance.limit:g} is spent at delta"
         f" {balance.delta:g}; unit {balance.unit}, adjacency {balance.adjacency}"
     )
+    for block in balance.blocks if len(balance.blocks) > 1 else ():
+        console.say(f"  block {block.block:<8}epsilon {block.spent:.4f} is spent")
     if balance.fallback > balance.spent:
         console.say(
             f"epsilon {balance.fallback:.4f} of {balance.fallback_limit:g} is spent if"

@@ -40,6 +40,7 @@ class Inspection:
     data: DataManifest
     records: int
     summary: Summary | None
+    version: str  # of the data, in words, with what waits for the next
     coverage: tuple[Summary, ...]
     prices: tuple[Price, ...]
     faults: tuple[TapestryError, ...]  # for which a training has no price
@@ -58,6 +59,7 @@ def inspect(standing: Standing) -> Inspection:
         data=trainer.manifest,
         records=trainer.count,
         summary=trainer.summary,
+        version=str(trainer.holdings),
         coverage=_coverage(standing),
         prices=tuple(prices),
         faults=tuple(faults),
@@ -111,8 +113,14 @@ def _adapter(standing: Standing) -> Iterator[Price]:
 def _price(standing: Standing, title: str, steps: accounting.Steps) -> Price:
     policy = standing.settings.policy
     delta = decode_decimal(policy.target_delta)
-    known = [row.charge.steps for row in standing.ledger.rows()]
-    after = accounting.epsilon([*known, steps], target_delta=delta)
+    known = [row.charge for row in standing.ledger.rows()]
+    after = min(  # of the block that has most left
+        accounting.epsilon(
+            [*(each.steps for each in known if block in each.blocks), steps],
+            target_delta=delta,
+        )
+        for block in standing.trainer.holdings.version.trains
+    )
     return Price(
         title=title,
         sampling_rate=steps.sampling_rate,

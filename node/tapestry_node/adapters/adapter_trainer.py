@@ -62,6 +62,7 @@ class AdapterPlan:
     def promise(self, loss: PrivacyLoss, ancestry: str | None) -> AdapterPromise:
         """State the promise with the epsilons that the log accounts for."""
         return AdapterPromise(
+            unit=loss.unit,
             epsilon=loss.epsilon,
             ancestry_epsilon=ancestry,
             fallback=loss.epsilon_fallback,

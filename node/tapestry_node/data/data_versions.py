@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from tapestry.errors import ConfigError, VerificationError
 from tapestry_governance.events.privacy_events import MAX_BLOCKS
 from tapestry_governance.founding import rounded_down
-from tapestry_node.data.data_version import DataVersion, dataset_digest
+from tapestry_node.data.data_version import INTERVAL, DataVersion, dataset_digest
 from tapestry_node.data.unit_register import (
     Changes,
     FoundUnits,
@@ -99,6 +99,21 @@ class Holdings:
     blocks: NDArray[np.uint16]  # of each record, shape (n,); 0: it may not train
     changes: Changes  # what waits for the next version
     largest: int  # units of the largest block
+
+    def __str__(self) -> str:
+        version, changes = self.version, self.changes
+        blocks = ", ".join(map(str, version.trains))
+        said = (
+            f"{version.version}: {version.records} or more to train on, of block"
+            f" {blocks}"
+        )
+        if changes:
+            said += (
+                f"; {changes.new} new and {changes.changed} changed wait for the next,"
+                f" due {version.time + INTERVAL:%Y-%m-%d %H:%M}, and {changes.gone} are"
+                " gone"
+            )
+        return said
 
     def select(self, blocks: tuple[int, ...]) -> NDArray[np.intp]:
         """Return the places of the records of some blocks, in order."""

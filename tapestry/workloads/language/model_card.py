@@ -150,7 +150,7 @@ def _privacy(promise: AdapterPromise | None) -> dict[str, str | int | None]:
         return {"mechanism": "none"}
     return {
         "mechanism": "dp-sgd",
-        "unit": "record",
+        "unit": promise.unit,
         "adjacency": accounting.ADJACENCY,
         "trust_model": "local" if promise.fallback is None else "shared",
         "epsilon": promise.epsilon,
@@ -264,7 +264,7 @@ def _privacy_words(promise: AdapterPromise | None) -> Iterator[str]:
         return
     yield (
         f"Differentially private: epsilon {promise.epsilon} at delta"
-        f" {promise.target_delta}, per record, for adding or removing one"
+        f" {promise.target_delta}, per {promise.unit}, for adding or removing one"
         f" ({promise.steps} steps of DP-SGD, clip norm {promise.clip_norm}, noise"
         f" multiplier {promise.noise_multiplier}, sampling rate"
         f" {promise.sampling_rate}). It covers this adapter and all else that"

@@ -278,3 +278,98 @@ def test_looking_at_a_ledger_that_was_never_started_changes_nothing(path: Path) 
         Ledger.look(state, epsilon=1.0, fallback_epsilon=10.0)
     state.close()
     assert path.read_bytes() == before
+
+
+def on(number: int, *blocks: int, steps: int = 10) -> Charge:
+    return replace(charge(number, steps=steps), blocks=blocks)
+
+
+def spend(ledger: Ledger, charge: Charge) -> None:
+    ledger.reserve(charge)
+    ledger.spend(charge, unsigned)
+
+
+def test_each_block_pays_for_what_was_trained_on_it_and_no_more(path: Path) -> None:
+    ledger = open_ledger(path, replace(TERMS, unit="person"))
+    for paid in (on(1, 1), on(2, 1, 2), on(3, 2, 3), on(4, 2, 3)):
+        spend(ledger, paid)
+    one, two, three = (
+        accounting.epsilon([STEPS] * times, target_delta=1e-5) for times in (1, 2, 3)
+    )
+    balance = ledger.balance()
+    assert [(b.block, b.spent) for b in balance.blocks] == [
+        (1, two),
+        (2, three),
+        (3, two),
+    ]
+    assert balance.spent == balance.committed == three > one
+    rows = ledger.to_json()["blocks"]
+    assert [(row["block"], row["spent"]) for row in rows] == [
+        (1, two),
+        (2, three),
+        (3, two),
+    ]
+
+
+def test_a_block_that_cannot_pay_is_left_out_and_the_others_go_on(path: Path) -> None:
+    ledger = open_ledger(path, TERMS)
+    most = ledger.rounds_left(on(1, 1))
+    for number in range(1, most + 1):
+        spend(ledger, on(number, 1))
+    wish = on(most + 1, 1, 2)
+    with refused(BudgetExhausted, "budget-exhausted", match="limit of 4; .* 0 of this"):
+        ledger.reserve(wish)
+    fitted = ledger.fit(wish)
+    assert fitted.blocks == (2,)
+    spend(ledger, fitted)
+    assert ledger.fit(wish) == fitted  # what was paid for stays as it was
+    assert ledger.known(wish) == fitted
+    assert ledger.rounds_left(wish) == most - 1
+    assert ledger.paying(wish, (1, 2, 3)) == (2, 3)
+    assert ledger.paying(None, (1, 2)) == (1, 2)
+    with refused(BudgetExhausted, "budget-exhausted"):
+        ledger.fit(on(most + 2, 1))
+
+
+def test_the_federations_cap_leaves_blocks_out_as_well(path: Path) -> None:
+    ledger = open_ledger(path, TERMS)
+    spend(ledger, on(1, 1))
+    cap = accounting.epsilon([STEPS], target_delta=1e-5)
+    assert ledger.check_cap(on(2, 1, 2), target_delta=1e-5, cap=cap).blocks == (2,)
+    with refused(BudgetExhausted, "epsilon-above-cap", match="the federation's cap"):
+        ledger.check_cap(on(2, 1), target_delta=1e-5, cap=cap)
+
+
+def test_a_charge_is_not_spent_on_other_blocks_than_were_reserved(path: Path) -> None:
+    ledger = open_ledger(path, TERMS)
+    ledger.reserve(on(1, 2))
+    for blocks in ((1, 2), (1,)):
+        with refused(PolicyError, "charge-differs"):
+            ledger.spend(on(1, *blocks), unsigned)
+    published = [on(1, 1, 2)]
+    ledger.spend(on(1, 2), unsigned)
+    with refused(VerificationError, "ledger-restored"):
+        ledger.require(published)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sets(st.integers(1, 4), min_size=1), st.integers(1, 30)),
+        max_size=12,
+    )
+)
+def test_no_block_ever_passes_the_limit(wishes: list[tuple[set[int], int]]) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = open_ledger(Path(folder) / "node.db", TERMS)
+        for number, (blocks, steps) in enumerate(wishes, 1):
+            with contextlib.suppress(BudgetExhausted):
+                fitted = ledger.fit(on(number, *sorted(blocks), steps=steps))
+                assert set(fitted.blocks) <= blocks
+                spend(ledger, fitted)
+        charges = [row.charge for row in ledger.rows()]
+        for block in range(1, 5):
+            mine = [each.steps for each in charges if block in each.blocks]
+            assert accounting.epsilon(mine, target_delta=1e-5) <= TERMS.epsilon

@@ -24,6 +24,7 @@ PLAN = training_plan(
 )
 PUBLIC = ["Il pane si fa con acqua e farina.", "Una ricetta vuole pazienza."]
 PROMISE = AdapterPromise(
+    unit="record",
     epsilon="7.9",
     ancestry_epsilon="6.5",
     fallback=None,

@@ -124,9 +124,9 @@ GOLDEN = {
 }
 
 
-def _write(folder: Path, files: dict[str, bytes]) -> Path:
+def _write(folder: Path, files: dict[str, bytes], *, manifest: str = MANIFEST) -> Path:
     folder.mkdir(exist_ok=True)
-    (folder / "corpus.toml").write_text(MANIFEST)
+    (folder / "corpus.toml").write_text(manifest)
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -459,3 +459,49 @@ def test_texts_and_dialogues_of_one_id_do_not_mix(tmp_path: Path) -> None:
         folder = _folder(tmp_path / name, **{"a.jsonl": _lines(*order)})
         with refused(ConfigError, "record-invalid", match="line 2: "):
             read(folder)
+
+
+PERSONS = MANIFEST.replace('"record"', '"person"') + "max_rows = 2\n"
+
+
+def test_of_a_person_the_first_rows_are_read(tmp_path: Path) -> None:
+    rows = [{"id": "P1", "text": f"riga {number}"} for number in range(5)]
+    rows += [{"id": "P2", "text": "altra"}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    found = read(_write(tmp_path, {"a.jsonl": lines.encode()}, manifest=PERSONS))
+    assert dict(zip(found.keys, found.records, strict=True)) == {
+        "P1": "riga 0\nriga 1",
+        "P2": "altra",
+    }
+    assert isinstance(found.summary, Census)
+    assert found.summary.beyond == 3
+    assert ("note", "3 rows left out, over max_rows of their person") in list(
+        found.summary.lines()
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.jsonl", b'{"text": "uno"}\n'), ("a.txt", b"uno")],
+)
+def test_with_persons_each_row_names_one(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    with refused(ConfigError, "record-invalid", match="names no person"):
+        read(_write(tmp_path, {name: content}, manifest=PERSONS))
+
+
+@pytest.mark.parametrize(
+    ("manifest", "match"),
+    [
+        (PERSONS.replace("max_rows = 2\n", ""), "max_rows goes with"),
+        (MANIFEST + "max_rows = 2\n", "max_rows goes with"),
+        (PERSONS.replace("= 2", "= 0"), "max_rows"),
+    ],
+    ids=["person", "record", "none"],
+)
+def test_persons_and_their_rows_go_together(
+    tmp_path: Path, manifest: str, match: str
+) -> None:
+    with refused(ConfigError, "setting-invalid", match=match):
+        read(_write(tmp_path, {"a.txt": b"uno"}, manifest=manifest))
