@@ -98,6 +98,7 @@ def run(
         from tapestry.installed_files import require_installed_files
         from tapestry.software_digest import software_manifest
         from tapestry.workloads.workload_registry import defer_workload
+        from tapestry_node.adapters.training_job import WaitingJobs
         from tapestry_node.flower import LineUse, Pace, serve
         from tapestry_node.model_loader import ModelLoader, set_threads
         from tapestry_node.node import Node
@@ -137,6 +138,7 @@ def run(
                 poll_seconds=decode_decimal(where.poll_seconds),
                 pace=Pace.of_mbit(settings.limits.upload_mbit),
                 tell=told.connection,
+                idle=WaitingJobs(node, during=told.training),
             ),
             stop=stop,
         )

@@ -16,12 +16,14 @@ Guarantees:
 
 Edge cases:
     A training that failed, or was made for other settings or another release than the
-    present ones, is paid for and accounted all the same. Its version is skipped. The
-    next one of that run is begun, and paid for, only after a restart of the node.
+    present ones, is paid for and accounted all the same. Its version is skipped. At the
+    end of a run the next one is begun, and paid for, only after a restart of the node;
+    at the operator's word (``training_job``) only when that is given again.
 """
 
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -48,12 +50,12 @@ from tapestry_governance.rules.account_rules import count_adapter
 from tapestry_governance.rules.model_rules import check_title
 from tapestry_node.adapters import adapter_trainer
 from tapestry_node.adapters.adapter_check import (
-    PUBLICATIONS,
     Place,
     check_adapter,
     language_of,
     plan_adapter,
 )
+from tapestry_node.adapters.adapter_file import PUBLICATIONS, NamedAdapter
 from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
 from tapestry_node.budget.ledger import Charge, Ledger
 from tapestry_node.budget.ledger_entries import Key
@@ -72,6 +74,11 @@ if TYPE_CHECKING:
     from tapestry_node.training.dp_sgd import StepProgress  # loads torch
 
 _ACCOUNTED, _PUBLISHED = "accounted.entry", "published.entry"
+Tell = Callable[[int, int], None]  # steps that were taken, of how many
+
+
+def _tell_nobody(_done: int, _total: int) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +104,7 @@ class AdapterJob:
     @property
     def key(self) -> Key:
         """The name under which it is charged, if it has noise, and accounted."""
-        return ("adapter", self.release.run_id, self.title.version)
+        return ("adapter", self.title.name, self.title.version)
 
     @property
     def update(self) -> Path:
@@ -114,13 +121,17 @@ class AdapterJob:
 
     def updates(self) -> list[Path]:
         """List the updates of all trainings of this version, for any settings."""
-        return list(self.root.glob(f"{self.folder.name}.*.update"))
+        name = re.escape(self.folder.name)
+        own = re.compile(rf"{name}\.[0-9a-f]{{16}}\.update")
+        found = self.root.iterdir() if self.root.is_dir() else ()
+        return [path for path in found if own.fullmatch(path.name)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publisher:
-    """The parts of a node that publishing works with."""
+    """The parts of a node that making one of its adapters works with."""
 
+    adapter: NamedAdapter
     context: NodeContext
     settings: NodeSettings
     replica: Replica
@@ -131,6 +142,11 @@ class Publisher:
     def publish(self, release: ReleasePublished, *, now: datetime) -> Message:
         """Train an adapter on a release and hand out files and signed entries.
 
+        Guarantees:
+            One attempt that fails, at the training or after it, is the last training
+            of its run until the node is restarted. What a training gave may still be
+            published: that costs nothing.
+
         Raises:
             BudgetExhausted: The ledger does not cover the training.
             Refused: The policy does not allow to train without noise, the log would
@@ -138,32 +154,69 @@ class Publisher:
                 node was started.
             ConfigError, ResourceError: A setting is wrong, or the training failed.
         """
-        job = self._next(release)
+        job = self.next(release)
         if not job.published.exists():
-            self._make(job, now=now)
+            if not job.update.exists():
+                self.context.check_failed(release.run_id)
+            public = self._admit(job)
+            try:
+                self._finish(job, public, now=now)
+            except Exception:
+                self.context.failed.add(release.run_id)
+                raise
+        return publication_in(self._tidy(job).folder)
+
+    def make(
+        self, release: ReleasePublished, *, now: datetime, tell: Tell = _tell_nobody
+    ) -> AdapterJob:
+        """Train an adapter on a release, pay for it, and write its publication.
+
+        Nothing leaves by that. ``tell`` is told the steps of the training.
+
+        Raises:
+            BudgetExhausted: The ledger does not cover the training.
+            Refused: The policy does not allow to train without noise, or the log would
+                not publish the adapter.
+            ConfigError, ResourceError: A setting is wrong, or the training failed.
+        """
+        job = self.next(release)
+        if not job.published.exists():
+            self._finish(job, self._admit(job), now=now, tell=tell)
+        return self._tidy(job)
+
+    def _tidy(self, job: AdapterJob) -> AdapterJob:
         for path in job.updates():
             path.unlink()
-        return _message(job.folder)
+        return job
 
-    def _next(self, release: ReleasePublished) -> AdapterJob:
+    def next(self, release: ReleasePublished) -> AdapterJob:
         """Go on with the version that is under way, or begin the next."""
-        known = self.context.mirror.state.adapters.get(self.context.name)
-        job = self._job(release, known.version + 1 if known else 1)
+        job = self._first(release)
         while self._is_lost(job):
             for path in job.updates():
                 path.unlink()
             job = self._job(release, job.title.version + 1)
         return job
 
+    def _first(self, release: ReleasePublished) -> AdapterJob:
+        """Name the version after the one that is published."""
+        known = self.context.mirror.state.adapters.get(self.adapter.name)
+        return self._job(release, known.version + 1 if known else 1)
+
     def _job(self, release: ReleasePublished, version: int) -> AdapterJob:
         base = BaseName(name=release.name, digest=release.model_digest)
-        title = Title(name=self.context.name, version=version, base=base)
-        plan = plan_adapter(title, self.settings, trainer=self.context.trainer)
+        title = Title(name=self.adapter.name, version=version, base=base)
+        plan = plan_adapter(
+            title,
+            self.adapter.file.adapter,
+            target_delta=self.settings.policy.target_delta,
+            trainer=self.context.trainer,
+        )
         charge = None
         if plan.steps is not None:
             charge = Charge(
                 purpose="adapter",
-                run=release.run_id,
+                run=title.name,
                 number=version,
                 steps=plan.steps,
                 own_multiplier=plan.steps.noise_multiplier,
@@ -180,26 +233,21 @@ class Publisher:
         """Return true if a version was paid for and nothing is left to publish."""
         if job.published.exists() or job.update.exists():
             return False
-        return any(
-            (purpose, version) == ("adapter", job.title.version)
-            for purpose, _, version in self.context.store.accounts()
-        )
+        return job.key in self.context.store.accounts()
 
-    def _make(self, job: AdapterJob, *, now: datetime) -> None:
-        """Take the steps that were not taken yet.
+    def _admit(self, job: AdapterJob) -> list[Record]:
+        """Check what a job needs, and reserve its charge; nothing is paid for yet.
 
-        Guarantees:
-            One attempt that fails, at the training or after it, is the last training
-            of its run until the node is restarted. What a training gave may still be
-            published: that costs nothing. The public data that were checked before
-            anything was paid for are those that are published.
+        Returns:
+            The public data that it will be measured on: those that are checked here are
+            those that are published.
         """
         if not job.update.exists():
-            self.context.check_failed(job.release.run_id)
             self._ask_log(job)
         trainer = self.context.trainer
         place = Place(
             folder=self.folder,
+            adapter=self.adapter,
             settings=self.settings,
             policy=self.context.mirror.state.policy,
             data=trainer.manifest,
@@ -214,13 +262,20 @@ class Publisher:
                 target_delta=self.settings.policy.target_delta,
             )
             self.ledger.reserve(job.charge)
-        try:
-            if not job.update.exists():
-                self._train(job, now=now)
-            self._write(job, self._pay(job, now=now), public, now=now)
-        except Exception:
-            self.context.failed.add(job.release.run_id)
-            raise
+        return public
+
+    def _finish(
+        self,
+        job: AdapterJob,
+        public: list[Record],
+        *,
+        now: datetime,
+        tell: Tell = _tell_nobody,
+    ) -> None:
+        """Take the steps that were not taken yet."""
+        if not job.update.exists():
+            self._train(job, now=now, tell=tell)
+        self._write(job, self._pay(job, now=now), public, now=now)
 
     def _ask_log(self, job: AdapterJob) -> None:
         """Refuse to train and to pay for what the log would not publish.
@@ -236,16 +291,22 @@ class Publisher:
             raise Refused(Reason.LOCAL_POLICY, str(error), code=error.code) from None
 
     @hides_records
-    def _train(self, job: AdapterJob, *, now: datetime) -> None:
+    def _train(self, job: AdapterJob, *, now: datetime, tell: Tell) -> None:
         from tapestry_node.training.dp_sgd import Runtime
 
         trainer = self.context.trainer
+
+        def progress(seen: "StepProgress") -> None:
+            event = {"stage": "adapter", "node": self.context.name}
+            self.context.notify({**event, "done": seen.step, "total": seen.steps})
+            tell(seen.step, seen.steps)
+
         try:
             update = adapter_trainer.train(
                 self._workload(),
                 trainer.examples(job.plan.training.options),
                 plan=job.plan,
-                runtime=Runtime(progress=self._tell),
+                runtime=Runtime(progress=progress),
             )
         except Exception:  # the failure may depend on the records, and it shows
             if job.charge is not None:
@@ -266,14 +327,12 @@ class Publisher:
         Edge cases:
             What these settings cannot plan was not trained.
         """
-        known = self.context.mirror.state.adapters.get(self.context.name)
         try:
-            job = self._job(release, known.version + 1 if known else 1)
+            job = self._first(release)
         except (ConfigError, PolicyError):
             return
         with self.context.store.writing() as replay:
-            paid = {number for kind, _, number in replay.accounted if kind == "adapter"}
-            if job.title.version in paid:
+            if job.key in replay.accounted:
                 return
             if job.charge is not None:
                 replay.assume(job.charge)
@@ -313,7 +372,10 @@ class Publisher:
             name=job.title.name,
             version=job.title.version,
             country=self.settings.country,
-            licence=self.settings.adapter.licence,
+            language=language_of(self.adapter, self.context.trainer.manifest),
+            domain=self.adapter.file.domain,
+            region=self.adapter.file.region,
+            licence=self.adapter.file.adapter.licence,
             data=self.context.trainer.manifest,
             base=job.title.base,
             promise=self._promise(job, account),
@@ -330,7 +392,7 @@ class Publisher:
             name=job.title.name,
             version=job.title.version,
             country=facts.country,
-            language=language_of(facts.data),
+            language=facts.language,
             licence=facts.licence,
             base=job.title.base.name,
             base_digest=job.title.base.digest,
@@ -367,12 +429,8 @@ class Publisher:
         workload.load(self.replica.rounded())
         return workload
 
-    def _tell(self, seen: "StepProgress") -> None:
-        event = {"stage": "adapter", "node": self.context.name}
-        self.context.notify({**event, "done": seen.step, "total": seen.steps})
 
-
-def _message(folder: Path) -> Message:
+def publication_in(folder: Path) -> Message:
     """Pack a publication: its two entries, then its files.
 
     Guarantees:
