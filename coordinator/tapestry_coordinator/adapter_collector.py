@@ -1,9 +1,17 @@
-"""Collection of the adapters that institutions choose to publish on a release."""
+"""Collection of the adapters that institutions choose to publish on a release.
+
+At the end of a run the coordinator asks who publishes one on its release. At any other
+time a member hands in the signed entry of an adapter, like any entry for the log; then
+the coordinator asks that member for the files, and logs the entry when they hold. So
+the log names no adapter whose files nobody has.
+"""
 
 import errno
 import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from tapestry.artifacts import manifest
 from tapestry.artifacts.adapter_folder import ACCOUNTED, PUBLISHED
@@ -16,18 +24,83 @@ from tapestry.protocol.messages import (
     split_entries,
 )
 from tapestry.storage import durable_files
+from tapestry_coordinator.grid import Grid
 from tapestry_coordinator.refusals import read_reply
-from tapestry_coordinator.run_context import RunContext
 from tapestry_governance import registry
 from tapestry_governance.audit.published_folders import check_copies
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.model_events import AdapterPublished
 
+if TYPE_CHECKING:
+    from tapestry_coordinator.log_publisher import LogPublisher
+    from tapestry_coordinator.run_context import RunContext
+
 _logger = logging.getLogger(__name__)
+_FETCH_SECONDS = 600.0  # that the files of an adapter may take, and to the next try
+
+
+class Shelf(Protocol):
+    """The place where adapters are kept, and the log that names them."""
+
+    @property
+    def directory(self) -> Path:
+        """The coordinator's folder."""
+
+    @property
+    def trust(self) -> bytes:
+        """The file of the trust policy."""
+
+    @property
+    def publisher(self) -> "LogPublisher":
+        """The log."""
+
+
+class AdapterFetcher:
+    """Asks members for the files of the adapters whose entries they hand in."""
+
+    def __init__(
+        self, directory: Path, *, trust: bytes, publisher: "LogPublisher", grid: Grid
+    ) -> None:
+        """Take a coordinator's folder, its log, and the members."""
+        self.directory, self.trust, self.publisher = directory, trust, publisher
+        self._grid = grid
+        self._silent: dict[bytes, float] = {}  # entry -> when its member said nothing
+
+    def fetch(self, entry: bytes) -> bool:
+        """Fetch the files of an adapter and log its entries, if its member is here.
+
+        Guarantees:
+            No round waits for it: while one is open nothing is fetched. A member that
+            does not answer is asked again after ten minutes.
+
+        Raises:
+            TapestryError: The member refuses, or ``keep_adapter`` does.
+        """
+        event, now = open_entry(entry).event, time.monotonic()
+        name = getattr(event.body, "name", "")
+        is_here = event.actor in self._grid.nodes()
+        is_early = now < self._silent.get(entry, now) + _FETCH_SECONDS
+        if self.publisher.state.open_round is not None or not is_here:
+            return False
+        if entry in self._silent and is_early:
+            return False
+        checkpoint = self.publisher.checkpoint.decode()
+        request = encode_message(
+            PublishAdapterRequest(name=name, checkpoint=checkpoint)
+        )
+        self._silent[entry] = now
+        for node, reply in self._grid.exchange(
+            {event.actor: request}, deadline=_FETCH_SECONDS
+        ):
+            del self._silent[entry]
+            kept = keep_adapter(self, node, reply)
+            _logger.info("node %s published adapter %s", node, kept)
+            return True
+        return False
 
 
 def collect_adapters(
-    run: RunContext, here: Sequence[str], *, asked: Collection[str]
+    run: "RunContext", here: Sequence[str], *, asked: Collection[str]
 ) -> None:
     """Announce the last release to nodes, and keep the adapters they publish.
 
@@ -47,7 +120,8 @@ def collect_adapters(
     request = encode_message(
         PublishAdapterRequest(name=latest.name, checkpoint=checkpoint)
     )
-    done = {*state.publishers.values(), *state.left}
+    own = {name for name, owner in state.publishers.items() if name == owner}
+    done = {*own, *state.left}  # under its own name a member publishes at a run's end
     present = [name for name in here if name in asked and name not in done]
     waited = run.settings.deadlines.publish_adapter
     for node, reply in run.grid.exchange(
@@ -63,7 +137,7 @@ def collect_adapters(
             run.notify({"stage": "adapter", "node": node, "text": adapter})
 
 
-def keep_adapter(run: RunContext, node: str, reply: Message) -> str:
+def keep_adapter(run: Shelf, node: str, reply: Message) -> str:
     """Store an adapter's files, check them as an audit will, and log its entries.
 
     Guarantees:

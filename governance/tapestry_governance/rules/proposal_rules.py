@@ -289,6 +289,8 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
         "coordinator": _Kind(_check_coordinator, _lead),
         "pause": _Kind(_check_pause, _pause),
         "resume": _Kind(_check_pause, _pause),
-        "withdraw": _Kind(check_withdrawal, lambda state, body, _: withdraw(state, body)),
+        "withdraw": _Kind(
+            check_withdrawal, lambda state, body, _: withdraw(state, body)
+        ),
     }
 )

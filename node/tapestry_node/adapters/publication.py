@@ -23,11 +23,11 @@ Edge cases:
 
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 
@@ -69,6 +69,8 @@ from tapestry_node.refusal import Refused
 from tapestry_node.round.session import NodeContext
 from tapestry_node.settings import NodeSettings
 from tapestry_node.state_entries import Sign
+from tapestry_node.submission import foresee
+from tapestry_node.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from tapestry_node.training.dp_sgd import StepProgress  # loads torch
@@ -90,6 +92,50 @@ class AdapterJob:
     plan: AdapterPlan
     charge: Charge | None  # None: without noise, nothing is promised
     root: Path
+
+    @classmethod
+    def of(
+        cls,
+        adapter: NamedAdapter,
+        release: ReleasePublished,
+        *,
+        version: int,
+        folder: Path,
+        target_delta: str,
+        trainer: Trainer,
+    ) -> Self:
+        """Plan a version of an adapter on a release.
+
+        Raises:
+            ConfigError: A setting is out of range, or more is asked than the records
+                give.
+        """
+        base = BaseName(name=release.name, digest=release.model_digest)
+        title = Title(name=adapter.name, version=version, base=base)
+        training = adapter.file.adapter
+        plan = plan_adapter(title, training, target_delta=target_delta, trainer=trainer)
+        charge = None
+        if plan.steps is not None:
+            charge = Charge(
+                purpose="adapter",
+                run=title.name,
+                number=version,
+                steps=plan.steps,
+                own_multiplier=plan.steps.noise_multiplier,
+            )
+        return cls(
+            title=title,
+            release=release,
+            plan=plan,
+            charge=charge,
+            root=folder / PUBLICATIONS,
+        )
+
+    def is_lost(self, accounts: Collection[Key]) -> bool:
+        """Return true if it was paid for and nothing is left to publish."""
+        if self.published.exists() or self.update.exists():
+            return False
+        return self.key in accounts
 
     @property
     def folder(self) -> Path:
@@ -191,10 +237,10 @@ class Publisher:
 
     def next(self, release: ReleasePublished) -> AdapterJob:
         """Go on with the version that is under way, or begin the next."""
+        accounts = self.context.store.accounts()
         job = self._first(release)
-        while self._is_lost(job):
-            for path in job.updates():
-                path.unlink()
+        while job.is_lost(accounts):
+            self._tidy(job)
             job = self._job(release, job.title.version + 1)
         return job
 
@@ -204,36 +250,14 @@ class Publisher:
         return self._job(release, known.version + 1 if known else 1)
 
     def _job(self, release: ReleasePublished, version: int) -> AdapterJob:
-        base = BaseName(name=release.name, digest=release.model_digest)
-        title = Title(name=self.adapter.name, version=version, base=base)
-        plan = plan_adapter(
-            title,
-            self.adapter.file.adapter,
+        return AdapterJob.of(
+            self.adapter,
+            release,
+            version=version,
+            folder=self.folder,
             target_delta=self.settings.policy.target_delta,
             trainer=self.context.trainer,
         )
-        charge = None
-        if plan.steps is not None:
-            charge = Charge(
-                purpose="adapter",
-                run=title.name,
-                number=version,
-                steps=plan.steps,
-                own_multiplier=plan.steps.noise_multiplier,
-            )
-        return AdapterJob(
-            title=title,
-            release=release,
-            plan=plan,
-            charge=charge,
-            root=self.folder / PUBLICATIONS,
-        )
-
-    def _is_lost(self, job: AdapterJob) -> bool:
-        """Return true if a version was paid for and nothing is left to publish."""
-        if job.published.exists() or job.update.exists():
-            return False
-        return job.key in self.context.store.accounts()
 
     def _admit(self, job: AdapterJob) -> list[Record]:
         """Check what a job needs, and reserve its charge; nothing is paid for yet.
@@ -283,7 +307,8 @@ class Publisher:
         Raises:
             Refused: The name is another's, or there were too many accounts.
         """
-        state, name = self.context.mirror.state, self.context.name
+        name, outbox = self.context.name, self.context.store.outbox()
+        state = foresee(self.context.mirror.state, outbox)
         try:
             check_title(state, job.title.name, job.title.version, actor=name)
             count_adapter(state, name)

@@ -177,8 +177,8 @@ def _body(card: Card) -> Iterator[str]:
         f"A LoRA adapter (rank {card.rank}, version {card.version}) for text in"
         f' language "{_inline(card.language)}"{_purpose(card)}, grown by an'
         f" institution of {_inline(card.country)} on the shared base"
-        f" `{card.base.name}` with text of its own, held under {_inline(card.text_licence)}. The text never left the"
-        " institution."
+        f" `{card.base.name}` with text of its own, held under"
+        f" {_inline(card.text_licence)}. The text never left the institution."
     )
     yield from ("", "## How to use it", "", *_recipes(card), "")
     yield f"The base must have parameters `{card.base.digest}`;"
