@@ -7,7 +7,7 @@ from tapestry.encoding import digest
 from tapestry.errors import ConfigError, IncompleteError
 from tapestry.keys import SigningKey
 from tapestry.tlog.trust_policy import TrustPolicy
-from tapestry_coordinator.adapter_collector import AdapterFetcher
+from tapestry_coordinator.adapter_shelf import AdapterFetcher
 from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
 from tapestry_coordinator.barred_keys import ENROLLED, bar
 from tapestry_coordinator.grid import Grid, ValidatingGrid

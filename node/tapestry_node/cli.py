@@ -112,7 +112,7 @@ def run(
     require_installed_files(software_manifest().packages)
     settings = NodeSettings.read(folder / "node.toml")
     where = _transport(settings, folder, superlink, root_certificates, auth_key)
-    told = StatusFile(folder, superlink=where.superlink)
+    told, stop = StatusFile(folder, superlink=where.superlink), threading.Event()
     with opening(folder, where=where, told=told) as opened:
         workload = defer_workload(
             settings.workload,
@@ -120,7 +120,6 @@ def run(
             prepare=partial(set_threads, settings.speed.threads),
         )
         node = Node(opened, workload=cast("Workload", workload), notify=told.progress)
-    stop = threading.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stop.set())
     console.note(f"{node.name}: dialling {where.superlink}")
@@ -138,7 +137,7 @@ def run(
                 poll_seconds=decode_decimal(where.poll_seconds),
                 pace=Pace.of_mbit(settings.limits.upload_mbit),
                 tell=told.connection,
-                idle=WaitingJobs(node, during=told.training),
+                idle=WaitingJobs(node, during=partial(told.training, node)),
             ),
             stop=stop,
         )

@@ -76,12 +76,12 @@ def require_ran(folder: Path, settings: NodeSettings) -> None:
         )
 
 
-def foresee(state: FederationState, outbox: Iterable[bytes]) -> FederationState:
+def foresee(log: FederationState, outbox: Iterable[bytes]) -> FederationState:
     """Return the log as it will be with what waits, where it would take that."""
     for entry in outbox:
         with suppress(TapestryError):
-            state = apply(state, entry, state.size)
-    return state
+            log = apply(log, entry, log.size)
+    return log
 
 
 def entries_to_submit(

@@ -5,7 +5,6 @@ table ``[adapter]`` of ``node.toml``, but for ``publish``, and a few words about
 adapter without a file is trained as ``node.toml`` says.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from tapestry_node.settings import AdapterTraining, NodeSettings
 PUBLICATIONS = "adapters"  # below the node's folder
 _SUFFIX = ".toml"
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
-_RELEASE = re.compile("base-.*")
 _Words = Annotated[Printable, Field(max_length=60)]
 
 
@@ -71,7 +69,7 @@ def check_name(name: str) -> None:
     """Refuse what no adapter is named, before a path is made of it.
 
     Raises:
-        ConfigError: It is no name of the log, or one that is kept for releases.
+        ConfigError: It is no name that the log could have.
     """
     try:
         _NAME.validate_python(name, strict=True)
@@ -81,11 +79,6 @@ def check_name(name: str) -> None:
             " hyphens, and no dot or hyphen first",
             code="adapter-name-malformed",
         ) from None
-    if _RELEASE.match(name):
-        raise ConfigError(
-            f"{name!r} is a name for releases; take one that begins with the member's",
-            code="adapter-name-reserved",
-        )
 
 
 def settings_path(folder: Path, name: str) -> Path:

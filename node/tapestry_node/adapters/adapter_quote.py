@@ -231,7 +231,7 @@ def _next_job(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
-    """What a quote is made of."""
+    """The parts of a quote."""
 
     place: Place
     job: AdapterJob

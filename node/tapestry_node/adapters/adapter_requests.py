@@ -6,27 +6,67 @@ For an adapter it hands out what its operator has published already: the entry w
 the outbox, and so the coordinator knows of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from tapestry.artifacts.adapter_folder import PUBLISHED
 from tapestry.artifacts.manifest import FOLDER
 from tapestry.inputs.plain_file import read_plain
+from tapestry.keys import SigningKey
 from tapestry.model.replica import Replica
 from tapestry.protocol.messages import Message, Reason
 from tapestry.tlog.tiles import MAX_ENTRY_BYTES
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
+from tapestry_governance.log.mirror import LogMirror
 from tapestry_node.adapters.adapter_file import PUBLICATIONS, NamedAdapter, names_in
 from tapestry_node.adapters.publication import Publisher, publication_in
+from tapestry_node.budget.ledger import Ledger
+from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
+from tapestry_node.round.result import ResultApplier
+from tapestry_node.round.session import NodeContext, Session
+from tapestry_node.settings import NodeSettings
 
-if TYPE_CHECKING:
-    from tapestry_node.node import Node
+
+class ServingNode(Protocol):
+    """The parts of a node that its adapters are made from."""
+
+    context: NodeContext
+    settings: NodeSettings
+    directory: Path
+    mirror: LogMirror
+    keys: dict[str, SigningKey]
+    base: ResultApplier
+    session: Session | None
+    clock: Callable[[], datetime]
+
+    @property
+    def name(self) -> str:
+        """The institution's name in the federation."""
+
+    @property
+    def replica(self) -> Replica:
+        """The base that this node holds."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """The privacy ledger of its records."""
+
+    @property
+    def store(self) -> NodeState:
+        """The durable state."""
+
+    def require_work(self) -> None:
+        """Require that new work may begin, and that the ledger knows all of the log."""
+
+    def require_available(self) -> None:
+        """Require that the operator lets new work begin."""
 
 
-def answer_request(node: "Node", name: str) -> Message:
+def answer_request(node: ServingNode, name: str) -> Message:
     """Hand out an adapter, by the institution's own decision alone.
 
     Raises:
@@ -49,7 +89,7 @@ def answer_request(node: "Node", name: str) -> Message:
     return publisher_of(node, own).publish(release, now=node.clock())
 
 
-def check_origin(node: "Node", release: ReleasePublished) -> None:
+def check_origin(node: ServingNode, release: ReleasePublished) -> None:
     """Refuse a release that goes back through what this node has seen to be false.
 
     Raises:
@@ -60,7 +100,7 @@ def check_origin(node: "Node", release: ReleasePublished) -> None:
 
 
 def publisher_of(
-    node: "Node", adapter: NamedAdapter, replica: Replica | None = None
+    node: ServingNode, adapter: NamedAdapter, replica: Replica | None = None
 ) -> Publisher:
     """Join what making an adapter works with; by default on the base held now."""
     return Publisher(
@@ -74,7 +114,7 @@ def publisher_of(
     )
 
 
-def may_have_trained(node: "Node") -> Iterator[Publisher]:
+def may_have_trained(node: ServingNode) -> Iterator[Publisher]:
     """Yield the makers of adapters that a node which forgot may have trained.
 
     They are the adapter of the end of a run, those that have a file of settings, and
@@ -97,7 +137,7 @@ def publication_folder(folder: Path, published: AdapterPublished) -> Path:
     return folder / PUBLICATIONS / f"{published.name}-{published.version}"
 
 
-def _handed_in(node: "Node", name: str) -> Message:
+def _handed_in(node: ServingNode, name: str) -> Message:
     """Hand out the files of an adapter whose entry waits for the log.
 
     Guarantees:

@@ -46,7 +46,7 @@ def find_release(state: FederationState, wanted: str | None) -> ReleasePublished
         raise PolicyError(
             f"{name} is {standing}: an adapter is trained on what members approved;"
             " tapestry governance vote approves a candidate",
-            code=f"release-{standing}",
+            code="release-not-approved",
         )
     there = ", ".join(each.name for each in reversed(newest)) or "none yet"
     what = "no approved release" if wanted is None else f"no release {wanted!r}"

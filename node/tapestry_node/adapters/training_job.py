@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import Annotated, Self
 
 from pydantic import Field
 
@@ -44,15 +44,16 @@ from tapestry_node.adapters.adapter_file import (
     NamedAdapter,
     names_in,
 )
-from tapestry_node.adapters.adapter_requests import check_origin, publisher_of
+from tapestry_node.adapters.adapter_requests import (
+    ServingNode,
+    check_origin,
+    publisher_of,
+)
 from tapestry_node.adapters.chosen_release import find_release, held_base
 from tapestry_node.adapters.publication import AdapterJob
 from tapestry_node.availability import is_refused
 from tapestry_node.refusal import Objection, Refused
 from tapestry_node.restored_state import require_settled
-
-if TYPE_CHECKING:
-    from tapestry_node.node import Node
 
 _logger = logging.getLogger(__name__)
 JOB, PROGRESS = ".job", ".progress"
@@ -112,7 +113,7 @@ def read_progress(folder: Path, name: str) -> TrainingProgress | None:
     return None
 
 
-def do_job(node: "Node", name: str) -> AdapterJob:
+def do_job(node: ServingNode, name: str) -> AdapterJob:
     """Do the job of an adapter to its end; a failure is noted, and ends it.
 
     Raises:
@@ -134,7 +135,7 @@ def do_job(node: "Node", name: str) -> AdapterJob:
     return made
 
 
-def _do(node: "Node", name: str, job: TrainingJob) -> AdapterJob:
+def _do(node: ServingNode, name: str, job: TrainingJob) -> AdapterJob:
     node.require_work()
     seen = node.mirror.seen
     state = settle(node.mirror.state, seen=0 if seen is None else seen.size)
@@ -154,7 +155,7 @@ def _do(node: "Node", name: str, job: TrainingJob) -> AdapterJob:
     return publisher.make(release, now=node.clock(), tell=teller.tell)
 
 
-def _require_time(node: "Node") -> None:
+def _require_time(node: ServingNode) -> None:
     """Require that nothing else is under way, and new work may begin.
 
     Raises:
@@ -189,11 +190,9 @@ class WaitingJobs:
 
     def __init__(
         self,
-        node: "Node",
+        node: ServingNode,
         *,
-        during: Callable[["Node"], AbstractContextManager[None]] = lambda _: (
-            nullcontext()
-        ),
+        during: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """Take the node; ``during`` tells its operator that it trains."""
         self._node, self._during, self._looked = node, during, 0.0
@@ -214,7 +213,7 @@ class WaitingJobs:
             if self._is_busy():
                 return
             try:
-                with self._during(node):
+                with self._during():
                     do_job(node, name)
             except Exception as error:  # noqa: BLE001 - whatever it is, the node serves
                 said = "%s: adapter %s was not trained: %s"

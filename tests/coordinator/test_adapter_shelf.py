@@ -14,7 +14,7 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.protocol.messages import Kind, Message
-from tapestry_coordinator import adapter_collector
+from tapestry_coordinator import adapter_shelf
 from tapestry_coordinator import run as driver
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.envelope import Author, open_entry, sign_entry
@@ -71,7 +71,7 @@ def test_a_version_that_the_log_refuses_leaves_the_one_before_as_it_was(
     adapters = federation.coordinator / "adapters"
     before = _files(adapters)
     with refused(RuleError, code):
-        adapter_collector.keep_adapter(
+        adapter_shelf.keep_adapter(
             run.context, "fr", _second(federation, version=version)
         )
     assert _files(adapters) == before
@@ -88,7 +88,7 @@ def test_a_version_with_other_files_than_it_names_leaves_the_one_before(
     garbled = list(first.attachments)
     garbled[2] = bytes(garbled[2]) + b" "
     with refused(VerificationError, "manifest-file-changed"):
-        adapter_collector.keep_adapter(
+        adapter_shelf.keep_adapter(
             run.context, "fr", dataclasses.replace(first, attachments=garbled)
         )
     assert _files(adapters) == before
@@ -102,9 +102,7 @@ def test_a_publication_that_is_known_is_written_again(
     before, size = _files(adapters), run.context.log.size
     (adapters / "fr" / "README.md").write_text("damaged")
     assert (
-        adapter_collector.keep_adapter(
-            run.context, "fr", _publication(federation, "fr")
-        )
+        adapter_shelf.keep_adapter(run.context, "fr", _publication(federation, "fr"))
         == "fr"
     )
     assert _files(adapters) == before
@@ -168,7 +166,7 @@ def test_beside_an_adapter_lie_the_entries_that_the_log_takes(
 ) -> None:
     given = lost.publication
     with opened_run(lost.federation) as run:
-        adapter_collector.keep_adapter(run.context, "fr", _beside(given, change))
+        adapter_shelf.keep_adapter(run.context, "fr", _beside(given, change))
         kept = lost.files()
         assert kept["fr/tapestry/accounted.entry"] == bytes(given.attachments[0])
         assert kept["fr/tapestry/published.entry"] == bytes(given.attachments[1])
@@ -189,7 +187,7 @@ def test_what_has_no_place_beside_an_adapter_is_refused_before_the_log_has_it(
             lost.publication, lambda files: files.update({f"tapestry/{name}": b"x"})
         )
         with refused(ForeignFileError, "foreign-file"):
-            adapter_collector.keep_adapter(run.context, "fr", more)
+            adapter_shelf.keep_adapter(run.context, "fr", more)
         assert run.context.log.size == size
         assert lost.files() == before
 
@@ -204,7 +202,7 @@ def test_an_account_of_another_entry_is_refused_before_the_log_has_the_adapter(
         size, (other,) = run.context.log.size, run.context.log.entries(1, 2)
         swapped = dataclasses.replace(lost.publication, attachments=[other, *rest])
         with refused(VerificationError, "own-entry-differs"):
-            adapter_collector.keep_adapter(run.context, "fr", swapped)
+            adapter_shelf.keep_adapter(run.context, "fr", swapped)
         assert run.context.log.size == size
         assert not any(name.startswith("fr/") for name in lost.files())
 
@@ -224,5 +222,5 @@ def test_a_version_that_was_superseded_does_not_come_back(
     run.context.publisher.logged = later
     before = _files(federation.coordinator / "adapters")
     with pytest.raises((VerificationError, IncompleteError)):
-        adapter_collector.keep_adapter(run.context, "fr", old)
+        adapter_shelf.keep_adapter(run.context, "fr", old)
     assert _files(federation.coordinator / "adapters") == before
