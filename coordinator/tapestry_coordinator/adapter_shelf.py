@@ -1,6 +1,6 @@
-"""The adapters that a coordinator keeps, and how it gets one that a member hands in.
+"""The adapters that a coordinator keeps, and how it gets one that a member submits.
 
-A member hands in the signed entry of an adapter at any time, like any entry for the
+A member submits the signed entry of an adapter at any time, like any entry for the
 log. The coordinator then asks that member for the files, and logs the entry when they
 hold. So the log names no adapter whose files the coordinator lacks.
 """
@@ -52,7 +52,7 @@ class Shelf(Protocol):
 
 
 class AdapterFetcher:
-    """Asks members for the files of the adapters whose entries they hand in."""
+    """Asks members for the files of the adapters whose entries they submit."""
 
     def __init__(
         self, directory: Path, *, trust: bytes, publisher: LogPublisher, grid: Grid

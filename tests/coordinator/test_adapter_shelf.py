@@ -14,13 +14,21 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.protocol.messages import Kind, Message
+from tapestry.protocol.stages import RoundStage
 from tapestry_coordinator import adapter_shelf
 from tapestry_coordinator import run as driver
 from tapestry_governance.audit.verify import AuditVerdict
 from tapestry_governance.events.envelope import Author, open_entry, sign_entry
 from tapestry_governance.events.model_events import AdapterPublished
 from tests.coordinator.conftest import Found, opened_run
-from tests.support.federation import Deliver, Federation
+from tests.support.federation import (
+    Deliver,
+    Fault,
+    Federation,
+    unanswered,
+)
+from tests.support.federation import lost as no_request
+from tests.support.operated_adapters import LAW, adapter, trained
 from tests.support.refusals import refused
 
 
@@ -224,3 +232,76 @@ def test_a_version_that_was_superseded_does_not_come_back(
     with pytest.raises((VerificationError, IncompleteError)):
         adapter_shelf.keep_adapter(run.context, "fr", old)
     assert _files(federation.coordinator / "adapters") == before
+
+
+@pytest.fixture
+def waiting(settled: Federation) -> Federation:
+    """One between runs, to which a member hands in an adapter that it trained."""
+    trained(settled, LAW)
+    adapter(settled, "publish", LAW)
+    return settled
+
+
+def asked(federation: Federation) -> int:
+    """How often the member was asked for the files."""
+    return sum(e.request.kind is Kind.PUBLISH_ADAPTER for e in federation.wire.log)
+
+
+def kept(federation: Federation) -> bool:
+    folder = (federation.coordinator / "adapters" / LAW).exists()
+    assert folder is bool(federation.said(AdapterPublished))  # both or none
+    return folder
+
+
+@pytest.mark.slow
+def test_an_adapter_that_is_handed_in_is_logged_with_its_files(
+    waiting: Federation,
+) -> None:
+    waiting.cosign()
+    assert kept(waiting)
+    waiting.cosign()
+    assert (asked(waiting), waiting.nodes["fr"].store.outbox()) == (1, [])
+    waiting.bundle()
+    assert waiting.audit().verdict is AuditVerdict.HOLDS
+
+
+def garbled(_name: str, request: Message, deliver: Deliver) -> Message:
+    """A file of the adapter is changed on its way."""
+    reply = deliver(request)
+    attachments = [*reply.attachments]
+    attachments[2] = bytes(attachments[2]) + b" "
+    return dataclasses.replace(reply, attachments=attachments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [garbled, no_request, unanswered])
+def test_without_its_files_the_log_does_not_name_it(
+    waiting: Federation, fault: Fault
+) -> None:
+    waiting.wire.on("fr", Kind.PUBLISH_ADAPTER, fault)
+    waiting.cosign()
+    assert asked(waiting) == 1  # in all passes of one collection
+    assert not kept(waiting)
+    waiting.cosign()  # by a log that is opened anew
+    assert kept(waiting)
+
+
+@pytest.mark.slow
+def test_files_are_not_fetched_while_a_round_is_open(settled: Federation) -> None:
+    """No round waits for an adapter that is handed in after its opening."""
+    trained(settled, LAW)
+    settled.begin_another_run("second", rounds=1)
+    settled.events.clear()
+    stages: list[object] = []
+
+    def look(_: str, message: Message) -> None:
+        told = [e["round_stage"] for e in settled.events if "round_stage" in e]
+        if message.kind is Kind.COSIGN and told == [RoundStage.OPEN]:
+            adapter(settled, "publish", LAW)
+        if message.kind is Kind.PUBLISH_ADAPTER:
+            stages.append(told[-1])
+
+    settled.wire.before = look
+    settled.run()
+    assert stages == [RoundStage.CLOSE]
+    assert kept(settled)
