@@ -1,27 +1,12 @@
 """Collection of the adapters that institutions choose to publish on a release."""
 
-import errno
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Sequence
 
-from tapestry.artifacts import manifest
-from tapestry.artifacts.adapter_folder import ACCOUNTED, PUBLISHED
-from tapestry.errors import ProtocolError, ResourceError, TapestryError
-from tapestry.protocol.messages import (
-    Message,
-    Publication,
-    PublishAdapterRequest,
-    encode_message,
-    split_entries,
-)
-from tapestry.storage import durable_files
-from tapestry_coordinator.refusals import read_reply
+from tapestry.errors import ResourceError, TapestryError
+from tapestry.protocol.messages import PublishAdapterRequest, encode_message
+from tapestry_coordinator.adapter_shelf import keep_adapter
 from tapestry_coordinator.run_context import RunContext
-from tapestry_governance import registry
-from tapestry_governance.audit.published_folders import check_copies
-from tapestry_governance.events.envelope import open_entry
-from tapestry_governance.events.model_events import AdapterPublished
 
 _logger = logging.getLogger(__name__)
 
@@ -47,7 +32,8 @@ def collect_adapters(
     request = encode_message(
         PublishAdapterRequest(name=latest.name, checkpoint=checkpoint)
     )
-    done = {*state.publishers.values(), *state.left}
+    own = {name for name, owner in state.publishers.items() if name == owner}
+    done = {*own, *state.left}  # under its own name a member publishes at a run's end
     present = [name for name in here if name in asked and name not in done]
     waited = run.settings.deadlines.publish_adapter
     for node, reply in run.grid.exchange(
@@ -61,81 +47,3 @@ def collect_adapters(
             _logger.warning("going on without an adapter of node %s: %s", node, error)
         else:
             run.notify({"stage": "adapter", "node": node, "text": adapter})
-
-
-def keep_adapter(run: RunContext, node: str, reply: Message) -> str:
-    """Store an adapter's files, check them as an audit will, and log its entries.
-
-    Guarantees:
-        A node's publication touches no adapter of another node. The former files under
-        its name are replaced when the log has taken the new entry, and not before.
-        Beside the manifest lie the account and the publication as they were handed in
-        for the log, whatever the node sent there. An audit of the log with both entries
-        would find no fault in the folder. After an error no file is kept, and no entry
-        was appended unless the disk failed.
-
-    Raises:
-        ProtocolError, VerificationError, IncompleteError: The files break a rule of
-            the registry, or are not those that the log will name.
-        ForeignFileError: A file is no part of an adapter.
-        RuleError: The log's rules refuse an entry.
-        ResourceError: The disk is full or failing.
-    """
-    names = read_reply(reply, Publication).files
-    accounted, entry, files = split_entries(reply.attachments)
-    if len(names) != len(files):
-        raise ProtocolError(
-            f"the publication has {len(names)} names for {len(files)} files",
-            code="file-names-differ",
-        )
-    event = open_entry(entry).event
-    published = event.body
-    owner = run.publisher.state.publishers.get(getattr(published, "name", ""), node)
-    if not isinstance(published, AdapterPublished) or {event.actor, owner} != {node}:
-        raise ProtocolError(
-            f"the publication is {event.type} of {event.actor}, want an adapter of"
-            f" {node}",
-            code="publication-differs",
-        )
-    folder = run.directory / "adapters" / published.name
-    draft = folder.with_name(f".{published.name}")
-    with durable_files.replace_folder(folder, draft=draft):
-        copies = {ACCOUNTED: accounted, PUBLISHED: entry}
-        own = {f"{manifest.FOLDER}/{name}": data for name, data in copies.items()}
-        _write(draft, dict(zip(names, files, strict=True)) | own)
-        found = registry.check_folder(draft)
-        registry.check_entry(found, published)
-        base = run.directory / "releases" / published.base
-        registry.check_fit(found, registry.read_base(base))
-        foreseen = run.publisher.foresee((accounted, entry))
-        check_copies(
-            draft,
-            published.name,
-            state=foreseen.state,
-            entries=foreseen,
-            policy=run.trust,
-        )
-        for each in (accounted, entry):
-            run.publisher.add(each)
-    return published.name
-
-
-def _write(folder: Path, files: Mapping[str, bytes | memoryview]) -> None:
-    try:
-        for name, data in files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError):
-        raise ProtocolError(
-            "two files of the publication have one name", code="file-names-differ"
-        ) from None
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:  # the sender's fault
-            raise ProtocolError(
-                "a file of the publication has too long a name",
-                code="file-name-too-long",
-            ) from None
-        raise ResourceError(
-            f"cannot write {folder}: {error.strerror}", code="file-unwritable"
-        ) from error

@@ -7,6 +7,7 @@ from tapestry.encoding import digest
 from tapestry.errors import ConfigError, IncompleteError
 from tapestry.keys import SigningKey
 from tapestry.tlog.trust_policy import TrustPolicy
+from tapestry_coordinator.adapter_shelf import AdapterFetcher
 from tapestry_coordinator.authenticated_grid import AuthenticatedGrid
 from tapestry_coordinator.barred_keys import ENROLLED, bar
 from tapestry_coordinator.grid import Grid, ValidatingGrid
@@ -92,6 +93,9 @@ def open_led_log(
         )
     publisher.notice = lambda state: bar(directory / ENROLLED, state.stolen_transports)
     publisher.notice(publisher.state)
+    publisher.fetch = AdapterFetcher(
+        directory, trust=trust, publisher=publisher, grid=members
+    ).fetch
     return LedLog(trust=trust, members=members, publisher=publisher, inbox=inbox)
 
 

@@ -37,6 +37,7 @@ from tapestry_coordinator.refusals import read_reply
 from tapestry_governance.audit.privacy_accounts import check_new
 from tapestry_governance.events.envelope import Author, Seen, open_entry, sign_entry
 from tapestry_governance.events.event_body import Body
+from tapestry_governance.events.model_events import AdapterPublished
 from tapestry_governance.log.outbox_heads import open_head, read_heads
 from tapestry_governance.log.turns import MAX_NOTES, Turns
 from tapestry_governance.log.writer import Log
@@ -69,7 +70,9 @@ class LogPublisher:
 
     ``logged`` is the federation as of the last entry of ``log``; ``state`` is the same
     with what the newest checkpoint shows to be decided, as the next entry finds it.
-    ``notice`` is told that after each checkpoint.
+    ``notice`` is told that after each checkpoint. ``fetch`` is given the entry of an
+    adapter that a member hands in; it gets the files, has both logged, and says whether
+    it did.
     """
 
     def __init__(
@@ -112,6 +115,7 @@ class LogPublisher:
         for size in self._turned():
             log.publish_turn(size)  # what a crash left out
         self.notice: Callable[[FederationState], None] = lambda _: None
+        self.fetch: Callable[[bytes], bool] = lambda _: False
 
     @property
     def in_force(self) -> TrustPolicy:
@@ -263,18 +267,28 @@ class LogPublisher:
         for _ in range(_PASSES):
             petitions = self._collect(nodes)
             note = self._publish(unhurried=unhurried)
-            if not petitions:
+            handled = [self._take(name, entry) for name, entry in petitions]
+            if not any(handled):
                 return note
-            for name, entry in petitions:
-                try:
-                    self.add(entry)
-                except ResourceError:
-                    raise
-                except TapestryError as error:
-                    self._refused.add(digest(entry))
-                    _logger.warning("dropping an entry of node %s: %s", name, error)
         self._collect(nodes)
         return self._publish(unhurried=unhurried)
+
+    def _take(self, name: str, entry: bytes) -> bool:
+        """Log an entry that a node handed in, or drop it; False: it waits.
+
+        Guarantees:
+            That of an adapter is logged when its files are here, and waits until then.
+        """
+        try:
+            if _is_adapter(entry):
+                return self.fetch(entry)
+            self.add(entry)
+        except ResourceError:
+            raise
+        except TapestryError as error:
+            self._refused.add(digest(entry))
+            _logger.warning("dropping an entry of node %s: %s", name, error)
+        return True
 
     def _publish(self, *, unhurried: bool) -> bytes:
         trust = self._trust
@@ -401,6 +415,13 @@ def _published_heads(public: Path) -> dict[str, bytes]:
     except TapestryError as error:
         _logger.warning("beginning without heads of outboxes: %s", error)
         return {}
+
+
+def _is_adapter(entry: bytes) -> bool:
+    try:
+        return isinstance(event_of(entry), AdapterPublished)
+    except TapestryError:  # ``add`` says why
+        return False
 
 
 def event_of(entry: bytes) -> Body:

@@ -134,7 +134,10 @@ def _check_paid(directory: Path, grid: Grid, folder: Path) -> None:
     with closing(open_led_log(directory, grid, deadline=_COSIGN_SECONDS)) as log:
         spending = log.publisher.state.spending
         paid = {
-            name: sum(each.run_id == folder.name for each in spending[name])
+            name: sum(
+                each.run_id == folder.name and each.adapter is None
+                for each in spending[name]
+            )
             for name in spending
         }
     if over := [n for n, rounds in paid.items() if rounds >= planned + _SPARE_ROUNDS]:

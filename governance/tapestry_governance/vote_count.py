@@ -20,11 +20,14 @@ from tapestry_governance.rules.thresholds import eligible, votes_for, votes_need
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Withdrawn:
-    """A release or an adapter that members withdrew, and what the policy says of it."""
+    """A release or an adapter that was withdrawn, and what the policy says of it.
+
+    Members withdraw by vote, and the owner of an adapter by its own word.
+    """
 
     name: str
     reason: str
-    decided: int  # index of the deciding vote
+    decided: int  # index of the deciding vote, or of the owner's word
     refused: bool  # not to be used; else programs warn
     words: str
 
@@ -33,22 +36,24 @@ class Withdrawn:
 
     @classmethod
     def of(cls, state: FederationState, name: str, manifest: str) -> "Withdrawn | None":
-        """Return what members withdrew under a name and manifest, or None.
+        """Return what was withdrawn under a name and manifest, or None.
 
         Of several withdrawals it is the gravest by the policy in force.
         """
         proposal = state.withdrawal_of(name, manifest)
         if proposal is None:
             return None
-        decided = (
-            ballot.decided
-            for ballot in state.ballots.values()
-            if ballot.proposal == proposal and ballot.outcome == "in_force"
-        )
+        decided = state.withdrawn_by_owner.get((name, manifest, proposal.reason))
+        if decided is None:
+            (decided,) = {
+                ballot.decided
+                for ballot in state.ballots.values()
+                if ballot.proposal == proposal and ballot.outcome == "in_force"
+            } - {None}
         return cls(
             name=name,
             reason=proposal.reason,
-            decided=next(each for each in decided if each is not None),
+            decided=decided,
             refused=state.policy.refuses(proposal.reason),
             words=f"{proposal.reason}, {state.policy.said_of(proposal.reason)}",
         )

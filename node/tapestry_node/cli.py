@@ -100,6 +100,7 @@ def run(
         from tapestry.installed_files import require_installed_files
         from tapestry.software_digest import software_manifest
         from tapestry.workloads.workload_registry import defer_workload
+        from tapestry_node.adapters.training_job import WaitingJobs
         from tapestry_node.flower import LineUse, Pace, serve
         from tapestry_node.model_loader import ModelLoader, set_threads
         from tapestry_node.node import Node
@@ -113,7 +114,7 @@ def run(
     require_installed_files(software_manifest().packages)
     settings = NodeSettings.read(folder / "node.toml")
     where = _transport(settings, folder, superlink, root_certificates, auth_key)
-    told = StatusFile(folder, superlink=where.superlink)
+    told, stop = StatusFile(folder, superlink=where.superlink), threading.Event()
     with opening(folder, where=where, told=told) as opened:
         workload = defer_workload(
             settings.workload,
@@ -121,7 +122,6 @@ def run(
             prepare=partial(set_threads, settings.speed.threads),
         )
         node = Node(opened, workload=cast("Workload", workload), notify=told.progress)
-    stop = threading.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stop.set())
     console.note(f"{node.name}: dialling {where.superlink}")
@@ -139,6 +139,7 @@ def run(
                 poll_seconds=decode_decimal(where.poll_seconds),
                 pace=Pace.of_mbit(settings.limits.upload_mbit),
                 tell=told.connection,
+                idle=WaitingJobs(node, during=partial(told.training, node)),
             ),
             stop=stop,
         )

@@ -149,6 +149,8 @@ class LineUse:
     # Called with None at each connection, otherwise with what is waited for; and with
     # the end of the SuperLink's certificate.
     tell: Callable[[TapestryError | None, datetime], None] = lambda _cause, _ends: None
+    # Called whenever no request waits; no request is answered meanwhile.
+    idle: Callable[[], None] = lambda: None
 
 
 def serve(
@@ -194,7 +196,7 @@ def serve(
     """
     site = _site(superlink, root_certificates, auth_key)
     use = use or LineUse()
-    worker = FleetWorker(handle, poll_seconds=use.poll_seconds, pace=use.pace)
+    worker = FleetWorker(handle, use)
     failures, start, told = 0, time.monotonic(), ""
     while not stop.is_set():
         try:
@@ -397,11 +399,8 @@ class _Link:
 class FleetWorker:
     """Takes requests from one connection after another."""
 
-    def __init__(
-        self, handle: Handler, *, poll_seconds: float, pace: Pace | None = None
-    ) -> None:
-        self._handle, self._pace = handle, pace
-        self._poll_seconds = poll_seconds
+    def __init__(self, handle: Handler, use: LineUse) -> None:
+        self._handle, self._use = handle, use
         self._last: tuple[str, Message] | None = None
 
     def run(self, link: _Link) -> None:
@@ -413,11 +412,12 @@ class FleetWorker:
                 self._reply(link, *found)
                 last = time.monotonic()
                 continue
+            self._use.idle()
             link.stop.wait(self.pause_after(time.monotonic() - last))
 
     def pause_after(self, idle: float) -> float:
         """Return the seconds to the next poll, so many after the last request."""
-        usual = self._poll_seconds
+        usual = self._use.poll_seconds
         lively = min(max(idle / 2, _SOON), usual)
         return max(lively, min(idle / _LAZINESS, usual * _LAZINESS))
 
@@ -437,7 +437,7 @@ class FleetWorker:
         records = {name: ConfigRecord(each) for name, each in packed.items()}
         answer = FlowerMessage(RecordDict(records), reply_to=request)
         try:
-            link.push(answer, self._pace, small=is_small(packed))
+            link.push(answer, self._use.pace, small=is_small(packed))
         except httpx.HTTPStatusError as error:
             if error.response.status_code != httpx.codes.FORBIDDEN:
                 raise

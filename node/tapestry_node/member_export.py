@@ -61,7 +61,7 @@ from tapestry_governance.log.mirror import LogMirror
 from tapestry_governance.log.turns import Turns
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.round_records import ReleaseRecord
-from tapestry_node.adapters.adapter_check import PUBLICATIONS
+from tapestry_node.adapters.adapter_file import PUBLICATIONS
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.data.manifest_file import read_manifest
 from tapestry_node.directory import open_mirror, read_trust

@@ -63,7 +63,7 @@ from tapestry_governance.events.round_events import (
     RoundDisputed,
 )
 from tapestry_governance.rules.federation_state import FederationState
-from tapestry_node.adapters.publication import Publisher
+from tapestry_node.adapters.adapter_requests import answer_request, may_have_trained
 from tapestry_node.availability import exit_obstacle, is_refused, obstacles
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.budget.log_accounts import published_charges
@@ -154,7 +154,7 @@ class Node:
             folder=directory,
         )
         self._gate = GateCheck(workload, folder=directory, dispute=self._dispute_gate)
-        self._base = ResultApplier(
+        self.base = ResultApplier(
             BaseSnapshots(
                 directory=directory, given=replica or Replica.start(workload.given)
             ),
@@ -181,7 +181,7 @@ class Node:
     @property
     def replica(self) -> Replica:
         """The base that this node holds."""
-        return self._base.replica
+        return self.base.replica
 
     @property
     def ledger(self) -> Ledger:
@@ -271,10 +271,10 @@ class Node:
 
     def _identify(self, nonce: str, connection: str) -> Message:
         progress = Progress(
-            lacks=self._base.lacks(),
-            asks=tuple(self._base.asks()),
+            lacks=self.base.lacks(),
+            asks=tuple(self.base.asks()),
             held_out=self._gate.held,
-            rests=is_refused(self._require_available),
+            rests=is_refused(self.require_available),
         )
         return self._folder.identify(nonce, connection, progress)
 
@@ -288,8 +288,8 @@ class Node:
         self._leave_ended()
         self._follow_keys()
         require_settled(self._store)
-        self._base.check_ends()
-        self._base.check_releases()
+        self.base.check_ends()
+        self.base.check_releases()
         where, now = self.directory, self.clock()
         signed = cosign(self._store, self.mirror, ring, folder=where, now=now)
         lines = tuple(line.decode() for line in signed)
@@ -344,7 +344,7 @@ class Node:
         if restored and is_enough(opened, restored, trust=trust, own=own):
             settlement = Settlement(
                 context=self.context,
-                publisher=self._publisher() if self.settings.adapter.publish else None,
+                publishers=tuple(may_have_trained(self)),
                 now=now,
             )
             settlement.settle(restored, size=opened.checkpoint.size)
@@ -365,7 +365,7 @@ class Node:
             raise Refused(Reason.NOT_IN_LOG, said, code="round-not-open")
         if self.session is not None and self.session.manifest == current.manifest:
             return encode_message(self.session.advertisement)  # joined before
-        self._require_available()
+        self.require_available()
         version = self.trainer.holdings.version.version
         require_declared(self.mirror.state, self.name, version=version)
         self._require_charges()
@@ -378,9 +378,9 @@ class Node:
         self, manifest: RoundManifest, saved: SessionRecord | None = None
     ) -> Session:
         """Join a round, or go on with one, if it meets all rules of admission."""
-        self._base.check_sums(manifest.run_id, until=manifest.round_number)
-        self._base.check_followed(manifest.run_id)
-        self._base.enter(manifest.run_id)
+        self.base.check_sums(manifest.run_id, until=manifest.round_number)
+        self.base.check_followed(manifest.run_id)
+        self.base.enter(manifest.run_id)
         self._gate.require(manifest)
         self.context.check_failed(manifest.run_id)
         with refusing(Reason.PLAN_UNSUPPORTED):
@@ -392,7 +392,7 @@ class Node:
             federation=self.settings.federation,
             software_digest=software_digest(),
             base_digest=self.replica.digest,
-            origin=self._base.origin(manifest.run_id, named=policy.bases),
+            origin=self.base.origin(manifest.run_id, named=policy.bases),
             parameters=self.replica.manifest.parameters,
             named_parameters=None if named is None else named.parameters,
             layout_digest=layout.digest,
@@ -448,7 +448,7 @@ class Node:
         if not has_uploaded(mark.stage):
             return self._join(manifest, saved)
         if mark.stage != RoundStage.UNMASK:
-            self._base.enter(manifest.run_id)
+            self.base.enter(manifest.run_id)
             if self.replica.digest != manifest.model_digest:
                 raise VerificationError(
                     f"the round starts from {manifest.model_digest}, here is"
@@ -500,12 +500,12 @@ class Node:
         if size == self.mirror.size:
             with suppress(Refused):  # it may be old, and proves the round all the same
                 self._accept(request.checkpoint)
-        ended = self._base.ended(request.run_id, request.round_number, within=size)
-        if self._base.is_next(ended):
+        ended = self.base.ended(request.run_id, request.round_number, within=size)
+        if self.base.is_next(ended):
             session, done = self.session, None
             if session is not None and session.manifest == ended.manifest:
                 done = session.done
-            self._base.take(ended, request.result, chunks, done=done)
+            self.base.take(ended, request.result, chunks, done=done)
             self._leave_session()
         return self._receipt()
 
@@ -517,15 +517,15 @@ class Node:
 
     def _receipt(self) -> Message:
         """Say that a request was taken, and what is wanted next."""
-        asks = tuple(self._base.asks())
-        return encode_message(ReceiptReply(asks=asks, lacks=self._base.lacks()))
+        asks = tuple(self.base.asks())
+        return encode_message(ReceiptReply(asks=asks, lacks=self.base.lacks()))
 
     @property
     def leaves(self) -> Refused | None:
         """The refusal of all new work once the institution has signed its exit."""
         return exit_obstacle(self.name, self._state, self._store.outbox())
 
-    def _require_available(self) -> None:
+    def require_available(self) -> None:
         """Require that the operator lets new work begin.
 
         Raises:
@@ -556,31 +556,19 @@ class Node:
 
     @_answer.register
     def _publish_adapter(self, request: PublishAdapterRequest, _: Bulk) -> Message:
-        """Grow this institution's adapter on a release, by its own decision only."""
+        """Hand out an adapter of this institution, by its own decision only."""
         self._accept(request.checkpoint)
-        self._require_available()
-        self._require_charges()
-        name = request.name
-        release = self.mirror.state.releases.get(name)
-        if release is None or release.model_digest != self.replica.release_digest:
-            said = f"{name} is not the base held here, {self.replica.release_digest}"
-            raise Refused(Reason.BASE_MISMATCH, said, code="base-differs")
-        self._base.check_sums(release.run_id, until=release.round_number)
-        self._base.origin(release.run_id, named=self.settings.policy.bases)
-        if not self.settings.adapter.publish:
-            said = "adapter.publish is false in node.toml"
-            raise Refused(Reason.LOCAL_POLICY, said, code="adapter-not-offered")
-        return self._publisher().publish(release, now=self.clock())
+        return answer_request(self, request.name)
 
-    def _publisher(self) -> Publisher:
-        return Publisher(
-            context=self.context,
-            settings=self.settings,
-            replica=self.replica,
-            ledger=self._ledger,
-            community=self.keys["community"],
-            folder=self.directory,
-        )
+    def require_work(self) -> None:
+        """Require that new work may begin, and that the ledger knows all of the log.
+
+        Raises:
+            Refused: The operator lets nothing new begin, or the institution leaves.
+            VerificationError: The log holds a charge that the ledger does not.
+        """
+        self.require_available()
+        self._require_charges()
 
     def _refuse(self, message: Message, reason: Reason) -> Message:
         """Reply with the reason and no more; a refused offer is signed for the log."""

@@ -38,12 +38,12 @@ from tapestry.protocol.round_manifest import (
 from tapestry.tlog.trust_policy import TrustPolicy
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.adapters.adapter_check import (
-    PUBLICATIONS,
     Place,
     check_adapter,
     plan_adapter,
     trial_title,
 )
+from tapestry_node.adapters.adapter_file import PUBLICATIONS, NamedAdapter
 from tapestry_node.budget.ledger import Charge, Ledger
 from tapestry_node.budget.log_accounts import check_cap
 from tapestry_node.refusal import Objection
@@ -177,11 +177,17 @@ def _adapter(standing: Standing) -> Iterator[Objection]:
         title = trial_title(settings.name, base_digest=standing.given_base)
         place = Place(
             folder=standing.folder,
+            adapter=NamedAdapter.own(settings),
             settings=settings,
             policy=standing.state.policy if standing.state else None,
             data=trainer.manifest,
         )
-        plan = plan_adapter(title, settings, trainer=trainer)
+        plan = plan_adapter(
+            title,
+            adapter,
+            target_delta=settings.policy.target_delta,
+            trainer=trainer,
+        )
         check_adapter(plan, place, trainer=trainer, load=standing.load)
         if plan.steps is not None and not _is_paid(standing):
             _check_budget(standing, plan.steps)
@@ -197,7 +203,7 @@ def _is_paid(standing: Standing) -> bool:
     name = standing.settings.name
     if standing.state is not None and name in standing.state.adapters:
         return True
-    made = (standing.folder / PUBLICATIONS).glob(f"{name}-*")
+    made = (standing.folder / PUBLICATIONS).glob(f"{name}-[1-9]*")
     return any(path.is_dir() or path.suffix == ".update" for path in made)
 
 
@@ -207,13 +213,12 @@ def _check_budget(standing: Standing, steps: accounting.Steps) -> None:
     Raises:
         BudgetExhausted: It does not fit, and ``_budget`` has no objection already.
     """
-    ledger, last = standing.ledger, standing.last
-    run = standing.settings.name if last is None else last.run_id
+    ledger, name = standing.ledger, standing.settings.name
     rows = [row.charge for row in ledger.rows() if row.charge.purpose == "adapter"]
     charge = Charge(
         purpose="adapter",
-        run=run,
-        number=1 + max((each.number for each in rows if each.run == run), default=0),
+        run=name,
+        number=1 + max((each.number for each in rows if each.run == name), default=0),
         steps=steps,
         own_multiplier=steps.noise_multiplier,
         blocks=standing.trainer.holdings.version.trains,

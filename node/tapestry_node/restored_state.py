@@ -10,9 +10,9 @@ members cosigned after the restoration:
   (``governance/decisions/0016-restore.md``). It cosigns again by a witness key that was
   made since, and never by the one whose memory is lost.
 * Every round that it may have joined is in that log. Each one since the backup that
-  names it counts as uploaded for, with its charge as spent and accounted for, and one
-  adapter as well, where it publishes any. What the log says that it spent, or
-  disputed, it takes over as it was.
+  names it counts as uploaded for, with its charge as spent and accounted for, and so
+  does one version more of each adapter that the folder knows. What the log says that it
+  spent, or disputed, it takes over as it was.
 
 Guarantees:
     Settling is repeated after a crash, and counts nothing twice. What was charged may
@@ -20,7 +20,8 @@ Guarantees:
 
 Not protected:
     The other process, if the node was copied and not lost: two of them share keys.
-    Receipts of what left since the backup, and disputes that the log never got. A whole
+    Receipts of what left since the backup, an adapter that was first named after it,
+    left and is not in the log, and disputes that the log never got. A whole
     folder that was put back without the command, if the coordinator shows no checkpoint
     with this node's line.
 """
@@ -206,7 +207,7 @@ class Settlement:
     """The accounts of a node that has forgotten some of them."""
 
     context: NodeContext
-    publisher: Publisher | None  # None: the node publishes no adapter
+    publishers: Sequence[Publisher]  # of the adapters that the folder names
     now: datetime
 
     def settle(self, restored: Restored, *, size: int) -> None:
@@ -228,9 +229,10 @@ class Settlement:
             if priced := list(self._priced(attempts)):
                 self._assume(priced)
         last = self.context.mirror.state.released.last
-        if self.publisher is not None and last is not None:
+        if last is not None:
             release = self.context.mirror.state.releases[last.name]
-            self.publisher.assume_next(release, now=self.now)
+            for publisher in self.publishers:
+                publisher.assume_next(release, now=self.now)
         with store.writing() as replay:
             for dispute in found.disputes:
                 _note(replay, dispute)

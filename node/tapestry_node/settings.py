@@ -92,7 +92,6 @@ def _adapter_epsilon(value: Any) -> Any:
 
 
 class _Adapter(Strict):
-    publish: bool
     licence: Annotated[  # of the adapter
         Licence, Field(description="an SPDX name", examples=["Apache-2.0"])
     ]
@@ -104,8 +103,8 @@ class _Adapter(Strict):
     options: Options
 
 
-class PrivateAdapterSettings(_Adapter):
-    """An adapter trained by DP-SGD, paid for from the node's budget."""
+class PrivateAdapterTraining(_Adapter):
+    """The training of an adapter by DP-SGD, paid for from the node's budget."""
 
     noise: Literal["local"]
     # Of the adapter alone, at the node's delta.
@@ -113,10 +112,27 @@ class PrivateAdapterSettings(_Adapter):
     clip_norm: Plain
 
 
-class NoiselessAdapterSettings(_Adapter):
-    """An adapter trained without noise: nothing is promised about single records."""
+class NoiselessAdapterTraining(_Adapter):
+    """A training without noise: nothing is promised about single records."""
 
     noise: Literal["none"]
+
+
+AdapterTraining = Annotated[
+    PrivateAdapterTraining | NoiselessAdapterTraining, Field(discriminator="noise")
+]
+
+
+class PrivateAdapterSettings(PrivateAdapterTraining):
+    """A private adapter, and whether it is published at the end of a run."""
+
+    publish: bool
+
+
+class NoiselessAdapterSettings(NoiselessAdapterTraining):
+    """An adapter without noise, and whether it is published at the end of a run."""
+
+    publish: bool
 
 
 # The institution's own LoRA adapter; its decision, its budget.

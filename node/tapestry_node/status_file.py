@@ -180,6 +180,20 @@ class StatusFile:
             )
             self._write(soon=event["done"] == event["total"])
 
+    @contextmanager
+    def training(self, node: "Node") -> Iterator[None]:
+        """Tell that an adapter is trained during a block, which no request asked for.
+
+        Its steps are told by ``progress``.
+        """
+        with suppress(Exception):  # a display costs no training
+            self._begin(node, Kind.PUBLISH_ADAPTER)
+        try:
+            yield
+        finally:
+            with suppress(Exception):
+                self._change({"work": None, "budget": _budget(node)})
+
     def refusing(self, error: Exception) -> None:
         """Tell that the node is connected and can do nothing, and why."""
         self._enter("refusing", why=_why(error))

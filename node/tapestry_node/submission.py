@@ -5,7 +5,7 @@ Guarantees:
     one is passed by. What the log would refuse as it stands here is refused at once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.event_body import Body
 from tapestry_governance.log.mirror import LogMirror
 from tapestry_governance.log.outbox_heads import MAX_WAITING, OutboxHead
+from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.replay import apply
 from tapestry_node.directory import open_mirror
 from tapestry_node.node_state import DATABASE, NodeState
@@ -36,17 +37,7 @@ def submit(folder: Path, entries: Sequence[bytes]) -> list[bool]:
         ResourceError: A file cannot be read or written.
     """
     settings = NodeSettings.read(folder / "node.toml")
-    if not settings.joined or not (folder / "view.db").exists():
-        raise IncompleteError(
-            f"the node in {folder} has no log yet; join, and let it run",
-            code="mirror-empty",
-        )
-    if not (folder / DATABASE).exists():
-        raise IncompleteError(
-            f"{folder} has a mirror of the log and no {DATABASE}; it was deleted, put"
-            " it back",
-            code="state-missing",
-        )
+    require_ran(folder, settings)
     mirror = open_mirror(folder, settings, readonly=True)
     try:
         state, new = mirror.state, list[bool]()
@@ -64,6 +55,33 @@ def submit(folder: Path, entries: Sequence[bytes]) -> list[bool]:
     finally:
         store.close()
     return new
+
+
+def require_ran(folder: Path, settings: NodeSettings) -> None:
+    """Require that a node has a log, and the state that belongs to it.
+
+    Raises:
+        IncompleteError: The node has no log yet, or ``node.db`` was deleted.
+    """
+    if not settings.joined or not (folder / "view.db").exists():
+        raise IncompleteError(
+            f"the node in {folder} has no log yet; join, and let it run",
+            code="mirror-empty",
+        )
+    if not (folder / DATABASE).exists():
+        raise IncompleteError(
+            f"{folder} has a mirror of the log and no {DATABASE}; it was deleted, put"
+            " it back",
+            code="state-missing",
+        )
+
+
+def foresee(log: FederationState, outbox: Iterable[bytes]) -> FederationState:
+    """Return the log as it will be with what waits, where it would take that."""
+    for entry in outbox:
+        with suppress(TapestryError):
+            log = apply(log, entry, log.size)
+    return log
 
 
 def entries_to_submit(

@@ -42,7 +42,10 @@ _ROLES = {
         "tapestry_governance.cli.witness",
         "Cosign a federation's log without being a member.",
     ),
-    "adapter": ("tapestry_governance.cli.adapter", "Check and list country adapters."),
+    "adapter": (
+        "tapestry_node.adapter_commands",
+        "Train and publish your adapters, check and list all.",
+    ),
     "release": ("tapestry_governance.cli.release", "Check a released base model."),
     "chat": ("tapestry_serve.cli", "Ask a base and its adapters, side by side."),
     "audit": ("tapestry_governance.cli.audit", "Check everything, from files alone."),

@@ -13,7 +13,8 @@ A node never calls the coordinator. It answers requests, one reply to each::
     show_held_out             receipt              the public data of the gate
     apply_result              receipt              10
     check_chunk               receipt              a chunk that the node drew
-    publish_adapter           publication
+    publish_adapter           publication            of the run's release, or one that
+                                                     the node handed in the entry of
 
 This list is closed: it is all that can leave a node. Any reply may be ``refusal``
 instead, with a reason code and nothing else.
@@ -279,7 +280,7 @@ class CheckChunkRequest(Strict):
 
 
 class PublishAdapterRequest(Strict):
-    """Tells a node of a release, on which it may publish an adapter."""
+    """Names a release, on which a node may publish an adapter, or one handed in."""
 
     name: Name
     checkpoint: Note

@@ -40,6 +40,9 @@ class AdapterFacts:
     name: str
     version: int
     country: str
+    language: str
+    domain: str  # and this: what it is for; empty: not told
+    region: str
     licence: str
     data: DataManifest
     base: BaseName

@@ -7,8 +7,9 @@ from tapestry_coordinator import run as driver
 from tapestry_coordinator.settings import RunSettings
 from tests.support.federation import Federation
 from tests.support.federation_fixtures import Found, base, found
+from tests.support.operated_adapters import settled
 
-__all__ = ["Found", "base", "found", "opened_run"]
+__all__ = ["Found", "base", "found", "opened_run", "settled"]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from tapestry.inputs.setting_types import type_of
 from tapestry.protocol.stages import SECAGG_STAGES
 from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
+from tapestry_node.adapters.adapter_file import AdapterFile
 from tapestry_node.settings import NodeSettings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -49,7 +50,7 @@ NODE_READERS = {
     "policy.max_checkpoint_age": (f"{NODE}/node.py", "policy.max_checkpoint_age"),
     "policy.spot_checks": (f"{NODE}/node.py", "policy.chunks_to_check"),
     "policy.varying_survivors": (f"{NODE}/node.py", "policy.varying_survivors"),
-    "adapter.publish": (f"{NODE}/node.py", "adapter.publish"),
+    "adapter.publish": (f"{NODE}/adapters/adapter_requests.py", "adapter.publish"),
     "adapter.licence": (f"{NODE}/adapters/publication.py", "adapter.licence"),
     "adapter.rank": (ADAPTER, "settings.rank"),
     "adapter.targets": (ADAPTER, "settings.targets"),
@@ -152,7 +153,18 @@ RUN_READERS |= {
         (f"{COORDINATOR}/round.py", "context.deadlines"),
     ),
 }
+ADAPTER_READERS = {
+    "language": (f"{NODE}/adapters/adapter_check.py", "file.language"),
+    "domain": (f"{NODE}/adapters/publication.py", "file.domain"),
+    "region": (f"{NODE}/adapters/publication.py", "file.region"),
+    **{
+        key: reader
+        for key, reader in NODE_READERS.items()
+        if key.startswith("adapter.") and key != "adapter.publish"
+    },
+}
 READERS = {
+    AdapterFile: ADAPTER_READERS,
     NodeSettings: NODE_READERS,
     RunSettings: RUN_READERS,
     CoordinatorSettings: COORDINATOR_READERS,

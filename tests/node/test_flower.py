@@ -94,7 +94,7 @@ class Counting:
 
 
 def work(handler: Counting, link: FakeLink) -> Any:
-    worker = flower.FleetWorker(handler, poll_seconds=0.001)
+    worker = flower.FleetWorker(handler, LineUse(poll_seconds=0.001))
     worker.run(link)  # type: ignore[arg-type]
     return worker
 
@@ -162,7 +162,7 @@ class TestWorker:
     def test_a_reply_that_was_lost_is_given_to_the_request_sent_again(self) -> None:
         handler = Counting()
         link = FakeLink([offer(b"{}"), offer(b"{}")], broken=[500])
-        worker = flower.FleetWorker(handler, poll_seconds=0.001)
+        worker = flower.FleetWorker(handler, LineUse(poll_seconds=0.001))
         with pytest.raises(httpx.HTTPStatusError):
             worker.run(link)  # type: ignore[arg-type]
         worker.run(link)  # type: ignore[arg-type]
@@ -184,7 +184,7 @@ class TestWorker:
     ) -> None:
         handler = Counting()
         records = {name: ConfigRecord(dict(fields)) for name, fields in content.items()}
-        worker = flower.FleetWorker(handler, poll_seconds=1)
+        worker = flower.FleetWorker(handler, LineUse(poll_seconds=1))
         request = instruction(RecordDict(records))
         assert worker.answer("name", request, connection="17") is None
         assert handler.calls == 0
@@ -306,7 +306,7 @@ def test_a_node_that_cannot_write_receipts_is_silent(
         honest(message)
 
     monkeypatch.setattr(store, "record", record)
-    flower.FleetWorker(handle, poll_seconds=0.001).run(link)  # type: ignore[arg-type]
+    flower.FleetWorker(handle, LineUse(poll_seconds=0.001)).run(link)  # type: ignore[arg-type]
     assert [reply.body for reply in link.replies] == [b"[1]", b"[3]"]
     assert [r.content for r in store.receipts()] == [digest(b"[1]"), digest(b"[3]")]
     store.close()
@@ -497,10 +497,10 @@ def test_an_address_is_a_host_and_a_port(tmp_path: Path, address: str) -> None:
 
 
 def test_polls_follow_a_request_soon_and_become_rare() -> None:
-    worker = flower.FleetWorker(lambda request, _: request, poll_seconds=0.5)
+    worker = flower.FleetWorker(lambda request, _: request, LineUse(poll_seconds=0.5))
     pauses = [worker.pause_after(idle) for idle in (0.0, 0.4, 2.0, 20.0, 1000.0)]
     assert pauses == [0.1, 0.2, 0.5, 2.0, 5.0]
-    eager = flower.FleetWorker(lambda request, _: request, poll_seconds=0.01)
+    eager = flower.FleetWorker(lambda request, _: request, LineUse(poll_seconds=0.01))
     assert [eager.pause_after(idle) for idle in (0.0, 1000.0)] == [0.01, 0.1]
 
 

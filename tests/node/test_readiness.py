@@ -118,7 +118,7 @@ def test_an_adapter_that_does_not_fit_the_budget_is_an_objection(
     node.close()
     assert [price.fits for price in prices] == [True, False]
     assert found.code == "budget-exhausted"
-    start = "the adapter: adapter 1 of 'run' would bring epsilon to "
+    start = "the adapter: adapter 1 of 'fi' would bring epsilon to "
     assert found.detail.startswith(start)
     assert f"over the limit of {float(limit):g}" in found.detail
     assert found.detail.endswith(" (or set adapter.publish = false)")

@@ -10,6 +10,7 @@ from tests.support.founding_fixtures import (
     with_requests,
 )
 from tests.support.node_folders import loaded
+from tests.support.operated_adapters import settled
 
 __all__ = [
     "Found",
@@ -19,6 +20,7 @@ __all__ = [
     "founded",
     "loaded",
     "requested",
+    "settled",
     "with_charter",
     "with_log",
     "with_requests",

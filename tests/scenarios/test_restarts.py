@@ -97,7 +97,7 @@ def snapshots(federation: Federation) -> list[Path]:
 
 
 def base_of(node: Node) -> ResultApplier:
-    return node._base  # noqa: SLF001 - what only its process knows
+    return node.base
 
 
 def standing(federation: Federation) -> dict[str, Any]:

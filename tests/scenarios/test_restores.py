@@ -131,7 +131,7 @@ def test_a_federation_goes_on_with_a_restored_node(found: Found, kind: Kind) -> 
     assert not waits(federation)
     # What was spent, the adapter that it may have trained, and the rounds since it
     # settled, which it did when it was sent the results that it lacks.
-    rest = [("adapter", "run", 1), ("round", "second", 1), ("round", "second", 2)]
+    rest = [("adapter", NAME, 1), ("round", "second", 1), ("round", "second", 2)]
     assert charged(federation) == [*before, *rest]
     assert [number for number, _, _ in accounted(federation)] == [1, 2, 3, 4, 5]
     later = [c for c in federation.closed() if c.run_id == "second"]

@@ -1,6 +1,7 @@
 """``tapestry adapter``: check a folder against base and log; list what is published.
 
-A folder's own statements prove nothing; the log has what its publisher signed.
+A folder's own statements prove nothing; the log has what its publisher signed. The node
+adds the commands of an institution for its own adapters.
 """
 
 from pathlib import Path
@@ -13,7 +14,6 @@ from tapestry.cli.commands import PATH, Argument, CommandGroup, as_json
 from tapestry.cli.exit_status import ExitStatus
 from tapestry.errors import IncompleteError
 from tapestry_governance.cli.audit import (
-    bundle_folder,
     log_holds,
     note_faults,
     note_trust,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=CommandGroup)
 def app() -> None:
-    """Country adapters: check one, list all."""
+    """Adapters: train and publish your own, check one, list all."""
 
 
 @app.command("verify")
@@ -118,11 +118,7 @@ def verify_command(
     return conclude(steps, report, privacy=privacy, trust=trust, as_json=as_json)
 
 
-@app.command("list")
-@bundle_folder
-@trust_file
-@as_json
-def list_command(bundle: Path, trust: bytes | None, as_json: bool) -> ExitStatus:
+def list_bundle(bundle: Path, *, trust: bytes | None, as_json: bool) -> ExitStatus:
     """List the published adapters, if the bundle's log holds; it is verified first.
 
     Faulty folders in the bundle are named, and make the exit status theirs.

@@ -1,7 +1,7 @@
 """Events about what members publish: evaluations, withdrawals, constitutions, limits.
 
-Their bodies are fixed here, so that each log and each verifier spells them alike. The
-rules for them are not part of this release: the replay refuses these types.
+Their bodies are fixed here, so that each log and each verifier spells them alike. This
+release has a rule for ``adapter.withdrawn`` alone: the replay refuses the other types.
 """
 
 from typing import Annotated, Self

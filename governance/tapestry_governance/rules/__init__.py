@@ -54,6 +54,9 @@ are those of ``governance/EVENTS.md``, by its numbers:
     adapter-epsilon-differs,
    noise-not-allowed, delta-above-policy, epsilon-above-cap, training-without-noise.
 
+    Withdrawal by its owner: withdrawal-subject-unknown, adapter-name-taken,
+    withdrawn-already.
+
 11. Data (``replay``): data-version-not-next, declarations-too-many,
     unit-differs, block-without-key.
 

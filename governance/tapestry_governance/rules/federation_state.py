@@ -254,6 +254,8 @@ class FederationState:
     approved: PersistentMap[str, int] = _EMPTY  # release -> index of deciding vote
     # Name, manifest -> each withdrawal in force, every one graver than those before.
     withdrawn: PersistentMap[tuple[str, str], tuple[Withdrawal, ...]] = _EMPTY
+    # Name, manifest, reason -> index of the entry by which the owner withdrew it.
+    withdrawn_by_owner: PersistentMap[tuple[str, str, str], int] = _EMPTY
     former_leads: tuple[Leadership, ...] = ()
     trusted: tuple[TrustedFrom, ...] = ()  # the witnesses over time, the newest last
     paused: int | None = None  # index of the vote that paused the federation

@@ -6,11 +6,14 @@ Each function returns the next state, or raises RuleError with the code of the r
 import dataclasses
 
 from tapestry.errors import RuleError
+from tapestry_governance.events.member_events import Withdrawal
 from tapestry_governance.events.model_events import AdapterPublished, ReleasePublished
+from tapestry_governance.events.publication_events import AdapterWithdrawn
 from tapestry_governance.rules.account_rules import check_bare, check_limits
 from tapestry_governance.rules.ballots import Ballot
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.persistent_collections import PersistentList
+from tapestry_governance.rules.proposal_rules import check_withdrawal, withdraw
 from tapestry_governance.rules.round_records import AccountedSpending, ReleaseRecord
 
 
@@ -113,6 +116,34 @@ def adapter_published(
         published=state.published.set(body.name, index),
         paid_by=state.paid_by.set(body.name, account.index),
     )
+
+
+def adapter_withdrawn(
+    state: FederationState, body: AdapterWithdrawn, *, actor: str, index: int
+) -> FederationState:
+    """Withdraw a version of an adapter by its owner, at once and without a vote.
+
+    It stands beside what members withdraw by vote: of all withdrawals of the same
+    files the gravest counts.
+    """
+    owner = state.publishers.get(body.name)
+    files = body.name, body.manifest_digest
+    if owner is None or state.adapter_files.get(files) != body.version:
+        message = f"no {body.name} {body.version} of this manifest is published"
+        raise RuleError(message, code="withdrawal-subject-unknown")
+    if actor != owner:
+        message = f"adapter {body.name} is {owner}'s"
+        raise RuleError(message, code="adapter-name-taken")
+    said = Withdrawal(
+        kind="withdraw",
+        subject=body.manifest_digest,
+        name=body.name,
+        reason=body.reason,
+    )
+    check_withdrawal(state, said)
+    by_owner = state.withdrawn_by_owner.set((*files, body.reason), index)
+    state = dataclasses.replace(state, withdrawn_by_owner=by_owner)
+    return withdraw(state, said)
 
 
 def check_title(state: FederationState, name: str, version: int, *, actor: str) -> None:

@@ -236,7 +236,13 @@ def _pause(state: FederationState, body: PauseProposal, index: int) -> Federatio
     return dataclasses.replace(state, paused=None, pause_lifted=True)
 
 
-def _check_withdrawal(state: FederationState, body: Withdrawal) -> None:
+def check_withdrawal(state: FederationState, body: Withdrawal) -> None:
+    """Require that these files are published, and not withdrawn as gravely before.
+
+    Raises:
+        RuleError: Nothing of this name and digest is published, or it is withdrawn for
+            a reason that is no less grave.
+    """
     # An older version of an adapter too: its owner escapes no vote by another version.
     files = body.name, body.subject
     newest = published_digest(state, body.name)
@@ -255,7 +261,8 @@ def _check_withdrawal(state: FederationState, body: Withdrawal) -> None:
         )
 
 
-def _withdraw(state: FederationState, body: Withdrawal, _: int) -> FederationState:
+def withdraw(state: FederationState, body: Withdrawal) -> FederationState:
+    """Return the state with one more withdrawal in force."""
     files = body.name, body.subject
     reasons = (*state.withdrawn.get(files, ()), body)
     return dataclasses.replace(state, withdrawn=state.withdrawn.set(files, reasons))
@@ -282,6 +289,8 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
         "coordinator": _Kind(_check_coordinator, _lead),
         "pause": _Kind(_check_pause, _pause),
         "resume": _Kind(_check_pause, _pause),
-        "withdraw": _Kind(_check_withdrawal, _withdraw),
+        "withdraw": _Kind(
+            check_withdrawal, lambda state, body, _: withdraw(state, body)
+        ),
     }
 )

@@ -34,6 +34,7 @@ from tapestry_governance.events.model_events import (
     ReleasePublished,
 )
 from tapestry_governance.events.privacy_events import DataDeclared, DpAccounted
+from tapestry_governance.events.publication_events import AdapterWithdrawn
 from tapestry_governance.rules.account_rules import dp_accounted
 from tapestry_governance.rules.federation_state import (
     FederationState,
@@ -50,7 +51,11 @@ from tapestry_governance.rules.member_rules import (
     key_rotated,
     member_left,
 )
-from tapestry_governance.rules.model_rules import adapter_published, release_published
+from tapestry_governance.rules.model_rules import (
+    adapter_published,
+    adapter_withdrawn,
+    release_published,
+)
 from tapestry_governance.rules.persistent_collections import PersistentMap
 from tapestry_governance.rules.round_records import Departure
 from tapestry_governance.rules.round_rules import (
@@ -296,6 +301,9 @@ def _dispatch_model(
         case AdapterPublished():
             actor = signed.event.actor
             return adapter_published(state, body, actor=actor, index=index)
+        case AdapterWithdrawn():
+            actor = signed.event.actor
+            return adapter_withdrawn(state, body, actor=actor, index=index)
         case ProposalMade():
             by, entry = signed.event.actor, signed.digest
             return proposal_made(state, body, actor=by, index=index, entry=entry)

@@ -5,6 +5,7 @@ each rule of the log or the registry that settings and policy alone may break.
 """
 
 import os
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,12 +25,12 @@ from tapestry.workloads.data_manifest import DataManifest, Record
 from tapestry_governance.events.federation_events import Policy
 from tapestry_governance.events.model_events import AdapterPublished
 from tapestry_node.adapters import adapter_trainer
+from tapestry_node.adapters.adapter_file import PUBLICATIONS, NamedAdapter
 from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
 from tapestry_node.refusal import Refused
-from tapestry_node.settings import NodeSettings
+from tapestry_node.settings import AdapterTraining, NodeSettings
 from tapestry_node.training.trainer import Trainer
 
-PUBLICATIONS = "adapters"  # below the node's folder
 _ANY = "sha256:" + "0" * 64
 _STEPS = (".update", durable_files.SUFFIX)  # of one that is under way
 
@@ -39,20 +40,20 @@ class Place:
     """The folder, settings and policies under which an adapter would appear."""
 
     folder: Path  # of the node
+    adapter: NamedAdapter
     settings: NodeSettings
     policy: Policy | None  # of the federation; None where the log is not known yet
     data: DataManifest
 
 
 def plan_adapter(
-    title: Title, settings: NodeSettings, *, trainer: Trainer
+    title: Title, adapter: AdapterTraining, *, target_delta: str, trainer: Trainer
 ) -> AdapterPlan:
     """Plan an adapter as the settings say; targets that they leave open are chosen.
 
     Raises:
         ConfigError: A setting is out of range, or more is asked than the records give.
     """
-    adapter = settings.adapter
     if not adapter.targets:
         chosen = trainer.workload.choose_targets()
         adapter = adapter.model_copy(update={"targets": chosen})
@@ -61,7 +62,7 @@ def plan_adapter(
         adapter,
         workload=trainer.workload.name,
         records=trainer.count,
-        target_delta=settings.policy.target_delta,
+        target_delta=target_delta,
     )
 
 
@@ -98,22 +99,25 @@ def check_adapter(
         )
     _check_entry(place)
     if place.policy is not None:
-        _check_federation(settings, place.policy)
-    _check_room(place.folder, name=settings.name)
+        _check_federation(place, place.policy)
+    _check_room(place.folder, name=place.adapter.name)
     trainer.trainable.check(plan.training, plan.privacy, load=load)
     return adapters.read_public(place.folder, repeated=trainer.repeated)
 
 
-def language_of(data: DataManifest) -> str:
+def language_of(adapter: NamedAdapter, data: DataManifest) -> str:
     """Return the language that the log names for an adapter.
 
     Raises:
-        ConfigError: The data name no language, which an entry of the log needs.
+        ConfigError: Neither the adapter's settings nor the data name a language, which
+            an entry of the log needs.
     """
+    if adapter.file.language is not None:
+        return adapter.file.language
     if not data.languages:
         raise ConfigError(
             "the data name no language, and an adapter's entry needs one; name it in"
-            " the manifest of the data",
+            " the manifest of the data, or in the settings of the adapter",
             code="language-missing",
         )
     return data.languages[0]
@@ -137,7 +141,11 @@ def _check_room(folder: Path, *, name: str) -> None:
                 f"cannot write {root}; change its mode or its owner",
                 code="file-unwritable",
             )
-        for path in root.glob(f"{name}-*") if root != folder else ():
+        steps = rf"(\.[0-9a-f]+\.update)?({re.escape(durable_files.SUFFIX)})?"
+        own = re.compile(rf"{re.escape(name)}-[1-9][0-9]*{steps}")
+        for path in root.iterdir() if root != folder else ():
+            if not own.fullmatch(path.name):
+                continue
             mode = path.lstat().st_mode
             step = path.suffix in _STEPS
             if not (stat.S_ISREG(mode) if step else stat.S_ISDIR(mode)):
@@ -147,8 +155,8 @@ def _check_room(folder: Path, *, name: str) -> None:
                 )
 
 
-def _check_federation(settings: NodeSettings, policy: Policy) -> None:
-    licence = settings.adapter.licence
+def _check_federation(place: Place, policy: Policy) -> None:
+    settings, licence = place.settings, place.adapter.file.adapter.licence
     if licence not in policy.adapter_licences:
         raise ConfigError(
             f"adapter.licence {licence!r} is not one that the federation allows:"
@@ -168,11 +176,11 @@ def _check_entry(place: Place) -> None:
     settings = place.settings
     try:
         AdapterPublished(
-            name=settings.name,
+            name=place.adapter.name,
             version=1,
             country=settings.country,
-            language=language_of(place.data),
-            licence=settings.adapter.licence,
+            language=language_of(place.adapter, place.data),
+            licence=place.adapter.file.adapter.licence,
             base="base-1",
             base_digest=_ANY,
             manifest_digest=_ANY,

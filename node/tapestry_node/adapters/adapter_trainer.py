@@ -44,7 +44,7 @@ from tapestry.workloads.base import Example, Workload
 from tapestry.workloads.data_manifest import Record
 from tapestry_governance.events.privacy_events import PrivacyLoss
 from tapestry_governance.registry import CheckedAdapter, check_folder
-from tapestry_node.settings import AdapterSettings
+from tapestry_node.settings import AdapterTraining
 
 if TYPE_CHECKING:
     from tapestry_node.training import dp_sgd  # loads torch
@@ -85,7 +85,7 @@ class Title:
 
 def plan(
     title: Title,
-    settings: AdapterSettings,
+    settings: AdapterTraining,
     *,
     workload: str,
     records: int,
@@ -119,7 +119,7 @@ def plan(
 
 
 def _plan_noise(
-    settings: AdapterSettings, *, records: int, target_delta: str
+    settings: AdapterTraining, *, records: int, target_delta: str
 ) -> PrivacyPlan:
     rate = accounting.sampling_rate(settings.batch_size, records=records)
     if settings.noise == "none":

@@ -16,16 +16,18 @@ Guarantees:
 
 Edge cases:
     A training that failed, or was made for other settings or another release than the
-    present ones, is paid for and accounted all the same. Its version is skipped. The
-    next one of that run is begun, and paid for, only after a restart of the node.
+    present ones, is paid for and accounted all the same. Its version is skipped. At the
+    end of a run the next one is begun, and paid for, only after a restart of the node;
+    at the operator's word (``training_job``) only when that is given again.
 """
 
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 
@@ -48,12 +50,12 @@ from tapestry_governance.rules.account_rules import count_adapter
 from tapestry_governance.rules.model_rules import check_title
 from tapestry_node.adapters import adapter_trainer
 from tapestry_node.adapters.adapter_check import (
-    PUBLICATIONS,
     Place,
     check_adapter,
     language_of,
     plan_adapter,
 )
+from tapestry_node.adapters.adapter_file import PUBLICATIONS, NamedAdapter
 from tapestry_node.adapters.adapter_trainer import AdapterPlan, Title
 from tapestry_node.budget.ledger import Charge, Ledger
 from tapestry_node.budget.ledger_entries import Key
@@ -67,11 +69,18 @@ from tapestry_node.refusal import Refused
 from tapestry_node.round.session import NodeContext
 from tapestry_node.settings import NodeSettings
 from tapestry_node.state_entries import Sign
+from tapestry_node.submission import foresee
+from tapestry_node.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from tapestry_node.training.dp_sgd import StepProgress  # loads torch
 
 _ACCOUNTED, _PUBLISHED = "accounted.entry", "published.entry"
+Tell = Callable[[int, int], None]  # steps that were taken, of how many
+
+
+def _tell_nobody(_done: int, _total: int) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +95,62 @@ class AdapterJob:
     blocks: tuple[int, ...]  # that are trained on
     root: Path
 
+    @classmethod
+    def of(
+        cls,
+        place: Place,
+        release: ReleasePublished,
+        *,
+        version: int,
+        trainer: Trainer,
+        ledger: Ledger,
+    ) -> Self:
+        """Plan a version of an adapter on a release.
+
+        What was reserved or paid for already keeps the blocks of data that it was on.
+
+        Raises:
+            ConfigError: A setting is out of range, or more is asked than the records
+                give.
+        """
+        base = BaseName(name=release.name, digest=release.model_digest)
+        title = Title(name=place.adapter.name, version=version, base=base)
+        plan = plan_adapter(
+            title,
+            place.adapter.file.adapter,
+            target_delta=place.settings.policy.target_delta,
+            trainer=trainer,
+        )
+        data = trainer.holdings.version
+        charge, blocks = None, data.trains
+        if plan.steps is not None:
+            charge = ledger.known(
+                Charge(
+                    purpose="adapter",
+                    run=title.name,
+                    number=version,
+                    steps=plan.steps,
+                    own_multiplier=plan.steps.noise_multiplier,
+                    blocks=blocks,
+                )
+            )
+            blocks = charge.blocks
+        return cls(
+            blocks=blocks,
+            data=data.version,
+            title=title,
+            release=release,
+            plan=plan,
+            charge=charge,
+            root=place.folder / PUBLICATIONS,
+        )
+
+    def is_lost(self, accounts: Collection[Key]) -> bool:
+        """Return true if it was paid for and nothing is left to publish."""
+        if self.published.exists() or self.update.exists():
+            return False
+        return self.key in accounts
+
     @property
     def folder(self) -> Path:
         """The publication."""
@@ -99,7 +164,7 @@ class AdapterJob:
     @property
     def key(self) -> Key:
         """The name under which it is charged, if it has noise, and accounted."""
-        return ("adapter", self.release.run_id, self.title.version)
+        return ("adapter", self.title.name, self.title.version)
 
     @property
     def update(self) -> Path:
@@ -118,13 +183,17 @@ class AdapterJob:
 
     def updates(self) -> list[Path]:
         """List the updates of all trainings of this version, for any settings."""
-        return list(self.root.glob(f"{self.folder.name}.*.update"))
+        name = re.escape(self.folder.name)
+        own = re.compile(rf"{name}\.[0-9a-f]{{16}}\.update")
+        found = self.root.iterdir() if self.root.is_dir() else ()
+        return [path for path in found if own.fullmatch(path.name)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publisher:
-    """The parts of a node that publishing works with."""
+    """The parts of a node that making one of its adapters works with."""
 
+    adapter: NamedAdapter
     context: NodeContext
     settings: NodeSettings
     replica: Replica
@@ -135,6 +204,11 @@ class Publisher:
     def publish(self, release: ReleasePublished, *, now: datetime) -> Message:
         """Train an adapter on a release and hand out files and signed entries.
 
+        Guarantees:
+            One attempt that fails, at the training or after it, is the last training
+            of its run until the node is restarted. What a training gave may still be
+            published: that costs nothing.
+
         Raises:
             BudgetExhausted: The ledger does not cover the training.
             Refused: The policy does not allow to train without noise, the log would
@@ -142,77 +216,88 @@ class Publisher:
                 node was started.
             ConfigError, ResourceError: A setting is wrong, or the training failed.
         """
-        job = self._next(release)
+        job = self.next(release)
         if not job.published.exists():
-            self._make(job, now=now)
+            if not job.update.exists():
+                self.context.check_failed(release.run_id)
+            job, public = self._admit(job)
+            try:
+                self._finish(job, public, now=now)
+            except Exception:
+                self.context.failed.add(release.run_id)
+                raise
+        return publication_in(self._tidy(job).folder)
+
+    def make(
+        self, release: ReleasePublished, *, now: datetime, tell: Tell = _tell_nobody
+    ) -> AdapterJob:
+        """Train an adapter on a release, pay for it, and write its publication.
+
+        Nothing leaves by that. ``tell`` is told the steps of the training.
+
+        Raises:
+            BudgetExhausted: The ledger does not cover the training.
+            Refused: The policy does not allow to train without noise, or the log would
+                not publish the adapter.
+            ConfigError, ResourceError: A setting is wrong, or the training failed.
+        """
+        job = self.next(release)
+        if not job.published.exists():
+            job, public = self._admit(job)
+            self._finish(job, public, now=now, tell=tell)
+        return self._tidy(job)
+
+    def _tidy(self, job: AdapterJob) -> AdapterJob:
         for path in job.updates():
             path.unlink()
-        return _message(job.folder)
+        return job
 
-    def _next(self, release: ReleasePublished) -> AdapterJob:
+    def next(self, release: ReleasePublished) -> AdapterJob:
         """Go on with the version that is under way, or begin the next."""
-        known = self.context.mirror.state.adapters.get(self.context.name)
-        job = self._job(release, known.version + 1 if known else 1)
-        while self._is_lost(job):
-            for path in job.updates():
-                path.unlink()
+        accounts = self.context.store.accounts()
+        job = self._first(release)
+        while job.is_lost(accounts):
+            self._tidy(job)
             job = self._job(release, job.title.version + 1)
         return job
 
-    def _job(self, release: ReleasePublished, version: int) -> AdapterJob:
-        base = BaseName(name=release.name, digest=release.model_digest)
-        title = Title(name=self.context.name, version=version, base=base)
-        plan = plan_adapter(title, self.settings, trainer=self.context.trainer)
-        charge, blocks = None, self.context.trainer.holdings.version.trains
-        if plan.steps is not None:
-            charge = Charge(
-                purpose="adapter",
-                run=release.run_id,
-                number=version,
-                steps=plan.steps,
-                own_multiplier=plan.steps.noise_multiplier,
-                blocks=blocks,
-            )
-            charge = self.ledger.known(charge)
-        return AdapterJob(
-            blocks=charge.blocks if charge else blocks,
-            data=self.context.trainer.holdings.version.version,
-            title=title,
-            release=release,
-            plan=plan,
-            charge=charge,
-            root=self.folder / PUBLICATIONS,
-        )
+    def _first(self, release: ReleasePublished) -> AdapterJob:
+        """Name the version after the one that is published."""
+        known = self.context.mirror.state.adapters.get(self.adapter.name)
+        return self._job(release, known.version + 1 if known else 1)
 
-    def _is_lost(self, job: AdapterJob) -> bool:
-        """Return true if a version was paid for and nothing is left to publish."""
-        if job.published.exists() or job.update.exists():
-            return False
-        return any(
-            (purpose, version) == ("adapter", job.title.version)
-            for purpose, _, version in self.context.store.accounts()
-        )
-
-    def _make(self, job: AdapterJob, *, now: datetime) -> None:
-        """Take the steps that were not taken yet.
-
-        Guarantees:
-            One attempt that fails, at the training or after it, is the last training
-            of its run until the node is restarted. What a training gave may still be
-            published: that costs nothing. The public data that were checked before
-            anything was paid for are those that are published.
-        """
-        if not job.update.exists():
-            self.context.check_failed(job.release.run_id)
-            self._ask_log(job)
-        trainer = self.context.trainer
-        place = Place(
+    @property
+    def _place(self) -> Place:
+        return Place(
             folder=self.folder,
+            adapter=self.adapter,
             settings=self.settings,
             policy=self.context.mirror.state.policy,
-            data=trainer.manifest,
+            data=self.context.trainer.manifest,
         )
-        public = check_adapter(job.plan, place, trainer=trainer, load=self._workload)
+
+    def _job(self, release: ReleasePublished, version: int) -> AdapterJob:
+        return AdapterJob.of(
+            self._place,
+            release,
+            version=version,
+            trainer=self.context.trainer,
+            ledger=self.ledger,
+        )
+
+    def _admit(self, job: AdapterJob) -> tuple[AdapterJob, list[Record]]:
+        """Check what a job needs, and reserve its charge; nothing is paid for yet.
+
+        Returns:
+            The job on the blocks that can pay, and the public data that it will be
+            measured on: those that are checked here are those that are published.
+        """
+        if not job.update.exists():
+            self._ask_log(job)
+        trainer = self.context.trainer
+        public = check_adapter(
+            job.plan, self._place, trainer=trainer, load=self._workload
+        )
         if job.charge is not None:
             affordable = check_cap(
                 self.ledger.fit(job.charge),
@@ -223,13 +308,20 @@ class Publisher:
             )
             self.ledger.reserve(affordable)
             job = replace(job, charge=affordable, blocks=affordable.blocks)
-        try:
-            if not job.update.exists():
-                self._train(job, now=now)
-            self._write(job, self._pay(job, now=now), public, now=now)
-        except Exception:
-            self.context.failed.add(job.release.run_id)
-            raise
+        return job, public
+
+    def _finish(
+        self,
+        job: AdapterJob,
+        public: list[Record],
+        *,
+        now: datetime,
+        tell: Tell = _tell_nobody,
+    ) -> None:
+        """Take the steps that were not taken yet."""
+        if not job.update.exists():
+            self._train(job, now=now, tell=tell)
+        self._write(job, self._pay(job, now=now), public, now=now)
 
     def _ask_log(self, job: AdapterJob) -> None:
         """Refuse to train and to pay for what the log would not publish.
@@ -237,7 +329,8 @@ class Publisher:
         Raises:
             Refused: The name is another's, or there were too many accounts.
         """
-        state, name = self.context.mirror.state, self.context.name
+        name, outbox = self.context.name, self.context.store.outbox()
+        state = foresee(self.context.mirror.state, outbox)
         try:
             check_title(state, job.title.name, job.title.version, actor=name)
             count_adapter(state, name)
@@ -245,17 +338,23 @@ class Publisher:
             raise Refused(Reason.LOCAL_POLICY, str(error), code=error.code) from None
 
     @hides_records
-    def _train(self, job: AdapterJob, *, now: datetime) -> None:
+    def _train(self, job: AdapterJob, *, now: datetime, tell: Tell) -> None:
         from tapestry_node.training.dp_sgd import Runtime
 
         trainer = self.context.trainer
         trainer.drop(self.context.store.reading().withdrawn)
+
+        def progress(seen: "StepProgress") -> None:
+            event = {"stage": "adapter", "node": self.context.name}
+            self.context.notify({**event, "done": seen.step, "total": seen.steps})
+            tell(seen.step, seen.steps)
+
         try:
             update = adapter_trainer.train(
                 self._workload(),
                 trainer.examples(job.plan.training.options, job.blocks),
                 plan=job.plan,
-                runtime=Runtime(progress=self._tell),
+                runtime=Runtime(progress=progress),
             )
         except Exception:  # the failure may depend on the records, and it shows
             if job.charge is not None:
@@ -276,14 +375,12 @@ class Publisher:
         Edge cases:
             What these settings cannot plan was not trained.
         """
-        known = self.context.mirror.state.adapters.get(self.context.name)
         try:
-            job = self._job(release, known.version + 1 if known else 1)
+            job = self._first(release)
         except (ConfigError, PolicyError):
             return
         with self.context.store.writing() as replay:
-            paid = {number for kind, _, number in replay.accounted if kind == "adapter"}
-            if job.title.version in paid:
+            if job.key in replay.accounted:
                 return
             if job.charge is not None:
                 replay.assume(job.charge)
@@ -328,7 +425,10 @@ class Publisher:
             name=job.title.name,
             version=job.title.version,
             country=self.settings.country,
-            licence=self.settings.adapter.licence,
+            language=language_of(self.adapter, self.context.trainer.manifest),
+            domain=self.adapter.file.domain,
+            region=self.adapter.file.region,
+            licence=self.adapter.file.adapter.licence,
             data=self.context.trainer.manifest,
             base=job.title.base,
             promise=self._promise(job, account),
@@ -345,7 +445,7 @@ class Publisher:
             name=job.title.name,
             version=job.title.version,
             country=facts.country,
-            language=language_of(facts.data),
+            language=facts.language,
             licence=facts.licence,
             base=job.title.base.name,
             base_digest=job.title.base.digest,
@@ -382,12 +482,8 @@ class Publisher:
         workload.load(self.replica.rounded())
         return workload
 
-    def _tell(self, seen: "StepProgress") -> None:
-        event = {"stage": "adapter", "node": self.context.name}
-        self.context.notify({**event, "done": seen.step, "total": seen.steps})
 
-
-def _message(folder: Path) -> Message:
+def publication_in(folder: Path) -> Message:
     """Pack a publication: its two entries, then its files.
 
     Guarantees:

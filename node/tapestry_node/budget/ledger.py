@@ -400,10 +400,8 @@ class Ledger:
         return accounting.epsilon(steps, target_delta=self._terms.delta)
 
     def _largest(self, charges: Sequence[Charge]) -> float:
-        return max(
-            self._epsilon(each.steps for each in _on(charges, block))
-            for block in _blocks(charges)
-        )
+        delta = self._terms.delta
+        return largest_epsilon(charges, _blocks(charges), target_delta=delta)
 
     def _fault(
         self, charges: Sequence[Charge], charge: Charge, block: int
@@ -444,6 +442,18 @@ class Ledger:
             target_delta=self._terms.delta,
         )
         return min(left, last)
+
+
+def largest_epsilon(
+    charges: Sequence[Charge], blocks: Iterable[int], *, target_delta: float
+) -> float:
+    """Return what the one of some blocks that paid most has paid."""
+    return max(
+        accounting.epsilon(
+            (each.steps for each in _on(charges, block)), target_delta=target_delta
+        )
+        for block in blocks
+    )
 
 
 def _on(charges: Iterable[Charge], block: int) -> list[Charge]:

@@ -42,8 +42,9 @@ def published_charges(state: FederationState, name: str) -> Iterator[Charge]:
 
 def key_of(said: AccountedSpending) -> Key:
     """Name what an account of the log is of."""
-    purpose = "adapter" if said.round_number is None else "round"
-    return purpose, said.run_id, said.round_number or said.version or 0
+    if said.adapter is not None:
+        return "adapter", said.adapter, said.version or 0
+    return "round", said.run_id, said.round_number or 0
 
 
 def published_charge(said: AccountedSpending) -> Charge | None:

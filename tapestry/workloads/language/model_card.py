@@ -114,6 +114,8 @@ class Card:
     tokens: tuple[int, ...] = ()  # of the first prompt
     ends: tuple[int, ...] = ()  # tokens that end an answer
     samples: tuple[SampleAnswer, ...] = ()
+    domain: str = ""  # and this: what it is for; empty: not told
+    region: str = ""
 
 
 def render(card: Card) -> str:
@@ -133,6 +135,9 @@ def _front(card: Card) -> Iterator[str]:
     yield f"  adapter: {_quote(card.name)}"
     yield f"  version: {card.version}"
     yield f"  country: {_quote(card.country)}"
+    for field, text in (("domain", card.domain), ("region", card.region)):
+        if text:
+            yield f"  {field}: {_quote(text)}"
     yield f"  base: {_quote(card.base.name)}"
     yield f"  base_digest: {_quote(card.base.digest)}"
     yield f"  rank: {card.rank}"
@@ -170,10 +175,10 @@ def _body(card: Card) -> Iterator[str]:
     yield from (f"# {card.name}", "")
     yield (
         f"A LoRA adapter (rank {card.rank}, version {card.version}) for text in"
-        f' language "{_inline(card.language)}", grown by an institution of'
-        f" {_inline(card.country)} on the shared base `{card.base.name}` with text of"
-        f" its own, held under {_inline(card.text_licence)}. The text never left the"
-        " institution."
+        f' language "{_inline(card.language)}"{_purpose(card)}, grown by an'
+        f" institution of {_inline(card.country)} on the shared base"
+        f" `{card.base.name}` with text of its own, held under"
+        f" {_inline(card.text_licence)}. The text never left the institution."
     )
     yield from ("", "## How to use it", "", *_recipes(card), "")
     yield f"The base must have parameters `{card.base.digest}`;"
@@ -187,6 +192,11 @@ def _body(card: Card) -> Iterator[str]:
         "It repeats what its text says and how, errors and bias included, and it has"
         " seen no alignment training. Do not use it to decide about people."
     )
+
+
+def _purpose(card: Card) -> str:
+    domain = f", of the domain {_inline(card.domain)}" if card.domain else ""
+    return domain + (f", of the region {_inline(card.region)}" if card.region else "")
 
 
 def _recipes(card: Card) -> Iterator[str]:

@@ -25,7 +25,6 @@ PROOF = Possession(node="1" * 128, witness="2" * 128, community="3" * 128)
     [
         "evaluation.planned",
         "evaluation.reported",
-        "adapter.withdrawn",
         "constitution.published",
         "limits.committed",
         "courses.committed",

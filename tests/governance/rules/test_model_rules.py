@@ -6,9 +6,11 @@ from tapestry.encoding import digest
 from tapestry.errors import RuleError
 from tapestry.protocol.stages import RoundStage
 from tapestry_governance.events.privacy_events import Unit
+from tapestry_governance.events.publication_events import AdapterWithdrawn
 from tapestry_governance.events.round_events import RoundAborted, RoundOpened
 from tapestry_governance.rules.model_rules import check_title
 from tapestry_governance.rules.replay import apply
+from tapestry_governance.vote_count import adapter_standing
 from tests.support.log_world import (
     NAMES,
     World,
@@ -269,3 +271,70 @@ def test_no_adapter_is_published_on_a_release_that_was_withdrawn(world: World) -
     world.decide(withdrawal(world, "base-1"), "de", "es", "id")
     with refused(RuleError, "release-withdrawn", match="base-1"):
         world.add(world.adapter(1), "fr", "community")
+
+
+def withdrawn(world: World, **changes: object) -> AdapterWithdrawn:
+    """Withdraw the only version of ``fr-culture``."""
+    adapter = world.adapter(1)
+    body = AdapterWithdrawn(
+        name=adapter.name,
+        version=adapter.version,
+        manifest_digest=adapter.manifest_digest,
+        reason="superseded",
+    )
+    return changed(body, **changes)
+
+
+def published(world: World) -> None:
+    publishable(world)
+    world.add(world.adapter(1), "fr", "community")
+
+
+def test_an_owner_withdraws_a_version_at_once_and_without_a_vote(world: World) -> None:
+    published(world)
+    at = world.add(withdrawn(world), "fr", "community")
+    adapter = world.adapter(1)
+    files = adapter.name, adapter.manifest_digest
+    assert world.folded.is_withdrawn(*files)
+    said = adapter_standing(world.folded, adapter, size=at).withdrawn
+    assert said is not None
+    assert (said.reason, said.decided) == ("superseded", at)
+    again = changed(adapter, version=2, manifest_digest=fake_digest("version 2"))
+    world.add(changed(world.adapter_account(), version=2, number=3), "fr", "node")
+    world.add(again, "fr", "community")  # another version is another adapter
+    assert not world.folded.is_withdrawn(again.name, again.manifest_digest)
+    world.add(withdrawn(world, reason="compromised"), "fr", "community")  # graver
+    standing = adapter_standing(world.folded, adapter, size=len(world.entries))
+    assert standing.withdrawn is not None
+    assert standing.withdrawn.reason == "compromised"
+
+
+@pytest.mark.parametrize(
+    ("change", "actor", "code"),
+    [
+        ({}, "id", "adapter-name-taken"),
+        ({"version": 2}, "fr", "withdrawal-subject-unknown"),
+        ({"name": "fr-other"}, "fr", "withdrawal-subject-unknown"),
+        (
+            {"manifest_digest": fake_digest("other files")},
+            "fr",
+            "withdrawal-subject-unknown",
+        ),
+    ],
+    ids=["another-member", "version", "name", "manifest"],
+)
+def test_a_withdrawal_of_what_is_not_the_owners_is_refused(
+    world: World, change: dict[str, object], actor: str, code: str
+) -> None:
+    published(world)
+    with refused(RuleError, code):
+        world.add(withdrawn(world, **change), actor, "community")
+
+
+def test_an_owner_withdraws_a_version_once_by_one_reason(world: World) -> None:
+    published(world)
+    world.add(withdrawn(world), "fr", "community")
+    with refused(RuleError, "withdrawn-already"):
+        world.add(withdrawn(world), "fr", "community")
+    with refused(RuleError, "role-not-allowed"):
+        world.add(withdrawn(world, reason="compromised"), "fr", "node")

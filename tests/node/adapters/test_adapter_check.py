@@ -14,20 +14,29 @@ from tapestry.workloads.data_manifest import DataManifest
 from tapestry.workloads.language.text_records import Corpus
 from tapestry_governance.events.federation_events import Policy
 from tapestry_node.adapters.adapter_check import (
-    PUBLICATIONS,
     Place,
     check_adapter,
     language_of,
     plan_adapter,
     trial_title,
 )
+from tapestry_node.adapters.adapter_file import (
+    PUBLICATIONS,
+    AdapterFile,
+    NamedAdapter,
+)
 from tapestry_node.refusal import Refused
 from tapestry_node.settings import NodeSettings
 from tapestry_node.training.trainer import Trainer
 from tests.support.federation import Base
+from tests.support.log_world import fake_digest
 from tests.support.node_folders import NAME, change
 from tests.support.refusals import refused
-from tests.support.settings_files import NO_ADAPTER_NOISE, common_policy
+from tests.support.settings_files import (
+    NO_ADAPTER_NOISE,
+    common_policy,
+    node_settings,
+)
 
 Check = Callable[..., list[Any]]
 
@@ -42,19 +51,34 @@ def check(idle: Path, base: Base) -> Check:
         trainer = Trainer(idle / "data", workload=base.workload, settings=known)
         place = Place(
             folder=idle,
+            adapter=NamedAdapter.own(known),
             settings=known,
             policy=Policy.model_validate(common_policy(base.replica.manifest)),
             data=trainer.manifest,
         )
         title = trial_title(NAME, base_digest=base.replica.digest)
         return check_adapter(
-            plan_adapter(title, known, trainer=trainer),
+            plan_adapter(
+                title,
+                known.adapter,
+                target_delta=known.policy.target_delta,
+                trainer=trainer,
+            ),
             replace(place, **changes),
             trainer=trainer,
             load=lambda: base.workload.load(base.replica.parameters),
         )
 
     return ask
+
+
+def named(**changes: Any) -> NamedAdapter:
+    """An adapter with settings of its own."""
+    training = {**node_settings(fake_digest("base"))["adapter"]}
+    del training["publish"]
+    training["targets"] = tuple(training["targets"])
+    file = AdapterFile.model_validate({"adapter": training, **changes})
+    return NamedAdapter(name=NAME, file=file)
 
 
 def test_an_adapter_that_fits_is_measured_on_the_public_data(
@@ -72,7 +96,9 @@ def test_targets_that_are_left_open_are_chosen_from_the_model(
     known = NodeSettings.read(idle / "node.toml")
     trainer = Trainer(idle / "data", workload=base.workload, settings=known)
     title = trial_title(NAME, base_digest=base.replica.digest)
-    plan = plan_adapter(title, known, trainer=trainer)
+    plan = plan_adapter(
+        title, known.adapter, target_delta=known.policy.target_delta, trainer=trainer
+    )
     assert plan.training.targets == tuple(base.workload.choose_targets()) != ()
     assert plan.records == trainer.count
 
@@ -129,12 +155,14 @@ def test_data_without_a_language_have_no_entry(check: Check) -> None:
     with refused(ConfigError, "language-missing"):
         check(data=data)
     with refused(ConfigError, "language-missing"):
-        language_of(data)
+        language_of(named(language=None), data)
+    assert language_of(named(language="br"), data) == "br"
 
 
-def test_the_language_of_the_data_is_the_adapters() -> None:
+def test_the_language_of_the_data_is_the_adapters_unless_it_names_another() -> None:
     data = Corpus(language="sw", licence="CC0-1.0", unit="record")
-    assert language_of(data) == "sw"
+    assert language_of(named(language=None), data) == "sw"
+    assert language_of(named(language="br"), data) == "br"
 
 
 @pytest.mark.parametrize(
@@ -169,6 +197,8 @@ def test_publications_of_others_and_ones_under_way_are_no_fault(
     (root / f"{NAME}-1").mkdir(parents=True)
     (root / f"{NAME}-2.0.update").touch()
     (root / "notes").touch()
+    (root / f"{NAME}-1.law.toml").touch()  # another adapter's, of a like name
+    (root / f"{NAME}-law.job").touch()
     check()
 
 

@@ -114,7 +114,7 @@ STEPS: dict[str, Place] = {
     "copy the account": (durable_files, "replace_file", 2),
     "sync": (durable_files, "sync_tree", 1),
     "publish": (durable_files, "replace_file", 3),
-    "pack": (publication, "_message", 1),
+    "pack": (publication, "publication_in", 1),
 }
 REPEATED = {("train", True), ("keep the update", False)}  # nothing was left of it
 

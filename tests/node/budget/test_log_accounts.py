@@ -134,7 +134,7 @@ def test_charges_are_those_of_the_node_in_the_order_of_the_log(world: World) -> 
     assert [charge.key for charge in found] == [
         ("round", "run", 1),
         ("round", "run", 2),
-        ("adapter", "run", 1),
+        ("adapter", "fr-culture", 1),
     ]
     assert {charge.steps.steps for charge in found} == {20}
     assert len(list(published_charges(world.folded, "id"))) == 1
