@@ -12,6 +12,9 @@ One federation has one log and many runs on it, one after the other.
 
 import json
 import math
+import os
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ PLAN = "run.toml"
 PUBLISHED = ("releases", "adapters")  # folders that everybody may read
 HELD_OUT = "held-out"  # the folder of public data
 PROGRESS = "progress.jsonl"
+_TAIL = 1 << 17  # bytes of it that are looked at
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
@@ -101,13 +105,33 @@ def current(directory: Path) -> str:
 
 
 def write_progress(path: Path, event: dict[str, Any]) -> None:
-    """Append an event to a file that another process can follow.
+    """Append an event, with its POSIX time, to a file that another process can follow.
 
     Raises:
         ResourceError: The disk is full, or the file cannot be written.
     """
+    row = json.dumps({**event, "time": round(time.time(), 2)})
     with durable_files.write_errors(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(event) + "\n")
+        file.write(row + "\n")
+
+
+def read_progress(path: Path) -> list[dict[str, Any]]:
+    """Read the last events of a file that ``write_progress`` writes.
+
+    Edge cases:
+        The first and the last line may be there by half, and are left out then.
+    """
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(file.tell() - _TAIL, 0))
+        rows = file.read().split(b"\n")[:-1]
+    found = []
+    for row in rows:
+        with suppress(ValueError):
+            found.append(json.loads(row))
+    return [each for each in found if isinstance(each, dict)]
 
 
 def _names(folder: Path) -> list[str]:

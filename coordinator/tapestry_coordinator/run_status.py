@@ -1,7 +1,5 @@
 """The state of a federation's runs, read from files while a coordinator works."""
 
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +21,7 @@ from tapestry_coordinator.run_folders import (
     PLAN,
     PROGRESS,
     by_end,
+    read_progress,
     run_folder,
     waiting,
 )
@@ -30,6 +29,7 @@ from tapestry_coordinator.run_requests import request_in
 from tapestry_coordinator.settings import CoordinatorSettings, RunSettings
 from tapestry_coordinator.superlink.outcome import read_outcome
 from tapestry_coordinator.superlink.tls import certificate_end
+from tapestry_coordinator.upload_status import UploadStatus, uploads_of
 from tapestry_governance.audit.bundle import read_small
 from tapestry_governance.events.envelope import Event, open_entry
 from tapestry_governance.events.round_events import RoundClosed, RoundOpened
@@ -42,7 +42,6 @@ from tapestry_governance.rules.federation_state import FederationState
 from tapestry_governance.rules.thresholds import votes_for, votes_needed
 from tapestry_governance.vote_count import newest_counts
 
-_TAIL = 1 << 16  # bytes of the progress file that are looked at
 _ASKED = {"end": "asked to end", "again": "asked to try again"}
 _SOON = 30  # days before a certificate's end
 _NEWEST = 10  # rounds of the current run that are shown as text
@@ -78,6 +77,7 @@ class RunStatus:
     end: str  # empty while it goes on; ``done``, or why it ended early
     doing: str  # the step of a round at which it is; empty if it is at none
     rounds: tuple[RoundStatus, ...]
+    uploads: tuple[UploadStatus, ...] = ()  # of the round that is under way
 
     @property
     def closed(self) -> int:
@@ -92,6 +92,7 @@ class RunStatus:
             "end": self.end,
             "doing": self.doing,
             "rounds": [each.to_json() for each in self.rounds],
+            "uploads": [asdict(each) for each in self.uploads],
         }
 
     def __str__(self) -> str:
@@ -102,6 +103,7 @@ class RunStatus:
     def lines(self) -> Iterator[str]:
         """Yield it as lines of text, of the newest rounds, the last one first."""
         yield str(self)
+        yield from map(str, self.uploads)
         for each in reversed(self.rounds[-_NEWEST:]):
             names = ", ".join(each.included)
             yield f"round {each.number:<4}{each.status:<10}{names}".rstrip()
@@ -349,31 +351,27 @@ def _run(directory: Path, name: str, events: Sequence[Event]) -> RunStatus:
         rounds.append(status)
     outcome = read_outcome(folder)
     end_words = "" if outcome is None else outcome.message or "done"
+    told = [] if end_words else read_progress(folder / PROGRESS)
     return RunStatus(
         run_id=name,
         planned=settings.rounds,
         end=end_words,
-        doing="" if end_words else _doing(folder),
+        doing="" if end_words else _doing(folder, told),
         rounds=tuple(rounds),
+        uploads=uploads_of(told, folder),
     )
 
 
-def _doing(folder: Path) -> str:
+def _doing(folder: Path, told: Sequence[Mapping[str, Any]]) -> str:
     """Return the last step that a run told of, and what its operator asked."""
     asked = request_in(folder)
-    step = _last_step(folder / PROGRESS)
+    step = _last_step(told)
     return "; ".join(filter(None, (step, asked and _ASKED[asked])))
 
 
-def _last_step(path: Path) -> str:
-    if not path.exists():
-        return ""
-    with path.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(file.tell() - _TAIL, 0))
-        rows = file.read().split(b"\n")[:-1]  # the last one may be half written
-    with suppress(ValueError, LookupError, TypeError):
-        told = dict(json.loads(rows[-1]))
+def _last_step(events: Sequence[Mapping[str, Any]]) -> str:
+    with suppress(LookupError):
+        told = events[-1]
         if "waits" in told:
             return f"waits: {told['waits']}"
         at = f"round {told['round']}: " if "round" in told else ""

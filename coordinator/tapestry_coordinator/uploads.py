@@ -74,6 +74,11 @@ class Uploads:
         names = (path.name for path in self._root.iterdir())
         return sorted(int(name) for name in names if name.isdecimal())
 
+    def sizes(self, number: int) -> dict[str, int]:
+        """Return the bytes of each upload of a round that is kept, by node."""
+        found = (self._root / str(number)).glob("*.u32")
+        return {path.stem: path.stat().st_size for path in found}
+
     def forget(self, number: int) -> None:
         """Erase the uploads of a round.
 
