@@ -171,6 +171,19 @@ def read_rows(
         faults.add(fault)
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file that is one object of JSON.
+
+    Raises:
+        ConfigError: The file cannot be read or breaks a rule of this module.
+    """
+    text = read_text(path, links=False)
+    try:
+        return _parse(text)
+    except ConfigError as error:
+        raise InputFault(path, str(error), code=error.code) from None
+
+
 def first_fault(text: str) -> str | None:
     """Return which rule of this module a text breaks first, in words, or None."""
     found = _first_refused(text)

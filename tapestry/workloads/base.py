@@ -103,8 +103,12 @@ class RecordReader(Protocol):
         """The model of that file."""
         ...
 
-    def read(self, paths: Sequence[Path], faults: Faults) -> ReadRecords:
+    def read(
+        self, paths: Sequence[Path], faults: Faults, *, manifest: DataManifest | None
+    ) -> ReadRecords:
         """Read all files of a folder but the manifest; what is wrong becomes faults.
+
+        The manifest is None where it is one of the faults.
 
         Guarantees:
             A fault names a file, a line and a rule, and holds nothing of a record.

@@ -1,6 +1,6 @@
 """The public description of an institution's data, whatever a record of it is."""
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -17,9 +17,12 @@ _LICENCE = r"^[A-Za-z0-9][A-Za-z0-9.+-]{0,79}$"
 class DataManifest(Strict):
     """The description of an institution's data; may be published.
 
-    A workload adds what its kind of data needs. ``source`` is for people and is not
-    part of the digest of the records.
+    A workload adds what its kind of data needs. ``source`` is for people. It and
+    whatever else a record does not depend on is ``undigested``: no part of the digest
+    of the records.
     """
+
+    undigested: ClassVar[frozenset[str]] = frozenset({"source"})
 
     licence: Annotated[
         str,

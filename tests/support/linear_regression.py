@@ -43,7 +43,10 @@ def read_table(path: Path, faults: Faults) -> list[Row]:
 class CsvReader:
     manifest_file, manifest = "table.toml", DataManifest
 
-    def read(self, paths: Sequence[Path], faults: Faults) -> ReadRecords:
+    def read(
+        self, paths: Sequence[Path], faults: Faults, *, manifest: DataManifest | None
+    ) -> ReadRecords:
+        del manifest
         rows = tuple(sorted(row for path in paths for row in read_table(path, faults)))
         return ReadRecords(rows, tuple(repr(r).encode() for r in rows), "; add a .csv")
 

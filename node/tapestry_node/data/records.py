@@ -67,7 +67,7 @@ def read(folder: Path, reader: RecordReader) -> Records:
     manifest = read_manifest(folder, reader, faults)
     own = folder / reader.manifest_file
     paths = [path for path in walk(folder, faults) if path != own]
-    found = reader.read(paths, faults)
+    found = reader.read(paths, faults, manifest=manifest)
     faults.check(folder)
     if manifest is None:  # unreachable: that was a fault
         raise ConfigError(
@@ -79,7 +79,7 @@ def read(folder: Path, reader: RecordReader) -> Records:
             f"no records in {show(folder)}{found.hint}", code="records-missing"
         )
     inner = [digest(spelling) for spelling in found.spellings]
-    value = [manifest.model_dump(mode="json", exclude={"source"}), inner]
+    value = [manifest.model_dump(mode="json", exclude=set(manifest.undigested)), inner]
     return Records(
         manifest=manifest,
         records=found.records,

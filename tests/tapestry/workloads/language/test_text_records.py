@@ -271,7 +271,7 @@ def _new(folder: Path, number: int) -> Path:
 @pytest.mark.parametrize(
     ("files", "code", "values"),
     [
-        ({}, "records-missing", "put .txt or .jsonl"),
+        ({}, "records-missing", "put .txt, .jsonl, "),
         ({"a_txt": " \n"}, "records-missing", "; 1 are "),
         ({"a_jsonl": '{"text": "\u200b"}\n'}, "records-missing", "; 1 are "),
         ({"a_jsonl": '{"text": "private"\n'}, "json-invalid", "line 1: "),
