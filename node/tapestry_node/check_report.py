@@ -122,6 +122,7 @@ class CheckReport:
         """Open the base and the records; without a base, the records alone."""
         settings = self.settings
         folder = self._checked.folder / settings.data
+        manifest = settings.manifest_in(self._checked.folder)
         self._compare_keys()
         try:
             workload = open_workload(settings.workload, settings.base)
@@ -132,7 +133,7 @@ class CheckReport:
                 from tapestry_node.training.trainer import check_data
 
                 with self.findings.noting():
-                    check_data(folder, reader)
+                    check_data(folder, reader, manifest=manifest)
             return
         from tapestry_node.readiness import base_objections
         from tapestry_node.training.trainer import Trainer
@@ -141,7 +142,9 @@ class CheckReport:
         for found in base_objections(settings, given_base=replica.digest):
             self.findings.add(found)
         with self.findings.noting():
-            trainer = Trainer(folder, workload=workload, settings=settings)
+            trainer = Trainer(
+                folder, workload=workload, settings=settings, manifest=manifest
+            )
             self._judge(replica, trainer)
         yield from self._model_lines()
 

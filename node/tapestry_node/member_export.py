@@ -193,7 +193,10 @@ class _Export:
             return
         name, data = reader.manifest_file, self.folder / self.settings.data
         faults = Faults()
-        found = self._read(name, lambda: read_manifest(data, reader, faults))
+        place = self.settings.manifest_in(self.folder)
+        found = self._read(
+            name, lambda: read_manifest(data, reader, faults, place=place)
+        )
         self._read(name, lambda: faults.check(data))
         if found is not None:
             text = tomli_w.dumps(to_toml(found.model_dump(), type(found)))

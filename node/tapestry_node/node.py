@@ -137,7 +137,12 @@ class Node:
         self.directory, self.keys = directory, whole.keys
         self._store, self.mirror = whole.store, whole.mirror
         data = directory / self.settings.data
-        self.trainer = open_trainer(data, workload=workload, settings=self.settings)
+        self.trainer = open_trainer(
+            data,
+            workload=workload,
+            settings=self.settings,
+            manifest=self.settings.manifest_in(directory),
+        )
         self._ledger = Ledger.open(self._store, self.trainer.terms)
         if self.mirror.size:
             self._store.require(self.mirror.state.uploads_of(self.name))

@@ -77,6 +77,7 @@ JOINED = {
         "f'{found.name}-{found.purpose}.rotation'",
     ): NAME,
     ("node/tapestry_node/round/gate_check.py", "name"): FILE,
+    ("node/tapestry_node/settings.py", "self.manifest"): OPERATOR,
     ("node/tapestry_node/round/session_files.py", "name"): "RoundStage, or of the code",
     ("node/tapestry_node/round/spot_checks.py", "str(taken.index)"): NUMBER,
     ("node/tapestry_node/round/spot_checks.py", "str(spot.index)"): NUMBER,

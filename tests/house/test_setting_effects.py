@@ -32,6 +32,7 @@ NODE_READERS = {
     "workload": (f"{NODE}/cli.py", "settings.workload"),
     "base": (f"{NODE}/cli.py", "settings.base"),
     "data": (f"{NODE}/node.py", "settings.data"),
+    "manifest": (f"{NODE}/node.py", "settings.manifest_in"),
     "genesis": (f"{NODE}/settings.py", "self.genesis"),
     "policy.min_cohort": (ADMISSION, "policy.min_cohort"),
     "policy.max_colluding": (ADMISSION, "policy.max_colluding"),

@@ -49,6 +49,7 @@ def _applicant(data: Path, **changes: object) -> Applicant:
         "name": "sueden",
         "country": "Sueden",
         "data": data,
+        "manifest": None,
         "base": "tiny",
         "language": "de",
         "licence": "CC0-1.0",
