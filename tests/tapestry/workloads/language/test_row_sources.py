@@ -41,7 +41,8 @@ def read(
     return records.read(folder, TextReader())
 
 
-@settings(max_examples=6, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=20, deadline=None)
 @given(texts=st.lists(st.tuples(TEXTS, st.sampled_from("abc")), min_size=1, max_size=8))
 def test_the_same_rows_in_each_format_have_the_same_digest(
     tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[str, str]]
@@ -84,7 +85,7 @@ def test_pairs_of_columns_are_dialogues_in_each_format(
 def test_whole_numbers_of_a_typed_column_are_ids_by_their_decimals(
     tmp_path: Path, name: str
 ) -> None:
-    rows: list[dict[str, Any]] = [{"text": t, "id": n} for t, n in zip("abcd", [7, 7, -1, 2**62])]  # fmt: skip  # noqa: B905
+    rows = [{"text": str(place), "id": n} for place, n in enumerate([7, 7, -1, 2**62])]
     lines = [{**row, "id": str(row["id"])} for row in rows]
     found = read(tmp_path / "a", name, rows)
     assert len(found.records) == 3
@@ -208,10 +209,10 @@ def test_a_folder_that_may_only_be_read_is_read_and_stays_as_it_is(
     for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME"):
         monkeypatch.setenv(name, str(home))
     monkeypatch.chdir(home)
-    before = _tree(tmp_path), {*map(str, Path("/dev/shm").glob("*"))}
+    before = _tree(tmp_path)
     found = records.read(data, TextReader(), manifest=home / "corpus.toml")
     assert len(found.records) == 1
-    assert (_tree(tmp_path), {*map(str, Path("/dev/shm").glob("*"))}) == before
+    assert _tree(tmp_path) == before
     for path in home.rglob("*"):
         assert shown_in(path.read_bytes()) == []
     data.chmod(0o700)
@@ -237,7 +238,7 @@ from tapestry.workloads.workload_registry import open_reader
 from tapestry_node.data import records
 found = records.read(Path(sys.argv[1]), open_reader("language"))
 assert len(found.records) == 1
-print("pyarrow" in sys.modules, "tapestry.workloads.language.table_process" in sys.modules)
+print("pyarrow" in sys.modules, any("table_process" in name for name in sys.modules))
 """
 
 
@@ -255,6 +256,14 @@ def test_no_process_of_ours_loads_pyarrow(tmp_path: Path, name: str) -> None:
     assert done.stdout.split() == ["False", "False"]
 
 
+def _fault_of(folder: Path) -> TapestryError | None:
+    try:
+        assert len(records.read(folder, TextReader()).records) <= 7
+    except TapestryError as error:
+        return error
+    return None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 def test_bytes_changed_at_random_give_records_or_faults(
@@ -267,20 +276,18 @@ def test_bytes_changed_at_random_give_records_or_faults(
     write(path, [{"text": f"{CANARY} {n}", "id": f"p{n}"} for n in range(7)])
     good = path.read_bytes()
     draw = np.random.default_rng(len(name))
-    ends = {"records": 0, "faults": 0}
+    ends = []
     for _ in range(300):
         bad = bytearray(good)
         for place in draw.integers(len(bad), size=draw.integers(1, 4)):
             bad[place] = draw.integers(256)
-        path.write_bytes(bytes(bad[: draw.integers(len(bad))] if draw.random() < 0.1 else bad))  # fmt: skip
-        try:
-            assert len(records.read(tmp_path, TextReader()).records) <= 7
-            ends["records"] += 1
-        except TapestryError as error:
-            assert error.code
-            assert shown_in(spelled(error)) == []
-            ends["faults"] += 1
-    assert min(ends.values()) > 0, ends
+        is_cut = draw.random() < 0.1
+        path.write_bytes(bytes(bad[: draw.integers(len(bad))] if is_cut else bad))
+        fault = _fault_of(tmp_path)
+        ends.append(fault is None)
+        assert fault is None or fault.code
+        assert fault is None or shown_in(spelled(fault)) == []
+    assert {*ends} == {True, False}
 
 
 def test_lines_of_json_may_have_other_keys_where_they_are_named(
