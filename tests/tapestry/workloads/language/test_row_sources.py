@@ -18,7 +18,16 @@ from tapestry.workloads.language.text_records import TextReader
 from tapestry_node.data import records
 from tests.support.record_canaries import CANARY, shown_in, spelled
 from tests.support.refusals import refused
-from tests.support.tables import TYPED, WRITERS, Rows, write_cells, write_jsonl
+from tests.support.tables import (
+    TYPED,
+    WRITERS,
+    Rows,
+    write_cells,
+    write_jsonl,
+    write_parquet,
+    write_stream,
+)
+from tests.tapestry.workloads.language.test_dataset_folders import DATA, saved
 
 MANIFEST = 'language = "it"\nlicence = "CC0-1.0"\nunit = "record"\n'
 COLUMNS = '[columns]\ntext = "body"\nid = "patient"\nignored = ["ward"]\n'
@@ -288,6 +297,37 @@ def test_bytes_changed_at_random_give_records_or_faults(
         assert fault is None or fault.code
         assert fault is None or shown_in(spelled(fault)) == []
     assert {*ends} == {True, False}
+
+
+def test_a_folder_of_datasets_is_read_as_it_was_saved(tmp_path: Path) -> None:
+    (tmp_path / "corpus.toml").write_text(MANIFEST)
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    for place, split in enumerate(("train", "test")):
+        folder = saved(tmp_path / split, DATA)
+        write_stream(
+            folder / DATA, [{"text": f"{split} {n}"} for n in range(2 + place)]
+        )
+    assert len(records.read(tmp_path, TextReader()).records) == 5
+    write_stream(tmp_path / "test" / "cache-1.arrow", [{"text": "again"}])
+    with refused(ConfigError, "dataset-folder-differs", match=r"test/state.json: "):
+        records.read(tmp_path, TextReader())
+
+
+def test_of_a_folder_of_the_hub_the_data_are_to_be_named(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "README.md").write_text(CANARY)
+    (tmp_path / ".gitattributes").write_text(CANARY)
+    write_parquet(tmp_path / "data" / "train-00000-of-00001.parquet", [{"text": "a"}])
+    manifest = tmp_path.with_suffix(".toml")
+    manifest.write_text(MANIFEST)
+    with refused(ConfigError, "many-faults") as caught:
+        records.read(tmp_path, TextReader(), manifest=manifest)
+    lines = str(caught.value).splitlines()
+    assert lines[1].startswith("  .gitattributes: is hidden")
+    assert lines[2].startswith("  README.md: is not .txt")
+    assert "name a folder below" in lines[2]
+    found = records.read(tmp_path / "data", TextReader(), manifest=manifest)
+    assert found.records == ("a",)
 
 
 def test_lines_of_json_may_have_other_keys_where_they_are_named(

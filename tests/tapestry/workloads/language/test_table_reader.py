@@ -73,6 +73,20 @@ def test_a_stream_that_is_cut_between_batches_is_damaged(tmp_path: Path) -> None
             rows_of(path)
 
 
+def test_bytes_in_the_other_order_are_turned(tmp_path: Path) -> None:
+    """A stream as a machine of the other order writes it, made of one of this one."""
+    path = tmp_path / "a.arrow"
+    table = pa.table({"id": [1 << 56], "text": ["a"]})
+    with pa.ipc.new_stream(path, table.schema) as out:
+        out.write_table(table)
+    head, _, rest = path.read_bytes().rpartition(b"\0\0\0\0\1\0\0\0")  # offsets
+    data = bytearray(head + b"\0\0\0\0\0\0\0\1" + rest)
+    assert data[40:42] == b"\0\0"  # where the schema has its order: nowhere
+    data[40:42] = b"\4\0"  # at a number that is not 0
+    path.write_bytes(data)
+    assert rows_of(path) == [(1, {"text": "a", "id": "1"})]
+
+
 def test_other_bytes_under_the_name_of_a_table_are_damaged(tmp_path: Path) -> None:
     for name in ("a.parquet", "a.arrow"):
         for data in (b"", CANARY.encode() * 99, b"PAR1" + CANARY.encode() + b"PAR1"):
