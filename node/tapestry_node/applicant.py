@@ -86,12 +86,8 @@ def apply(
             _refuse_other(path, name, said, is_there)
     check_invited(folder, applicant.name, invitation)
     _describe(applicant, workload)
-    data = Trainer(
-        folder / settings.data,
-        workload=workload,
-        settings=settings,
-        manifest=settings.manifest_in(folder),
-    )
+    place, manifest = settings.data_in(folder)
+    data = Trainer(place, manifest=manifest, workload=workload, settings=settings)
     check_records(applicant.name, rounded_down(data.count), terms.policy)
     durable_files.make_folders(folder)
     folder.chmod(0o700)
@@ -115,10 +111,9 @@ def _named(
     folder: Path, settings: NodeSettings, terms: InvitationTerms, applicant: Applicant
 ) -> Iterator[tuple[str, str, str]]:
     """Yield what node.toml may not say otherwise than the command does."""
-    data = (applicant.data.resolve(), (folder / settings.data).resolve())
-    yield "data", str(data[0]), str(data[1])
-    known = settings.manifest_in(folder)
-    manifests = (applicant.manifest, known)
+    data, manifest = settings.data_in(folder)
+    yield "data", str(applicant.data.resolve()), str(data.resolve())
+    manifests = (applicant.manifest, manifest)
     is_there = ["" if each is None else str(each.resolve()) for each in manifests]
     yield "manifest", is_there[0], is_there[1]
     yield "base", applicant.base, settings.base

@@ -121,8 +121,7 @@ class CheckReport:
     def _model(self) -> Iterator[str]:
         """Open the base and the records; without a base, the records alone."""
         settings = self.settings
-        folder = self._checked.folder / settings.data
-        manifest = settings.manifest_in(self._checked.folder)
+        folder, manifest = settings.data_in(self._checked.folder)
         self._compare_keys()
         try:
             workload = open_workload(settings.workload, settings.base)

@@ -290,9 +290,10 @@ class NodeSettings(Settings):
     speed: Speed = Speed()
     monitor: Monitor = Monitor()
 
-    def manifest_in(self, folder: Path) -> Path | None:
-        """Return the manifest of the data; None if it lies among them."""
-        return None if self.manifest is None else folder / self.manifest
+    def data_in(self, folder: Path) -> tuple[Path, Path | None]:
+        """Return the folder of the data; and their manifest, None if it is there."""
+        manifest = None if self.manifest is None else folder / self.manifest
+        return folder / self.data, manifest
 
     @property
     def joined(self) -> str:

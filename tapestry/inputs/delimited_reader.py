@@ -71,7 +71,7 @@ def read_cells(
 
 
 @dataclass(slots=True)
-class _Row:
+class _CellRow:
     """A row while it is read."""
 
     line: int  # where it begins
@@ -130,7 +130,7 @@ class _Row:
         self.fault = self.fault or fault
 
 
-def _rows(path: Path, separator: str) -> Iterator[_Row]:
+def _rows(path: Path, separator: str) -> Iterator[_CellRow]:
     """Yield each row with the first rule that it breaks.
 
     Raises:
@@ -140,7 +140,7 @@ def _rows(path: Path, separator: str) -> Iterator[_Row]:
     for number, data in text_reader.lines_of(path, links=False):
         if row is None and not data.strip(b"\r\n"):
             continue
-        row = row or _Row(line=number)
+        row = row or _CellRow(line=number)
         row.size += len(data)
         if row.size > text_reader.MAX_TEXT_BYTES:
             limit = text_reader.MAX_TEXT_BYTES >> 20
@@ -155,7 +155,7 @@ def _rows(path: Path, separator: str) -> Iterator[_Row]:
         yield row
 
 
-def _take(row: _Row, data: bytes, path: Path, *, line: int, separator: str) -> None:
+def _take(row: _CellRow, data: bytes, path: Path, *, line: int, separator: str) -> None:
     """Take a line in; one with a wrong character still opens and closes cells."""
     try:
         text = text_reader.decoded(data, path, line=line)
@@ -170,7 +170,7 @@ def _take(row: _Row, data: bytes, path: Path, *, line: int, separator: str) -> N
         row.refuse(InputFault(path, _BARE_CR, line=line, code="table-invalid"))
 
 
-def _fault_of_width(row: _Row, width: int | None) -> str | None:
+def _fault_of_width(row: _CellRow, width: int | None) -> str | None:
     """Return that a row has other cells than there are names, or too many names."""
     if width is None:
         too_many = row.count > MAX_CELLS

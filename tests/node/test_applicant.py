@@ -238,7 +238,7 @@ def test_a_manifest_may_lie_outside_of_the_data(
     assert sent.request.languages == ("de",)
     settings = NodeSettings.read(folder / "node.toml")
     assert settings.manifest == ("corpus.toml" if inside else str(path))
-    assert settings.manifest_in(folder) == path
+    assert settings.data_in(folder) == (folder / settings.data, path)
     with refused(ConfigError, "setting-differs", match="manifest"):
         apply(
             folder,

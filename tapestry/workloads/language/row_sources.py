@@ -23,7 +23,7 @@ from tapestry.inputs import text_reader
 from tapestry.inputs.delimited_reader import read_cells
 from tapestry.inputs.faults import Faults, InputFault
 from tapestry.workloads.language import table_reader
-from tapestry.workloads.language.column_mapping import (
+from tapestry.workloads.language.table_columns import (
     Columns,
     check_columns,
     check_keys,

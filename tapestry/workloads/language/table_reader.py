@@ -42,7 +42,7 @@ from typing import IO, Any, BinaryIO
 from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs import text_reader
 from tapestry.inputs.faults import Faults, InputFault
-from tapestry.workloads.language.column_mapping import (
+from tapestry.workloads.language.table_columns import (
     Columns,
     check_columns,
     roles_of,

@@ -16,7 +16,7 @@ The folder holds ``corpus.toml`` and, beside or below it, the text::
     *.csv, *.tsv, *.parquet, *.arrow    each row is one record, as a line of JSON is;
               the columns are the keys
 
-The table ``[columns]`` says which columns or keys are these (``column_mapping``), and
+The table ``[columns]`` says which columns or keys are these (``table_columns``), and
 ``row_sources`` how each format is read. What a file may hold is the rule of
 ``tapestry.inputs.text_reader``, and what a folder may hold is that of
 ``tapestry.inputs.folder_walker``: what is there is read, or refused by name. On top of
@@ -53,10 +53,10 @@ from tapestry.inputs.faults import Faults, InputFault
 from tapestry.workloads.base import ReadRecords
 from tapestry.workloads.data_manifest import DataManifest
 from tapestry.workloads.language import row_sources
-from tapestry.workloads.language.column_mapping import Columns
 from tapestry.workloads.language.dataset_folders import without_companions
 from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.record_statistics import Census, Lengths
+from tapestry.workloads.language.table_columns import Columns
 from tapestry.workloads.language.text_rows import fault_of_row, shown_part, text_of_row
 
 _LANGUAGE = r"^[a-z]{2,3}(-[A-Z][a-z]{3})?(-([A-Z]{2}|[0-9]{3}))?$"

@@ -14,7 +14,7 @@ from tapestry.errors import ConfigError, ResourceError, TapestryError
 from tapestry.inputs import text_reader
 from tapestry.inputs.faults import Faults
 from tapestry.workloads.language import table_reader
-from tapestry.workloads.language.column_mapping import Columns
+from tapestry.workloads.language.table_columns import Columns
 from tapestry.workloads.language.table_reader import read_table
 from tests.support.record_canaries import CANARY, shown_in, spelled
 from tests.support.refusals import refused

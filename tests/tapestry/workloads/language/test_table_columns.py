@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from tapestry.errors import ConfigError
-from tapestry.workloads.language.column_mapping import (
+from tapestry.workloads.language.table_columns import (
     Columns,
     check_columns,
     check_keys,

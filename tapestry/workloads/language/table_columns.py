@@ -1,4 +1,4 @@
-"""Which columns of a table are the text and the person: ``[columns]`` of the manifest.
+"""Columns of a table that are text and person: ``[columns]`` of the manifest.
 
 ::
 
