@@ -94,7 +94,9 @@ def test_pairs_of_columns_are_dialogues_in_each_format(
 def test_whole_numbers_of_a_typed_column_are_ids_by_their_decimals(
     tmp_path: Path, name: str
 ) -> None:
-    rows = [{"text": str(place), "id": n} for place, n in enumerate([7, 7, -1, 2**62])]
+    rows: list[dict[str, Any]] = [
+        {"text": str(place), "id": n} for place, n in enumerate([7, 7, -1, 2**62])
+    ]
     lines = [{**row, "id": str(row["id"])} for row in rows]
     found = read(tmp_path / "a", name, rows)
     assert len(found.records) == 3
@@ -333,7 +335,10 @@ def test_of_a_folder_of_the_hub_the_data_are_to_be_named(tmp_path: Path) -> None
 def test_lines_of_json_may_have_other_keys_where_they_are_named(
     tmp_path: Path,
 ) -> None:
-    rows = [{"body": "a", "patient": "p", "ward": 7}, {"body": "b", "patient": "p"}]
+    rows: list[dict[str, Any]] = [
+        {"body": "a", "patient": "p", "ward": 7},
+        {"body": "b", "patient": "p"},
+    ]
     found = read(tmp_path / "a", "JSON lines", rows, columns=COLUMNS)
     assert found.records == ("a\nb",)
     rows.append({"body": "c"})
