@@ -16,7 +16,6 @@ What the hub's folders have beside ``data/*.parquet``, ``README.md`` and
 to name.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,28 +27,27 @@ _STATE, _INFO, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 _INDICES = "_indices_data_files"  # of versions before 1.6
 
 
-def without_companions(paths: Sequence[Path], faults: Faults) -> list[Path]:
-    """Return the files that hold rows; what is wrong beside them becomes faults."""
-    states = {path.parent for path in paths if path.name == _STATE}
-    found = []
-    for path in paths:
-        if path.name == _STATE:
-            here = {each.name for each in paths if each.parent == path.parent}
-            try:
-                _check_state(read_object(path), here - {_STATE, _INFO})
-            except InputFault as fault:
-                faults.add(fault)
-            except ConfigError as error:
-                faults.add(InputFault(path, str(error), code=error.code))
-        elif path.name == _INFO and path.parent not in states:
-            rule = (
-                "describes a cache of datasets, which holds rows more than once; save"
-                " the data with save_to_disk, and name that folder"
+def is_companion(path: Path, faults: Faults) -> bool:
+    """Return whether a file stands beside data and holds none, and check what it says.
+
+    What is wrong becomes a fault.
+    """
+    if path.name == _STATE:
+        try:
+            _check_state(
+                read_object(path), {f.name for f in path.parent.glob("*.arrow")}
             )
-            faults.add(InputFault(path, rule, code="dataset-folder-differs"))
-        elif path.name not in (_INFO, _SPLITS):
-            found.append(path)
-    return found
+        except InputFault as fault:
+            faults.add(fault)
+        except ConfigError as error:
+            faults.add(InputFault(path, str(error), code=error.code))
+    elif path.name == _INFO and not path.with_name(_STATE).exists():
+        rule = (
+            "describes a cache of datasets, which holds rows more than once; save the"
+            " data with save_to_disk, and name that folder"
+        )
+        faults.add(InputFault(path, rule, code="dataset-folder-differs"))
+    return path.name in (_STATE, _INFO, _SPLITS)
 
 
 def _check_state(state: dict[str, Any], here: set[str]) -> None:

@@ -53,7 +53,7 @@ from tapestry.inputs.faults import Faults, InputFault
 from tapestry.workloads.base import ReadRecords
 from tapestry.workloads.data_manifest import DataManifest
 from tapestry.workloads.language import row_sources
-from tapestry.workloads.language.dataset_folders import without_companions
+from tapestry.workloads.language.dataset_folders import is_companion
 from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.record_statistics import Census, Lengths
 from tapestry.workloads.language.table_columns import Columns
@@ -114,15 +114,17 @@ class TextReader:
     ) -> ReadRecords:
         """Read all files of a folder but the manifest; what is wrong becomes faults."""
         found = _Collection()
-        size = empty = 0
+        files = size = empty = 0
         columns = manifest.columns if isinstance(manifest, Corpus) else None
-        for path in (paths := without_companions(paths, faults)):
+        for path in paths:
+            if is_companion(path, faults):
+                continue
             if path.suffix not in _SUFFIXES:
                 faults.add(
                     InputFault(path, _of_other_kind(path), code="file-not-expected")
                 )
                 continue
-            size += _size(path)
+            files, size = files + 1, size + _size(path)
             empty += not _add_file(path, columns, found, faults)
         joined = sorted(map(_join, found.parts.values()), key=_order)
         rest = f"; {found.invisible} are empty or show nothing"
@@ -130,7 +132,7 @@ class TextReader:
             records=tuple(joined),
             spellings=tuple(map(_bytes_of, joined)),
             parts=tuple(part for parts in found.parts.values() for part in parts),
-            summary=_count(found, joined, files=(len(paths), empty, size)),
+            summary=_count(found, joined, files=(files, empty, size)),
             hint=f"{rest if found.invisible else ''}; put {_LISTED} files there",
         )
 

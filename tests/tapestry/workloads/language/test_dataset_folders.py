@@ -8,7 +8,7 @@ import pytest
 
 from tapestry.errors import ConfigError
 from tapestry.inputs.faults import Faults
-from tapestry.workloads.language.dataset_folders import without_companions
+from tapestry.workloads.language.dataset_folders import is_companion
 from tests.support.record_canaries import CANARY, shown_in, spelled
 from tests.support.refusals import refused
 
@@ -38,7 +38,7 @@ def saved(folder: Path, *files: str, **changes: Any) -> Path:
 def kept(folder: Path) -> list[str]:
     faults = Faults()
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    found = without_companions(paths, faults)
+    found = [path for path in paths if not is_companion(path, faults)]
     faults.check(folder)
     return [path.relative_to(folder).as_posix() for path in found]
 
