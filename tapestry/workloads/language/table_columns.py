@@ -33,17 +33,17 @@ _SHOWN = 20  # names in a message
 _LONGEST = 60  # characters of a name that is shown
 _ALIKE = 0.75  # of difflib's ratio
 
-ColumnName = Annotated[Printable, Field(max_length=200, examples=["body"])]
+ColumnName = Annotated[Printable, Field(max_length=200, examples=["ward"])]
 
 
 class Columns(Strict):
     """The table ``[columns]``."""
 
-    text: ColumnName | None = None
-    messages: ColumnName | None = None
-    question: ColumnName | None = None
-    answer: ColumnName | None = None
-    id: ColumnName | None = None
+    text: Annotated[ColumnName | None, Field(examples=["body"])] = None
+    messages: Annotated[ColumnName | None, Field(examples=["chat"])] = None
+    question: Annotated[ColumnName | None, Field(examples=["question"])] = None
+    answer: Annotated[ColumnName | None, Field(examples=["answer"])] = None
+    id: Annotated[ColumnName | None, Field(examples=["patient"])] = None
     ignored: tuple[ColumnName, ...] = ()
     others: Annotated[Literal["refused", "ignored"], Field(examples=["ignored"])] = (
         "refused"

@@ -187,7 +187,7 @@ ODD = {
         f"""{COLUMNS}print('["row", 1, {{"text": "a"}}]\\n' * 2)""", "table-damaged"
     ),
     "another role": (
-        f"""{COLUMNS}print('["row", 1, {{"id": "a"}}]')""", "table-damaged"
+        f"""{COLUMNS}print('["row", 1, {{"id": "a"}}]\\n["end", 1]')""", "table-damaged"
     ),
     "an unknown refusal": (
         f"""{COLUMNS}print('["refused", 1, "text", "{CANARY}"]')""", "table-damaged"
