@@ -234,8 +234,8 @@ def test_a_manifest_may_lie_outside_of_the_data(
             _applicant(data, manifest=path),
             workload=workload,
         )
+        assert sent.request.languages == ("de",)
     assert sorted(data.rglob("*")) == before
-    assert sent.request.languages == ("de",)
     settings = NodeSettings.read(folder / "node.toml")
     assert settings.manifest == ("corpus.toml" if inside else str(path))
     assert settings.data_in(folder) == (folder / settings.data, path)
