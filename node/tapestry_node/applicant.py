@@ -46,6 +46,7 @@ class Applicant:
     name: str
     country: str | None  # None: the name
     data: Path
+    manifest: Path | None  # of the data; None: it lies among them
     base: str  # as this machine names the model of the invitation
     language: str | None  # needed where the data folder says neither
     licence: str | None
@@ -85,7 +86,8 @@ def apply(
             _refuse_other(path, name, said, is_there)
     check_invited(folder, applicant.name, invitation)
     _describe(applicant, workload)
-    data = Trainer(folder / settings.data, workload=workload, settings=settings)
+    place, manifest = settings.data_in(folder)
+    data = Trainer(place, manifest=manifest, workload=workload, settings=settings)
     check_records(applicant.name, rounded_down(data.count), terms.policy)
     durable_files.make_folders(folder)
     folder.chmod(0o700)
@@ -109,8 +111,11 @@ def _named(
     folder: Path, settings: NodeSettings, terms: InvitationTerms, applicant: Applicant
 ) -> Iterator[tuple[str, str, str]]:
     """Yield what node.toml may not say otherwise than the command does."""
-    data = (applicant.data.resolve(), (folder / settings.data).resolve())
-    yield "data", str(data[0]), str(data[1])
+    data, manifest = settings.data_in(folder)
+    yield "data", str(applicant.data.resolve()), str(data.resolve())
+    manifests = (applicant.manifest, manifest)
+    is_there = ["" if each is None else str(each.resolve()) for each in manifests]
+    yield "manifest", is_there[0], is_there[1]
     yield "base", applicant.base, settings.base
     yield "country", applicant.country or settings.country, settings.country
     yield "federation", terms.federation, settings.federation
@@ -130,16 +135,17 @@ def _check_base(terms: InvitationTerms, base: str, workload: Workload) -> None:
 
 
 def _describe(applicant: Applicant, workload: Workload) -> None:
-    """Write the data folder's manifest from the options, unless it has one.
+    """Write the manifest of the data from the options, unless there is one.
 
     Raises:
         ConfigError: An option is missing, or the manifest says something else.
         ResourceError: The folder cannot be written.
     """
     reader = workload.reader
-    path = applicant.data / reader.manifest_file
+    path = applicant.manifest or applicant.data / reader.manifest_file
     if path.exists():
-        _compare(applicant, read_manifest(applicant.data, reader, Faults()), path)
+        known = read_manifest(applicant.data, reader, Faults(), place=path)
+        _compare(applicant, known, path)
         return
     said = {
         "licence": applicant.licence,
@@ -150,7 +156,7 @@ def _describe(applicant: Applicant, workload: Workload) -> None:
     missing = [f"--{name}" for name, value in wanted.items() if value is None]
     if missing:
         raise ConfigError(
-            f"{applicant.data} has no {path.name}; give {' and '.join(missing)}, and it"
+            f"{path.parent} has no {path.name}; give {' and '.join(missing)}, and it"
             " is written there",
             code="data-manifest-missing",
         )
@@ -161,10 +167,12 @@ def _describe(applicant: Applicant, workload: Workload) -> None:
             code="folder-missing",
         )
     try:
+        durable_files.make_folders(path.parent)
         durable_files.replace_file(path, tomli_w.dumps(wanted).encode())
     except ResourceError as error:
         raise ResourceError(
-            f"{error}; write it there yourself, it says how the data are licensed",
+            f"{error}; write it there yourself, it says how the data are licensed, or"
+            " name another place with --manifest",
             code=error.code,
         ) from None
 
@@ -186,7 +194,10 @@ def _refuse_other(path: Path, name: str, said: str, is_there: str) -> NoReturn:
 
 
 def _data(folder: Path, data: Path) -> str:
-    """Name the records; relative where the folder has them, so that both can move."""
+    """Name the records; relative where the folder has them, so that both can move.
+
+    Or their manifest, likewise.
+    """
     home, place = folder.resolve(), data.resolve()
     if home in place.parents:
         return str(place.relative_to(home))
@@ -205,6 +216,7 @@ def _draft(
         "workload": terms.workload,
         "base": applicant.base,
         "data": _data(folder, applicant.data),
+        "manifest": applicant.manifest and _data(folder, applicant.manifest),
         "policy": {
             "min_cohort": policy.min_cohort,
             "max_colluding": policy.max_colluding,

@@ -121,7 +121,7 @@ class CheckReport:
     def _model(self) -> Iterator[str]:
         """Open the base and the records; without a base, the records alone."""
         settings = self.settings
-        folder = self._checked.folder / settings.data
+        folder, manifest = settings.data_in(self._checked.folder)
         self._compare_keys()
         try:
             workload = open_workload(settings.workload, settings.base)
@@ -132,7 +132,7 @@ class CheckReport:
                 from tapestry_node.training.trainer import check_data
 
                 with self.findings.noting():
-                    check_data(folder, reader)
+                    check_data(folder, reader, manifest=manifest)
             return
         from tapestry_node.readiness import base_objections
         from tapestry_node.training.trainer import Trainer
@@ -141,7 +141,9 @@ class CheckReport:
         for found in base_objections(settings, given_base=replica.digest):
             self.findings.add(found)
         with self.findings.noting():
-            trainer = Trainer(folder, workload=workload, settings=settings)
+            trainer = Trainer(
+                folder, workload=workload, settings=settings, manifest=manifest
+            )
             self._judge(replica, trainer)
         yield from self._model_lines()
 

@@ -100,7 +100,7 @@ def export(folder: Path, place: Path) -> Exported:
         VerificationError: The mirror or the state was changed, or the state is older.
     """
     settings = NodeSettings.read(folder / "node.toml")
-    data = (folder / settings.data).resolve()
+    data = settings.data_in(folder)[0].resolve()
     if data in (place.resolve(), *place.resolve().parents):
         raise ConfigError(
             f"{place} lies in {data}, where each file is a record; choose another"
@@ -191,9 +191,12 @@ class _Export:
         reader = open_reader(self.settings.workload)
         if reader is None:
             return
-        name, data = reader.manifest_file, self.folder / self.settings.data
+        name = reader.manifest_file
+        data, place = self.settings.data_in(self.folder)
         faults = Faults()
-        found = self._read(name, lambda: read_manifest(data, reader, faults))
+        found = self._read(
+            name, lambda: read_manifest(data, reader, faults, place=place)
+        )
         self._read(name, lambda: faults.check(data))
         if found is not None:
             text = tomli_w.dumps(to_toml(found.model_dump(), type(found)))

@@ -29,6 +29,7 @@ new_folder = click.argument(
 class _NodeOptions(TypedDict):
     invite: Path
     data: Path
+    manifest: Path | None
     base: str | None
     name: str | None
     country: str | None
@@ -46,6 +47,12 @@ class _NodeOptions(TypedDict):
 )
 @click.option(
     "--data", type=PATH, metavar="DIR", required=True, help="The folder of the records."
+)
+@click.option(
+    "--manifest",
+    type=PATH,
+    metavar="FILE",
+    help="The manifest of the records; default: in their folder.",
 )
 @click.option(
     "--base",
@@ -86,6 +93,7 @@ def init(folder: Path, **given: Unpack[_NodeOptions]) -> None:
         name=name,
         country=given["country"],
         data=given["data"],
+        manifest=given["manifest"],
         base=base,
         language=given["language"],
         licence=given["licence"],

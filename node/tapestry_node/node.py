@@ -130,14 +130,14 @@ class Node:
                 the log knows of a charge or an upload that the state does not: an
                 older copy was restored.
         """
-        whole = directory
-        if isinstance(whole, Path):
-            whole = OpenFolder.open(whole)
+        whole = OpenFolder.open(directory) if isinstance(directory, Path) else directory
         self._folder, directory, self.settings = whole, whole.directory, whole.settings
         self.directory, self.keys = directory, whole.keys
         self._store, self.mirror = whole.store, whole.mirror
-        data = directory / self.settings.data
-        self.trainer = open_trainer(data, workload=workload, settings=self.settings)
+        data, manifest = self.settings.data_in(directory)
+        self.trainer = open_trainer(
+            data, manifest=manifest, workload=workload, settings=self.settings
+        )
         self._ledger = open_ledger(
             self._store,
             self.trainer,

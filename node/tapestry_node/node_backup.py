@@ -192,6 +192,7 @@ def _public_files(folder: Path, settings: NodeSettings) -> Iterator[str]:
     names.append(f"{settings.name}.request")
     if settings.transport is not None:
         names.append(settings.transport.root_certificates)
+    names += [] if settings.manifest is None else [settings.manifest]
     for name in names:
         path = folder / name
         inside = path.is_file() and path.resolve().is_relative_to(folder.resolve())

@@ -7,6 +7,7 @@ refused: ``epsilon`` belongs to ``noise = "local"``.
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from zoneinfo import ZoneInfo
 
@@ -287,6 +288,8 @@ class NodeSettings(Settings):
     workload: WorkloadName
     base: Base
     data: Annotated[LocalPath, Field(examples=["data"])]
+    # Of the data, where it does not lie among them, such as of a read-only folder.
+    manifest: Annotated[LocalPath | None, Field(examples=["corpus.toml"])] = None
     # Of the charter; tapestry governance accept writes it, or tapestry node join.
     genesis: Annotated[
         Digest | None,
@@ -302,6 +305,11 @@ class NodeSettings(Settings):
     limits: Limits = Limits()
     speed: Speed = Speed()
     monitor: Monitor = Monitor()
+
+    def data_in(self, folder: Path) -> tuple[Path, Path | None]:
+        """Return the folder of the data; and their manifest, None if it is there."""
+        manifest = None if self.manifest is None else folder / self.manifest
+        return folder / self.data, manifest
 
     @property
     def joined(self) -> str:

@@ -27,6 +27,7 @@ from tapestry.errors import ConfigError
 SHOWN = 10
 TRACEBACK = "TAPESTRY_TRACEBACK"  # set to 1, it shows tracebacks on this machine
 _LONGEST = 200  # characters of a path; longer ones are cut in the middle
+_WITH_ROWS = (".parquet", ".arrow")  # files that have rows and no lines
 
 
 class InputFault(ConfigError):
@@ -38,7 +39,8 @@ class InputFault(ConfigError):
         """Name the place and the rule.
 
         ``rule`` says what is wrong and, after a semicolon, what repairs it; ``line``
-        counts from 1 and is None for the file as a whole.
+        counts from 1 and is None for the file as a whole. In a file that has rows and
+        no lines it is a row.
         """
         self.path, self.rule, self.line = path, rule, line
         super().__init__(self._spell(show(path)), code=code)
@@ -51,7 +53,8 @@ class InputFault(ConfigError):
         return self._spell(show(self.path.relative_to(folder) if known else self.path))
 
     def _spell(self, place: str) -> str:
-        line = "" if self.line is None else f"line {self.line}"
+        unit = "row" if self.path.suffix in _WITH_ROWS else "line"
+        line = "" if self.line is None else f"{unit} {self.line}"
         place = ", ".join(filter(None, (place, line)))
         return f"{place}: {self.rule}" if place else self.rule
 

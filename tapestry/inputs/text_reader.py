@@ -157,9 +157,9 @@ def read_rows(
     inside the objects are for the caller to check, with ``first_fault``.
     """
     try:
-        for number, data in _lines(path, links=links):
+        for number, data in lines_of(path, links=links):
             try:
-                text = _decode(data, path, line=number)
+                text = decoded(data.rstrip(b"\r\n"), path, line=number)
                 if text.strip(" \t\v\f"):
                     yield number, _parse(text)
             except InputFault as fault:
@@ -169,6 +169,19 @@ def read_rows(
                 faults.add(InputFault(path, rule, line=number, code=error.code))
     except InputFault as fault:
         faults.add(fault)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file that is one object of JSON.
+
+    Raises:
+        ConfigError: The file cannot be read or breaks a rule of this module.
+    """
+    text = read_text(path, links=False)
+    try:
+        return _parse(text)
+    except ConfigError as error:
+        raise InputFault(path, str(error), code=error.code) from None
 
 
 def first_fault(text: str) -> str | None:
@@ -207,11 +220,15 @@ def _first_refused(text: str) -> tuple[int, str] | None:
 
 
 @contextmanager
-def _opened(path: Path, *, links: bool) -> Iterator[BinaryIO]:
+def opened(path: Path, *, links: bool) -> Iterator[BinaryIO]:
     """Open a regular file, and check afterwards that it was not changed meanwhile.
 
     A FIFO, socket or device is recognized before it is opened. If one takes the
     file's place in between, ``O_NONBLOCK`` keeps the node from waiting for it.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ConfigError: The file cannot be read, is no regular file, or was changed.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     flags |= 0 if links else os.O_NOFOLLOW
@@ -252,14 +269,14 @@ def _check_regular(path: Path, found: os.stat_result) -> None:
 
 
 def _read_whole(path: Path, *, limit: int, links: bool) -> str:
-    with _opened(path, links=links) as file:
+    with opened(path, links=links) as file:
         data = file.read(limit + 1)
         if len(data) > limit:
             raise InputFault(
                 path, f"is over {limit >> 20} MiB; split it", code="file-too-large"
             )
     _check_encoding(data, path)
-    text = _decode(data.removeprefix(_MARK), path)
+    text = decoded(data.removeprefix(_MARK), path)
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if (found := _first_refused(text)) is not None:
         place, rule = found
@@ -272,11 +289,15 @@ def _read_whole(path: Path, *, limit: int, links: bool) -> str:
     return text
 
 
-def _lines(path: Path, *, links: bool) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of a file without their ends, numbered from 1."""
+def lines_of(path: Path, *, links: bool) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file with their ends, numbered from 1.
+
+    Raises:
+        ConfigError: The file cannot be read, or a line is too long.
+    """
     number = 0
     try:
-        with _opened(path, links=links) as file:
+        with opened(path, links=links) as file:
             _check_encoding(file.peek(_LOOK), path)  # type: ignore[attr-defined]  # BufferedReader
             while data := file.readline(MAX_TEXT_BYTES + 1):
                 if len(data) > MAX_TEXT_BYTES:
@@ -284,8 +305,7 @@ def _lines(path: Path, *, links: bool) -> Iterator[tuple[int, bytes]]:
                     raise InputFault(path, rule, line=number + 1, code="line-too-long")
                 if number == 0:
                     data = data.removeprefix(_MARK)
-                data = data.removesuffix(b"\n").removesuffix(b"\r")
-                for line in data.split(b"\r"):
+                for line in data.splitlines(keepends=True):  # at LF, CRLF and CR
                     number += 1
                     yield number, line
     except FileNotFoundError as error:
@@ -314,7 +334,12 @@ def _check_encoding(data: bytes, path: Path) -> None:
         )
 
 
-def _decode(data: bytes, path: Path, *, line: int | None = None) -> str:
+def decoded(data: bytes, path: Path, *, line: int | None = None) -> str:
+    """Decode a file, or one line of it.
+
+    Raises:
+        ConfigError: The bytes are not UTF-8.
+    """
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -1,6 +1,6 @@
 """The public description of an institution's data, whatever a record of it is."""
 
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -17,11 +17,13 @@ _LICENCE = r"^[A-Za-z0-9][A-Za-z0-9.+-]{0,79}$"
 class DataManifest(Strict):
     """The description of an institution's data; may be published.
 
-    A workload adds what its kind of data needs. ``source`` is for people and is not
-    part of the digest of the records. With ``unit = "person"`` each row names the
-    person whom it is about, and at most ``max_rows`` rows of one are read: the first
-    ones.
+    A workload adds what its kind of data needs. ``source`` is for people. It and
+    whatever else a record does not depend on is ``undigested``: no part of the digest
+    of the records. With ``unit = "person"`` each row names the person whom it is about,
+    and at most ``max_rows`` rows of one are read: the first ones.
     """
+
+    undigested: ClassVar[frozenset[str]] = frozenset({"source"})
 
     licence: Annotated[
         str,

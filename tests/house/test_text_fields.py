@@ -51,6 +51,10 @@ TEXT = {
     "RequestFile.transport_key": "read as a key",
     "RequestFile.transport_proof": "hex",
     "RunSettings.base": "the operator's own path, or a name of the cache",
+    **{
+        f"Columns.{field}": "the name of a column, compared and printed"
+        for field in ("text", "messages", "question", "answer", "id", "ignored")
+    },
     "EvaluationTask.name": "a label, printed",
     "NodeSettings.base": "the operator's own path, or a name of the cache",
     **{
@@ -85,6 +89,7 @@ TEXT = {
     "licences": "printed",
     "lines": "read by the trust policy",
     "loftq_config": "always empty",
+    "manifest": "the operator's own path",
     "metrics": "labels of metrics, printed",
     "nodes": "digested",
     "options": "read by the workload",

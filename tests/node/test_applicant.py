@@ -49,6 +49,7 @@ def _applicant(data: Path, **changes: object) -> Applicant:
         "name": "sueden",
         "country": "Sueden",
         "data": data,
+        "manifest": None,
         "base": "tiny",
         "language": "de",
         "licence": "CC0-1.0",
@@ -216,6 +217,35 @@ def test_a_manifest_of_the_data_stays(
     )
     assert path.read_text() == text
     assert sent.request.languages == ("fr",)
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["in the folder", "elsewhere"])
+def test_a_manifest_may_lie_outside_of_the_data(
+    tmp_path: Path, data: Path, workload: Workload, inside: bool
+) -> None:
+    folder = tmp_path / "sueden"
+    path = folder / "corpus.toml" if inside else tmp_path / "other" / "about.toml"
+    invitation = invitation_of(_policy(workload))
+    before = sorted(data.rglob("*"))
+    for _ in range(2):  # the second time it is there
+        sent = apply(
+            folder,
+            invitation,
+            _applicant(data, manifest=path),
+            workload=workload,
+        )
+        assert sent.request.languages == ("de",)
+    assert sorted(data.rglob("*")) == before
+    settings = NodeSettings.read(folder / "node.toml")
+    assert settings.manifest == ("corpus.toml" if inside else str(path))
+    assert settings.data_in(folder) == (folder / settings.data, path)
+    with refused(ConfigError, "setting-differs", match="manifest"):
+        apply(
+            folder,
+            invitation,
+            _applicant(data),
+            workload=workload,
+        )
 
 
 @pytest.mark.parametrize("what", ["missing", "file"])

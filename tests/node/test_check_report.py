@@ -122,6 +122,20 @@ def test_a_base_that_is_missing_hides_no_fault_of_the_data(
     assert "text.jsonl, line 1: " in done.stdout
 
 
+def test_a_manifest_outside_of_the_data_is_checked(idle: Path) -> None:
+    about, path = idle / "about.toml", idle / "node.toml"
+    text = (idle / "data" / "corpus.toml").read_text()
+    (idle / "data" / "corpus.toml").rename(about)
+    path.write_text(f'manifest = "about.toml"\n{path.read_text()}')
+    assert "24 records in 1 file" in run("check", idle).stdout
+    about.write_text(f"{text}[columns]\n")
+    done = run("check", idle)
+    assert f"refused   {about}: columns: want text, or messages" in done.stdout
+    about.unlink()
+    done = run("check", idle)
+    assert f"refused   {idle} has no about.toml; write one with" in done.stdout
+
+
 def test_missing_data_hide_no_fault_of_base_and_keys(idle: Path) -> None:
     without_state(idle)
     (idle / "data").rename(idle / "elsewhere")

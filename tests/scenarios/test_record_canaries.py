@@ -87,6 +87,15 @@ READABLE: dict[str, bytes] = {
     "text in normal form D": _line(text=f"{TEXT} cafe\u0301"),
     "a mark at the start": b"\xef\xbb\xbf" + _line(text=TEXT),
 }
+CELLS: dict[str, bytes] = {
+    "no names": f"{TEXT},p7\n{TEXT},p8\n".encode(),
+    "cells apart": f"text,id\n{TEXT}\n".encode(),
+    "unclosed": f'text\n"{TEXT}\n'.encode(),
+    "mark inside": f'text\n{TEXT}"\n'.encode(),
+    "behind a mark": f'text\n"{TEXT}"{TEXT}\n'.encode(),
+    "column twice": f"{CANARY},{CANARY}\na,b\n".encode(),
+    "bad id": f'text,id\n{TEXT}," {CANARY}"\n'.encode(),
+}
 FILES = {
     **{f"txt: {name}": ("a.txt", data) for name, data in TEXTS.items()},
     **{
@@ -94,6 +103,13 @@ FILES = {
         for name, data in TEXTS.items()
     },
     **{f"jsonl: {name}": ("a.jsonl", data) for name, data in ROWS.items()},
+    **{f"tsv: {name}": ("a.tsv", b"text\n" + data) for name, data in TEXTS.items()},
+    **{
+        f"tsv: {name}": ("a.tsv", data.replace(b",", b"\t"))
+        for name, data in CELLS.items()
+    },
+    "parquet: a text": ("a.parquet", TEXT.encode()),
+    "arrow: a text": ("a.arrow", TEXT.encode()),
     "csv: a record that is no row": ("a.csv", TEXT.encode()),
     "csv: a surrogate": ("a.csv", f"1,2,{TEXT}\ud800".encode("utf-8", "surrogatepass")),
 }

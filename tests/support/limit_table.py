@@ -14,7 +14,7 @@ from typing import Any
 from tapestry.artifacts import adapter_folder, manifest, model_folder
 from tapestry.artifacts.safetensors_reader import TensorLimits, read_tensors
 from tapestry.encoding import canonical_json, decode_json, encode_base64
-from tapestry.inputs import text_reader
+from tapestry.inputs import delimited_reader, text_reader
 from tapestry.inputs.faults import Faults
 from tapestry.keys import Algorithm, SigningKey
 from tapestry.protocol import messages
@@ -133,6 +133,13 @@ def _listed_file(name: str) -> Callable[[int, Path], object]:
         return _file(name, lambda _: open_bundle(folder))(size, folder)
 
     return probe
+
+
+def _columns(count: int, folder: Path) -> None:
+    path, faults = folder / "a.csv", Faults()
+    path.write_bytes(b"," * (count - 1) + b"\n")
+    list(delimited_reader.read_cells(path, faults, separator=","))
+    faults.check(path)
 
 
 def _rows(path: Path) -> None:
@@ -328,6 +335,8 @@ LIMITS = [
           code="file-too-large", probe=_file("a.txt", text_reader.read_text)),
     Limit(what="a line of records", most=text_reader.MAX_TEXT_BYTES, unit="bytes",
           code="line-too-long", probe=_file("a.jsonl", _rows)),
+    Limit(what="columns of a table", most=delimited_reader.MAX_CELLS, unit="columns",
+          code="table-invalid", probe=_columns),
 ]  # fmt: skip
 """A row without a code is a type in a message, whose code is ``schema-violated``."""
 

@@ -187,7 +187,8 @@ def quote(
             mirror=mirror,
             store=store,
         )
-        trainer = Trainer(folder / settings.data, workload=workload, settings=settings)
+        data, manifest = settings.data_in(folder)
+        trainer = Trainer(data, manifest=manifest, workload=workload, settings=settings)
         ledger = view_ledger(store, trainer)
         ledger.require(published_charges(mirror.state, settings.name))
         place = Place(

@@ -14,9 +14,11 @@ from tapestry.workloads.data_manifest import DataManifest
 
 
 def read_manifest(
-    folder: Path, reader: RecordReader, faults: Faults
+    folder: Path, reader: RecordReader, faults: Faults, *, place: Path | None = None
 ) -> DataManifest | None:
     """Read the manifest of a folder, and no record; faults are added to ``faults``.
+
+    It lies in the folder, or else at ``place``.
 
     Returns:
         The manifest, or None where that was a fault.
@@ -24,7 +26,7 @@ def read_manifest(
     Raises:
         ConfigError: The folder is missing.
     """
-    path, model = folder / reader.manifest_file, reader.manifest
+    path, model = place or folder / reader.manifest_file, reader.manifest
     if not folder.is_dir():
         raise ConfigError(
             f"no folder {show(folder)}; name the one with {reader.manifest_file}",
@@ -36,7 +38,8 @@ def read_manifest(
         keys = [name for name, each in model.model_fields.items() if each.is_required()]
         wanted = " and ".join((", ".join(sorted(keys)[:-1]), sorted(keys)[-1]))
         rule = f"has no {path.name}; write one with {wanted}"
-        faults.add(ConfigError(f"{show(folder)} {rule}", code="data-manifest-missing"))
+        where = show(path.parent if place else folder)
+        faults.add(ConfigError(f"{where} {rule}", code="data-manifest-missing"))
     except InputFault as fault:
         faults.add(fault)
     except ValidationError as error:

@@ -53,8 +53,12 @@ class Records:
 
 
 @hides_records
-def read(folder: Path, reader: RecordReader) -> Records:
-    """Read all records of a folder.
+def read(
+    folder: Path, reader: RecordReader, *, manifest: Path | None = None
+) -> Records:
+    """Read all records of a folder, of which nothing is changed.
+
+    The manifest lies in the folder, or else at the path that is given.
 
     Raises:
         ConfigError: The folder or its manifest is missing, a file is of a kind that
@@ -62,12 +66,12 @@ def read(folder: Path, reader: RecordReader) -> Records:
             record. All faults of the folder are in one message, up to ten.
     """
     faults = Faults()
-    manifest = read_manifest(folder, reader, faults)
-    own = folder / reader.manifest_file
+    own = manifest or folder / reader.manifest_file
+    described = read_manifest(folder, reader, faults, place=manifest)
     paths = [path for path in walk(folder, faults) if path != own]
-    found = reader.read(paths, faults, manifest=manifest)
+    found = reader.read(paths, faults, manifest=described)
     faults.check(folder)
-    if manifest is None:  # unreachable: that was a fault
+    if described is None:  # unreachable: that was a fault
         raise ConfigError(
             f"{show(folder)} has no {reader.manifest_file}",
             code="data-manifest-missing",
@@ -76,11 +80,11 @@ def read(folder: Path, reader: RecordReader) -> Records:
         raise ConfigError(
             f"no records in {show(folder)}{found.hint}", code="records-missing"
         )
-    description = manifest.model_dump(
-        mode="json", exclude={"source"}, exclude_none=True
+    description = described.model_dump(
+        mode="json", exclude=set(described.undigested), exclude_none=True
     )
     return Records(
-        manifest=manifest,
+        manifest=described,
         records=found.records,
         keys=found.keys,
         spellings=found.spellings,

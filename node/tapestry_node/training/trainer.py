@@ -32,28 +32,33 @@ from tapestry_node.training.microbatches import BatchLimits
 StepDone = Callable[[int, int], None]
 
 
-def check_data(folder: Path, reader: RecordReader) -> None:
+def check_data(folder: Path, reader: RecordReader, *, manifest: Path | None) -> None:
     """Read the records of a folder for their faults alone, without a model.
 
     Raises:
         ConfigError: The folder, its manifest or a file breaks a rule.
     """
-    records.read(folder, reader)
+    records.read(folder, reader, manifest=manifest)
 
 
 class Trainer:
     """Private records and the model they are trained into."""
 
     def __init__(
-        self, folder: Path, *, workload: Workload, settings: NodeSettings
+        self,
+        folder: Path,
+        *,
+        workload: Workload,
+        settings: NodeSettings,
+        manifest: Path | None = None,
     ) -> None:
-        """Read the records.
+        """Read the records; their manifest lies among them, unless it is given.
 
         Raises:
             ConfigError: The folder, its manifest or a file breaks a rule.
         """
         self._folder = folder
-        self._records = records.read(folder, workload.reader)
+        self._records = records.read(folder, workload.reader, manifest=manifest)
         self.workload, self._settings = workload, settings
         self._limits = BatchLimits(rows=settings.speed.physical_batch)
         self._examples: dict[tuple[str, bytes], list[Example]] = {}

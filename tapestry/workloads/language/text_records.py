@@ -14,15 +14,21 @@ The folder holds ``corpus.toml`` and, beside or below it, the text::
               Instead of a text, a line may hold a dialogue, of which the answers are
               learned: {"messages": [{"role": "user", "content": "..."},
               {"role": "assistant", "content": "..."}, ...]}
+    *.csv, *.tsv, *.parquet, *.arrow    each row is one record, as a line of JSON is;
+              the columns are the keys
 
-What a file may hold is the rule of ``tapestry.inputs.text_reader``, and what a folder
-may hold is that of ``tapestry.inputs.folder_walker``: what is there is read, or refused
-by name. On top of that:
+The table ``[columns]`` says which columns or keys are these (``table_columns``), and
+``row_sources`` how each format is read. What a file may hold is the rule of
+``tapestry.inputs.text_reader``, and what a folder may hold is that of
+``tapestry.inputs.folder_walker``: what is there is read, or refused by name. On top of
+that:
 
-* A row has the keys ``text`` (or ``messages``) and ``id`` and no other: a third one is
-  often a misspelled ``id``, without which a patient's rows would count as many.
+* A row has the keys ``text`` (or ``messages``) and ``id`` and no other, unless
+  ``[columns]`` names it: a third one is often a misspelled ``id``, without which a
+  patient's rows would count as many.
 * An id is text, never empty, null or a number, in normal form C, without space at its
-  ends and without invisible characters inside. Ids that differ in case are two ids.
+  ends and without invisible characters inside. Ids that differ in case are two ids. A
+  typed column of whole numbers gives their decimal text.
 * A text in which nothing is visible is no record. It is left out and counted.
 * Texts and dialogues under one id do not mix.
 * The parts of one id are joined in order of file (path by path) and line. That order
@@ -41,7 +47,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -49,12 +55,16 @@ from tapestry.inputs import text_reader
 from tapestry.inputs.faults import Faults, InputFault
 from tapestry.workloads.base import ReadRecords
 from tapestry.workloads.data_manifest import DataManifest
+from tapestry.workloads.language import row_sources
+from tapestry.workloads.language.dataset_folders import is_companion
 from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.record_statistics import Census, Lengths
+from tapestry.workloads.language.table_columns import Columns
 from tapestry.workloads.language.text_rows import fault_of_row, shown_part, text_of_row
 
 _LANGUAGE = r"^[a-z]{2,3}(-[A-Z][a-z]{3})?(-([A-Z]{2}|[0-9]{3}))?$"
-_SUFFIXES = (".txt", ".jsonl")
+_SUFFIXES = (".txt", *row_sources.SUFFIXES)
+_LISTED = f"{', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}"
 _KEYS = ("id",)
 _MAX_ID = 1000  # characters
 
@@ -70,6 +80,9 @@ class Corpus(DataManifest):
             examples=["pt-BR"],
         ),
     ]
+
+    columns: Columns | None = None
+    undigested: ClassVar[frozenset[str]] = frozenset({"source", "columns"})
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -113,15 +126,18 @@ class TextReader:
         found = _Collection()
         if manifest is not None and manifest.unit == "person":
             found = _Collection(persons=True, max_rows=manifest.max_rows)
-        size = empty = 0
+        files = size = empty = 0
+        columns = manifest.columns if isinstance(manifest, Corpus) else None
         for path in paths:
+            if is_companion(path, faults):
+                continue
             if path.suffix not in _SUFFIXES:
                 faults.add(
                     InputFault(path, _of_other_kind(path), code="file-not-expected")
                 )
                 continue
-            size += _size(path)
-            empty += not _add_file(path, found, faults)
+            files, size = files + 1, size + _size(path)
+            empty += not _add_file(path, columns, found, faults)
         units = [(_join(parts), key) for key, parts in found.parts.items()]
         units.sort(key=lambda unit: (_order(unit[0]), str(unit[1])))
         joined = [text for text, _ in units]
@@ -131,21 +147,23 @@ class TextReader:
             spellings=tuple(map(_bytes_of, joined)),
             keys=tuple(key if isinstance(key, str) else None for _, key in units),
             parts=tuple(part for parts in found.parts.values() for part in parts),
-            summary=_count(found, joined, files=(len(paths), empty, size)),
-            hint=f"{rest if found.invisible else ''}; put .txt or .jsonl files there",
+            summary=_count(found, joined, files=(files, empty, size)),
+            hint=f"{rest if found.invisible else ''}; put {_LISTED} files there",
         )
 
 
 def _of_other_kind(path: Path) -> str:
     if path.suffix.lower() in _SUFFIXES:
         return f"ends in capitals; rename it to end in {path.suffix.lower()}"
-    return "is neither .txt nor .jsonl; move it out of the data folder"
+    return f"is not {_LISTED}; move it out of the data folder, or name a folder below"
 
 
-def _add_file(path: Path, found: _Collection, faults: Faults) -> bool:
+def _add_file(
+    path: Path, columns: Columns | None, found: _Collection, faults: Faults
+) -> bool:
     """Take in the rows of a file; return whether anything in it is visible."""
     seen = False
-    for line, key, text in _read_file(path, faults):
+    for line, key, text in _read_file(path, columns, faults):
         rule = _fault_of_key(found, key) or _fault_of_mixture(found, key, text)
         if rule is None:
             seen = found.add(key, text) or seen
@@ -154,7 +172,9 @@ def _add_file(path: Path, found: _Collection, faults: Faults) -> bool:
     return seen
 
 
-def _read_file(path: Path, faults: Faults) -> Iterator[tuple[int, str | None, Text]]:
+def _read_file(
+    path: Path, columns: Columns | None, faults: Faults
+) -> Iterator[tuple[int, str | None, Text]]:
     """Yield line, id and text of each row of a file, or of a text file as a whole."""
     if path.suffix == ".txt":
         try:
@@ -162,7 +182,7 @@ def _read_file(path: Path, faults: Faults) -> Iterator[tuple[int, str | None, Te
         except InputFault as fault:
             faults.add(fault)
         return
-    for number, row in text_reader.read_rows(path, faults, links=False):
+    for number, row in row_sources.read_rows(path, columns, faults):
         rule = fault_of_row(row, keys=_KEYS) or _fault_of_id(row)
         if rule is None:
             yield number, row.get("id"), text_of_row(row)

@@ -264,7 +264,7 @@ def _new(folder: Path, number: int) -> Path:
 @pytest.mark.parametrize(
     ("files", "code", "values"),
     [
-        ({}, "records-missing", "put .txt or .jsonl"),
+        ({}, "records-missing", "put .txt, .jsonl, "),
         ({"a_txt": " \n"}, "records-missing", "; 1 are "),
         ({"a_jsonl": '{"text": "\u200b"}\n'}, "records-missing", "; 1 are "),
         ({"a_jsonl": '{"text": "private"\n'}, "json-invalid", "line 1: "),
@@ -284,13 +284,13 @@ def _new(folder: Path, number: int) -> Path:
         ({"a_jsonl": '["private"]\n'}, "json-invalid", "is a list; "),
         ({"a_jsonl": "[" * 100_000}, "json-too-deep", "line 1: "),
         ({"a_txt": "private\x00"}, "character-not-allowed", "line 1: .* NUL"),
-        ({"a_csv": "private"}, "file-not-expected", ".txt nor .jsonl"),
+        ({"a_doc": "private"}, "file-not-expected", "is not .txt, .jsonl, "),
         ({"a_TXT": "private"}, "file-not-expected", "end in .txt"),
         ({"a_txt": "uno", ".DS_Store": "private"}, "file-hidden", ".DS"),
         (
             {"a_txt": "uno", "sub__corpus_toml": "private"},
             "file-not-expected",
-            ".txt nor .jsonl",
+            "is not .txt, .jsonl, ",
         ),
     ],
 )
