@@ -42,10 +42,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         care = write_settings(folder, CARE, language="de", domain="care", epsilon="1")
         for path in (law, care):  # under a licence that this federation allows
             path.write_text(path.read_text().replace("CC0-1.0", "Apache-2.0"))
+        site.wait(partial(is_approved, site))  # as far as the node has accepted the log
         yield site
     finally:
         for name in list(site.processes):
             site.stop(name)
+
+
+def is_approved(site: Site) -> bool:
+    words = ("--release", "base-1", "--plan", "--node", site.place / NAME)
+    return tapestry("adapter", "train", CARE, *words).exit_code == 0
 
 
 def adapter(site: Site, verb: str, *words: object) -> str:

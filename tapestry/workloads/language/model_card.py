@@ -135,9 +135,9 @@ def _front(card: Card) -> Iterator[str]:
     yield f"  adapter: {_quote(card.name)}"
     yield f"  version: {card.version}"
     yield f"  country: {_quote(card.country)}"
-    for field, text in (("domain", card.domain), ("region", card.region)):
-        if text:
-            yield f"  {field}: {_quote(text)}"
+    for key, words in (("domain", card.domain), ("region", card.region)):
+        if words:
+            yield f"  {key}: {_quote(words)}"
     yield f"  base: {_quote(card.base.name)}"
     yield f"  base_digest: {_quote(card.base.digest)}"
     yield f"  rank: {card.rank}"
