@@ -48,7 +48,6 @@ def app() -> None:
 
 app.add_command(init)
 app.add_command(join)
-app.add_command(data)
 app.add_command(backup)
 app.add_command(restore)
 app.add_command(bundle)
@@ -59,6 +58,7 @@ app.add_command(resume)
 app.add_command(leave)
 app.add_command(submit)
 app.add_command(rotate)
+app.add_command(data)
 
 
 @app.command()

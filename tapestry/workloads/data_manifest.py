@@ -33,8 +33,8 @@ class DataManifest(Strict):
             examples=["CC0-1.0"],
         ),
     ]
-    unit: Annotated[Literal["record", "person"], Field(examples=["record"])]
-    max_rows: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    unit: Annotated[Literal["record", "person"], Field(examples=["person"])]
+    max_rows: Annotated[int, Field(ge=1, le=1_000_000, examples=[20])] | None = None
     source: Annotated[
         Printable, Field(max_length=300, examples=["our archive, 2024"])
     ] = ""

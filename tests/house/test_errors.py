@@ -89,7 +89,6 @@ SEVERAL_KINDS: dict[str, set[str]] = {
         "log-origin-differs",
     },
     "a value in settings, ConfigError, or from elsewhere; or of one machine": {
-        "digest-malformed",
         "epsilon-unreachable",
         "file-not-expected",
         "folder-in-use",

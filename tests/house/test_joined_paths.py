@@ -40,7 +40,6 @@ JOINED = {
         "node/tapestry_node/adapters/publication.py",
         "f'{self.title.name}-{self.title.version}'",
     ): NAME,
-    ("node/tapestry_node/adapters/adapter_quote.py", "settings.data"): OPERATOR,
     ("node/tapestry_node/applicant.py", "reader.manifest_file"): CODE,
     ("node/tapestry_node/cli.py", "known.auth_key"): OPERATOR,
     ("node/tapestry_node/cli.py", "known.root_certificates"): OPERATOR,

@@ -55,6 +55,10 @@ TEXT = {
         f"Columns.{field}": "the name of a column, compared and printed"
         for field in ("text", "messages", "question", "answer", "id", "ignored")
     },
+    **{
+        f"ProtectedDomain.{field}": "compared with texts"
+        for field in ("terms", "patterns", "labels")
+    },
     "EvaluationTask.name": "a label, printed",
     "NodeSettings.base": "the operator's own path, or a name of the cache",
     **{

@@ -130,6 +130,12 @@ def loss_of(
     """
     if charge is None and plan.noise == "none":
         return UnboundedLoss(mechanism="none")
+    if plan.noise != "none" and unit not in (plan.unit, "person"):
+        raise ConfigError(
+            f"the plan promises something to each {plan.unit}, the data's unit is a"
+            f" {unit}",
+            code="unit-unsupported",
+        )
     if charge is None or plan.noise == "none":
         raise ConfigError(
             f"noise {plan.noise!r} does not go with charge {charge}",

@@ -39,7 +39,7 @@ from tapestry_node.state_entries import StateReplay
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrainingPlan:
-    """What rests on some persons, and what it costs to make it again without them."""
+    """Models that rest on some persons, and the cost of making them anew without."""
 
     releases: tuple[str, ...]  # that were trained on them, oldest first
     adapters: tuple[str, ...]  # of this institution, with their versions
@@ -63,8 +63,8 @@ class RetrainingPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Withdrawal:
-    """What a withdrawal did, and what rests on the persons."""
+class DataWithdrawal:
+    """The result of a withdrawal, and the models that rest on the persons."""
 
     listed: int
     withdrawn: int  # who were not before
@@ -75,7 +75,7 @@ class Withdrawal:
         return asdict(self)
 
 
-def run(folder: Path, listed: Path, *, only_plan: bool) -> Withdrawal:
+def run(folder: Path, listed: Path, *, only_plan: bool) -> DataWithdrawal:
     """Withdraw the persons that a file lists from a node's data.
 
     Raises:
@@ -97,7 +97,7 @@ def run(folder: Path, listed: Path, *, only_plan: bool) -> Withdrawal:
         with closing(open_mirror(folder, settings, readonly=True)) as mirror:
             plan = plan_retraining(mirror.state, settings.name, blocks)
         count = 0 if only_plan else withdraw(state, keys)
-    return Withdrawal(listed=len(keys), withdrawn=count, plan=plan)
+    return DataWithdrawal(listed=len(keys), withdrawn=count, plan=plan)
 
 
 def _read_keys(listed: Path) -> list[str]:

@@ -41,7 +41,7 @@ _Pattern = Annotated[Printable, Field(min_length=1, max_length=1000)]
 
 
 class ProtectedDomain(Strict):
-    """What is kept out, under one name."""
+    """Texts that are kept out, under one name."""
 
     id: Name
     terms: Annotated[tuple[_Term, ...], Field(max_length=20_000)] = ()
