@@ -14,8 +14,11 @@ Guarantees:
     the error holds a part of a record.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from tapestry.encoding import canonical_json, digest
 from tapestry.errors import ConfigError
@@ -25,6 +28,9 @@ from tapestry.inputs.private_data import hides_records
 from tapestry.workloads.base import RecordReader, Summary
 from tapestry.workloads.data_manifest import DataManifest, Record
 from tapestry_node.data.manifest_file import read_manifest
+
+Watch = Callable[[int, int], None]
+"""Is told bytes of files that are read, and of all files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +48,9 @@ class Records:
     """
 
     manifest: DataManifest
-    records: tuple[Record, ...]
-    parts: tuple[Record, ...]  # rows that some records are joined from
+    records: Sequence[Record]
+    keys: Sequence[str | None]  # the id of each record, where the workload has ids
+    parts: Sequence[Record]  # rows that some records are joined from
     digest: str
     summary: Summary | None  # None: there is no more to say than how many
 
@@ -55,19 +62,33 @@ class Records:
 
 
 @hides_records
-def read(folder: Path, reader: RecordReader) -> Records:
+def read(
+    folder: Path,
+    reader: RecordReader,
+    *,
+    scratch: Path | None = None,
+    watch: Watch = lambda _, __: None,
+) -> Records:
     """Read all records of a folder.
+
+    Args:
+        folder: The folder with the manifest and the data.
+        reader: The reader of a workload's kind of data.
+        scratch: Where records that are more than memory are kept, sealed, in a file
+            without a name; without it all are in memory.
+        watch: Is told, before each file, how many of all bytes are read.
 
     Raises:
         ConfigError: The folder or its manifest is missing, a file is of a kind that
             the reader does not know, a file or row breaks a rule, or there is no
             record. All faults of the folder are in one message, up to ten.
+        ResourceError: The disk of ``scratch`` is full, or it cannot be written.
     """
     faults = Faults()
     manifest = read_manifest(folder, reader, faults)
     own = folder / reader.manifest_file
     paths = [path for path in walk(folder, faults) if path != own]
-    found = reader.read(paths, faults)
+    found = reader.read(_watched(paths, watch), faults, scratch=scratch)
     faults.check(folder)
     if manifest is None:  # unreachable: that was a fault
         raise ConfigError(
@@ -78,12 +99,30 @@ def read(folder: Path, reader: RecordReader) -> Records:
         raise ConfigError(
             f"no records in {show(folder)}{found.hint}", code="records-missing"
         )
-    inner = [digest(spelling) for spelling in found.spellings]
-    value = [manifest.model_dump(mode="json", exclude={"source"}), inner]
+    inner = np.sort(np.frombuffer(found.digests, "S32")).tobytes()
+    value = [manifest.model_dump(mode="json", exclude={"source"}), digest(inner)]
     return Records(
         manifest=manifest,
         records=found.records,
+        keys=found.keys,
         parts=found.parts,
         digest=digest(canonical_json(value)),
         summary=found.summary,
     )
+
+
+def _watched(paths: Sequence[Path], watch: Watch) -> Iterator[Path]:
+    """Yield paths, and tell before each how far the one who reads them has come."""
+    sizes = [_size(path) for path in paths]
+    done, total = 0, sum(sizes)
+    for path, size in zip(paths, sizes, strict=True):
+        watch(done, total)
+        yield path
+        done += size
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:  # then it cannot be read, either, which is a fault
+        return 0

@@ -6,7 +6,9 @@ through the same object.
 """
 
 import itertools
+import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tapestry.encoding import canonical_json, decode_decimal, digest
@@ -19,6 +21,7 @@ from tapestry.vectors import FloatVector, IntegerVector, Layout
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Example, RecordReader, Summary, Workload
 from tapestry.workloads.data_manifest import DataManifest, Record
+from tapestry.workloads.lazy_sequence import LazySequence
 from tapestry_governance.events.privacy_events import DataDeclared
 from tapestry_node.budget.ledger import Charge, PrivacyPromise
 from tapestry_node.data import records
@@ -27,33 +30,59 @@ from tapestry_node.training.machine_checks import Trainable
 from tapestry_node.training.microbatches import BatchLimits
 
 StepDone = Callable[[int, int], None]
+_SAMPLE = 10_000  # records that a coverage is measured on
 
 
-def check_data(folder: Path, reader: RecordReader) -> None:
-    """Read the records of a folder for their faults alone, without a model.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundData:
+    """A folder of records, as its operator sees it without a model."""
+
+    manifest: DataManifest
+    records: int
+    summary: Summary | None
+
+
+def check_data(
+    folder: Path,
+    reader: RecordReader,
+    *,
+    scratch: Path | None = None,
+    watch: records.Watch = lambda _, __: None,
+) -> FoundData:
+    """Read the records of a folder for their faults and counts, without a model.
 
     Raises:
         ConfigError: The folder, its manifest or a file breaks a rule.
+        ResourceError: The disk is full, or ``scratch`` cannot be written.
     """
-    records.read(folder, reader)
+    found = records.read(folder, reader, scratch=scratch, watch=watch)
+    return FoundData(
+        manifest=found.manifest, records=len(found.records), summary=found.summary
+    )
 
 
 class Trainer:
     """Private records and the model they are trained into."""
 
     def __init__(
-        self, folder: Path, *, workload: Workload, settings: NodeSettings
+        self,
+        folder: Path,
+        *,
+        workload: Workload,
+        settings: NodeSettings,
+        scratch: Path | None = None,
     ) -> None:
-        """Read the records.
+        """Read the records; those that are more than memory are kept in ``scratch``.
 
         Raises:
             ConfigError: The folder, its manifest or a file breaks a rule.
+            ResourceError: The disk is full, or ``scratch`` cannot be written.
         """
         self._folder = folder
-        self._records = records.read(folder, workload.reader)
+        self._records = records.read(folder, workload.reader, scratch=scratch)
         self.workload, self._settings = workload, settings
         self._limits = BatchLimits(rows=settings.speed.physical_batch)
-        self._examples: dict[str, list[Example]] = {}
+        self._examples: tuple[str, Sequence[Example]] = ("", ())
         self.trainable = Trainable(  # the checks before anything is charged
             workload=workload, records=self.count, limits=self._limits
         )
@@ -75,10 +104,16 @@ class Trainer:
 
     @hides_records
     def coverage(self, options: Options) -> Summary | None:
-        """Count the parts of the records that a training with some options reads."""
-        return self.workload.coverage(
-            self.examples(options), options, records=self.count
-        )
+        """Count the parts of the records that a training with some options reads.
+
+        Of more than 10,000 records, so many are drawn by lot and counted.
+        """
+        found = self.examples(options)
+        places: Sequence[int] = range(len(found))
+        if len(places) > _SAMPLE:
+            places = sorted(secrets.SystemRandom().sample(places, _SAMPLE))
+        sample = LazySequence(len(places), lambda each: found[places[each]])
+        return self.workload.coverage(sample, options, records=self.count)
 
     @property
     def terms(self) -> PrivacyPromise:
@@ -179,14 +214,14 @@ class Trainer:
         ).values
 
     @hides_records
-    def examples(self, options: Options) -> list[Example]:
-        """Encode the records, once for each choice of options; private.
+    def examples(self, options: Options) -> Sequence[Example]:
+        """Return an example for each record, encoded when it is drawn; private.
 
         Raises:
             ConfigError: The options are not the workload's own.
         """
         key = digest(canonical_json(dict(options)))
-        if key not in self._examples:
+        if key != self._examples[0]:
             records = self._records.records
-            self._examples[key] = self.workload.examples(records, options)
-        return self._examples[key]
+            self._examples = (key, self.workload.examples(records, options))
+        return self._examples[1]

@@ -32,21 +32,19 @@ Guarantees:
     nothing of a record, and neither does the error.
 """
 
-import json
 import unicodedata
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import Field
 
 from tapestry.inputs import text_reader
 from tapestry.inputs.faults import Faults, InputFault
 from tapestry.workloads.base import ReadRecords
 from tapestry.workloads.data_manifest import DataManifest
-from tapestry.workloads.language.dialogue import Dialogue, Text
+from tapestry.workloads.language.joined_rows import RowCollection
 from tapestry.workloads.language.record_statistics import Census, Lengths
 from tapestry.workloads.language.text_rows import fault_of_row, shown_part, text_of_row
 
@@ -54,6 +52,7 @@ _LANGUAGE = r"^[a-z]{2,3}(-[A-Z][a-z]{3})?(-([A-Z]{2}|[0-9]{3}))?$"
 _SUFFIXES = (".txt", ".jsonl")
 _KEYS = ("id",)
 _MAX_ID = 1000  # characters
+_MIXED = 'has "text", and an earlier row of its id has "messages", or the reverse'
 
 
 class Corpus(DataManifest):
@@ -74,48 +73,57 @@ class Corpus(DataManifest):
         return (self.language,)
 
 
-@dataclass(slots=True)
-class _Collection:
-    """Records while they are read; a key is an id, or the number of a record."""
-
-    parts: dict[str | int, list[Text]] = field(default_factory=dict)
-    invisible: int = 0
-
-    def add(self, key: str | None, text: Text) -> bool:
-        """Take a row in; return whether anything in it is visible."""
-        if text_reader.is_invisible(shown_part(text)):
-            self.invisible += 1
-            return False
-        self.parts.setdefault(len(self.parts) if key is None else key, []).append(text)
-        return True
-
-
 class TextReader:
     """Reads text and dialogues; implements ``workloads.base.RecordReader``."""
 
     manifest_file = "corpus.toml"
     manifest: type[DataManifest] = Corpus
 
-    def read(self, paths: Sequence[Path], faults: Faults) -> ReadRecords:
-        """Read all files of a folder but the manifest; what is wrong becomes faults."""
-        found = _Collection()
-        size = empty = 0
+    def read(
+        self, paths: Iterable[Path], faults: Faults, *, scratch: Path | None = None
+    ) -> ReadRecords:
+        """Read all files of a folder but the manifest; what is wrong becomes faults.
+
+        Each file is read once. Rows beyond what may stay in memory go to a sealed file
+        without a name in the folder ``scratch`` (``tapestry.storage.sealed_rows``).
+
+        Raises:
+            ResourceError: The disk is full, or ``scratch`` cannot be written.
+        """
+        found = RowCollection(scratch)
+        files = size = empty = invisible = 0
         for path in paths:
             if path.suffix not in _SUFFIXES:
                 faults.add(
                     InputFault(path, _of_other_kind(path), code="file-not-expected")
                 )
                 continue
-            size += _size(path)
-            empty += not _add_file(path, found, faults)
-        joined = sorted(map(_join, found.parts.values()), key=_order)
-        rest = f"; {found.invisible} are empty or show nothing"
+            files, size = files + 1, size + _size(path)
+            seen, hidden = _add_file(path, found, faults)
+            empty, invisible = empty + (not seen), invisible + hidden
+        joined = found.join()
+        for path, line in found.mixed(joined):
+            faults.add(InputFault(path, _MIXED, line=line, code="record-invalid"))
+        rest = f"; {invisible} are empty or show nothing" if invisible else ""
+        several = int((joined.sizes > 1).sum())
+        digests = np.asarray(joined.digests)
         return ReadRecords(
-            records=tuple(joined),
-            spellings=tuple(map(_bytes_of, joined)),
-            parts=tuple(part for parts in found.parts.values() for part in parts),
-            summary=_count(found, joined, files=(len(paths), empty, size)),
-            hint=f"{rest if found.invisible else ''}; put .txt or .jsonl files there",
+            records=joined.records,
+            keys=joined.keys,
+            digests=digests.tobytes(),
+            parts=joined.parts,
+            summary=Census(
+                files=files,
+                empty=empty,
+                bytes=size,
+                records=len(digests),
+                joined=several,
+                invisible=invisible,
+                duplicates=int((digests[1:] == digests[:-1]).sum()),
+                like_ids=found.like_ids(joined),
+                characters=Lengths.of(found.lengths(joined)),
+            ),
+            hint=f"{rest}; put .txt or .jsonl files there",
         )
 
 
@@ -125,32 +133,31 @@ def _of_other_kind(path: Path) -> str:
     return "is neither .txt nor .jsonl; move it out of the data folder"
 
 
-def _add_file(path: Path, found: _Collection, faults: Faults) -> bool:
-    """Take in the rows of a file; return whether anything in it is visible."""
-    seen = False
-    for line, key, text in _read_file(path, faults):
-        rule = _fault_of_mixture(found, key, text)
-        if rule is None:
-            seen = found.add(key, text) or seen
-        else:
-            faults.add(InputFault(path, rule, line=line, code="record-invalid"))
-    return seen
-
-
-def _read_file(path: Path, faults: Faults) -> Iterator[tuple[int, str | None, Text]]:
-    """Yield line, id and text of each row of a file, or of a text file as a whole."""
-    if path.suffix == ".txt":
-        try:
-            yield 1, None, text_reader.read_text(path, links=False)
-        except InputFault as fault:
-            faults.add(fault)
-        return
-    for number, row in text_reader.read_rows(path, faults, links=False):
+def _add_file(path: Path, found: RowCollection, faults: Faults) -> tuple[int, int]:
+    """Take in the rows of a file; count those that show something, and the others."""
+    seen = hidden = 0
+    found.begin(path)
+    for line, row in _rows_of(path, faults):
         rule = fault_of_row(row, keys=_KEYS) or _fault_of_id(row)
-        if rule is None:
-            yield number, row.get("id"), text_of_row(row)
+        if rule is not None:
+            faults.add(InputFault(path, rule, line=line, code="record-invalid"))
+        elif text_reader.is_invisible(shown_part(text := text_of_row(row))):
+            hidden += 1
         else:
-            faults.add(InputFault(path, rule, line=number, code="record-invalid"))
+            seen += 1
+            found.add(row.get("id"), text, line=line)
+    return seen, hidden
+
+
+def _rows_of(path: Path, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line and row of a file; a text file is one row as a whole."""
+    if path.suffix != ".txt":
+        yield from text_reader.read_rows(path, faults, links=False)
+        return
+    try:
+        yield 1, {"text": text_reader.read_text(path, links=False)}
+    except InputFault as fault:
+        faults.add(fault)
 
 
 def _fault_of_id(row: dict[str, Any]) -> str | None:
@@ -165,8 +172,7 @@ def _fault_of_id(row: dict[str, Any]) -> str | None:
     rule = text_reader.first_fault(key)
     if rule is None and len(key) > _MAX_ID:
         rule = f"is over {_MAX_ID} characters; shorten it"
-    hidden = (c for c in key if c != " " and text_reader.is_invisible(c))
-    if rule is None and any(hidden):
+    if rule is None and _hides(key):
         rule = "holds an invisible character; remove it"
     if rule is None and key != key.strip():
         rule = "begins or ends with space; remove it"
@@ -175,37 +181,11 @@ def _fault_of_id(row: dict[str, Any]) -> str | None:
     return None if rule is None else f'"id" {rule}'
 
 
-def _fault_of_mixture(found: _Collection, key: str | None, text: Text) -> str | None:
-    """Return that the rows of an id are of two kinds, if they are."""
-    parts = found.parts.get(key, []) if key is not None else []
-    if parts and type(parts[0]) is not type(text):
-        return 'has "text", and an earlier row of its id has "messages", or the reverse'
-    return None
-
-
-def _join(parts: list[Text]) -> Text:
-    """Make one record of the rows of an id, which are all of one kind."""
-    dialogues = [part for part in parts if isinstance(part, Dialogue)]
-    if dialogues:
-        return Dialogue(turns=tuple(turn for each in dialogues for turn in each.turns))
-    return "\n".join(part for part in parts if isinstance(part, str))
-
-
-def _order(text: Text) -> tuple[bool, tuple[str, ...]]:
-    """Sort texts before dialogues."""
-    return (True, text.turns) if isinstance(text, Dialogue) else (False, (text,))
-
-
-def _bytes_of(text: Text) -> bytes:
-    """Spell a record for its digest; NUL, which no text holds, marks a dialogue."""
-    if isinstance(text, str):
-        return text.encode()
-    turns = json.dumps(text.turns, ensure_ascii=False, separators=(",", ":"))
-    return b"\0messages\0" + turns.encode()
-
-
-def _characters(text: Text) -> int:
-    return len(text) if isinstance(text, str) else sum(map(len, text.turns))
+def _hides(key: str) -> bool:
+    """Return whether an id holds an invisible character other than a space."""
+    if key.isascii() and key.isprintable():
+        return False
+    return any(c != " " and text_reader.is_invisible(c) for c in key)
 
 
 def _size(path: Path) -> int:
@@ -213,21 +193,3 @@ def _size(path: Path) -> int:
         return path.lstat().st_size
     except OSError:  # then it cannot be read, either, which is a fault
         return 0
-
-
-def _count(
-    found: _Collection, texts: list[Text], *, files: tuple[int, int, int]
-) -> Census:
-    ids = [key for key in found.parts if isinstance(key, str)]
-    folded = Counter(key.casefold() for key in ids)
-    return Census(
-        files=files[0],
-        empty=files[1],
-        bytes=files[2],
-        records=len(texts),
-        joined=sum(len(parts) > 1 for parts in found.parts.values()),
-        invisible=found.invisible,
-        duplicates=len(texts) - len(set(texts)),
-        like_ids=sum(many for many in folded.values() if many > 1),
-        characters=Lengths.of(map(_characters, texts)),
-    )
