@@ -85,7 +85,12 @@ def apply(
             _refuse_other(path, name, said, is_there)
     check_invited(folder, applicant.name, invitation)
     _describe(applicant, workload)
-    data = Trainer(folder / settings.data, workload=workload, settings=settings)
+    data = Trainer(
+        folder / settings.data,
+        workload=workload,
+        settings=settings,
+        scratch=folder if folder.is_dir() else folder.parent,
+    )
     check_records(applicant.name, rounded_down(data.count), terms.policy)
     durable_files.make_folders(folder)
     folder.chmod(0o700)

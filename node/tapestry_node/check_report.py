@@ -132,7 +132,7 @@ class CheckReport:
                 from tapestry_node.training.trainer import check_data
 
                 with self.findings.noting():
-                    check_data(folder, reader)
+                    check_data(folder, reader, scratch=self._checked.folder)
             return
         from tapestry_node.readiness import base_objections
         from tapestry_node.training.trainer import Trainer
@@ -141,7 +141,12 @@ class CheckReport:
         for found in base_objections(settings, given_base=replica.digest):
             self.findings.add(found)
         with self.findings.noting():
-            trainer = Trainer(folder, workload=workload, settings=settings)
+            trainer = Trainer(
+                folder,
+                workload=workload,
+                settings=settings,
+                scratch=self._checked.folder,
+            )
             self._judge(replica, trainer)
         yield from self._model_lines()
 

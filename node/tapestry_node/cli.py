@@ -20,6 +20,7 @@ from tapestry.encoding import decode_decimal
 from tapestry.environment import direct
 from tapestry.errors import ConfigError, IncompleteError
 from tapestry_node.backup_commands import backup, bundle, export, restore
+from tapestry_node.data_commands import data
 from tapestry_node.membership_commands import init, join
 from tapestry_node.operator_commands import (
     leave,
@@ -57,6 +58,7 @@ app.add_command(resume)
 app.add_command(leave)
 app.add_command(submit)
 app.add_command(rotate)
+app.add_command(data)
 
 
 @app.command()

@@ -126,9 +126,8 @@ class Node:
 
         Raises:
             ConfigError: A setting, key or data file is not as it must be.
-            VerificationError: The log mirror or the node's state was tampered with, or
-                the log knows of a charge or an upload that the state does not: an
-                older copy was restored.
+            VerificationError: Log mirror or state was tampered with, or is an older
+                copy: the log knows of a charge or an upload that the state does not.
         """
         whole = directory
         if isinstance(whole, Path):
@@ -137,7 +136,9 @@ class Node:
         self.directory, self.keys = directory, whole.keys
         self._store, self.mirror = whole.store, whole.mirror
         data = directory / self.settings.data
-        self.trainer = open_trainer(data, workload=workload, settings=self.settings)
+        self.trainer = open_trainer(
+            data, workload=workload, settings=self.settings, scratch=directory
+        )
         self._ledger = Ledger.open(self._store, self.trainer.terms)
         if self.mirror.size:
             self._store.require(self.mirror.state.uploads_of(self.name))
