@@ -10,6 +10,7 @@ import click
 
 from tapestry.cli import console
 from tapestry.cli.commands import Command, CommandGroup, as_json
+from tapestry.cli.exit_status import ExitStatus
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError
 from tapestry_node.operator_commands import read_folder
@@ -54,13 +55,14 @@ def check(
     batch_size: int | None,
     noise_multiplier: float | None,
     as_json: bool,
-) -> None:
+) -> ExitStatus:
     """Read the data folder as a node would, and tell what is in it.
 
     Neither federation nor base is needed, and nothing is written or charged. The counts
     are exact and for this terminal alone. A fault names file and line.
     """
     from tapestry.workloads.workload_registry import open_reader
+    from tapestry_node.folder_check import Findings
     from tapestry_node.settings import NodeSettings
     from tapestry_node.training.trainer import check_data
 
@@ -73,14 +75,23 @@ def check(
         )
     place = folder / settings.data
     console.note(f"reading {place}")
-    found = check_data(place, reader, scratch=folder, watch=_Progress().take)
+    findings, found = Findings(), None
+    with findings.noting():
+        found = check_data(place, reader, scratch=folder, watch=_Progress().take)
+    if found is None:
+        if as_json:
+            console.say_json({k: [*map(asdict, v)] for k, v in findings.of.items()})
+        else:
+            console.say("\n".join(findings.news()))
+        return findings.status
     asked = (steps, batch_size, noise_multiplier)
     price = _price(settings, _steps(settings, found.records, asked))
     if as_json:
         console.say_json(_as_json(found, price))
-        return
+        return ExitStatus.HOLDS
     for label, text in _lines(found, price):
         console.say(f"{label:<10}{text}")
+    return ExitStatus.HOLDS
 
 
 class _Progress:

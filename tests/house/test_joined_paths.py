@@ -47,6 +47,7 @@ JOINED = {
     ("node/tapestry_node/data/manifest_file.py", "reader.manifest_file"): CODE,
     ("node/tapestry_node/data/records.py", "reader.manifest_file"): CODE,
     ("node/tapestry_node/check_report.py", "settings.data"): OPERATOR,
+    ("node/tapestry_node/data_commands.py", "settings.data"): OPERATOR,
     ("node/tapestry_node/directory.py", "f'{purpose}.key'"): CODE,
     ("node/tapestry_node/folder_check.py", "getattr(transport, name)"): OPERATOR,
     ("node/tapestry_node/key_rotation.py", "f'{purpose}{end}'"): CODE,
