@@ -12,7 +12,7 @@ from tapestry.cli import console
 from tapestry.cli.commands import Command, CommandGroup, as_json
 from tapestry.cli.exit_status import ExitStatus
 from tapestry.encoding import decode_decimal
-from tapestry.errors import ConfigError
+from tapestry.errors import ConfigError, TapestryError
 from tapestry_node.operator_commands import read_folder
 
 if TYPE_CHECKING:
@@ -75,10 +75,11 @@ def check(
         )
     place = folder / settings.data
     console.note(f"reading {place}")
-    findings, found = Findings(), None
-    with findings.noting():
+    findings = Findings()
+    try:
         found = check_data(place, reader, scratch=folder, watch=_Progress().take)
-    if found is None:
+    except TapestryError as error:
+        findings.add_error(error)
         if as_json:
             console.say_json({k: [*map(asdict, v)] for k, v in findings.of.items()})
         else:

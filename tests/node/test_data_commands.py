@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
         'language = "it"\nlicence = "CC0-1.0"\nunit = "record"\n'
     )
     rows = [{"id": f"p{n // 2}", "text": f"{PRIVATE} {n}"} for n in range(80)]
-    rows += [{"text": PRIVATE}, {"text": PRIVATE}]  # type: ignore[list-item]
+    rows += [{"text": PRIVATE}, {"text": PRIVATE}]
     (place / "data" / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     known = {**node_settings(DIGEST), "name": "fr", "genesis": DIGEST}
     write_settings(place / "node.toml", known, NodeSettings)
