@@ -15,7 +15,14 @@ from tests.support.founding_place import Place, ok
 _OTHER = 65_533
 _READING = {
     *("coordinator status", "coordinator bundle", "coordinator backup"),
-    *("node status", "node check", "node budget", "node egress", "node backup"),
+    *(
+        "node status",
+        "node check",
+        "node data check",
+        "node budget",
+        "node egress",
+        "node backup",
+    ),
     *("node bundle", "node export"),
 }
 
