@@ -120,7 +120,7 @@ class Bench:
         evaluation = model.evaluation({"sequence_length": LENGTH})
         return scores_of(evaluate_all(evaluation, self.held_out))
 
-    def units(self, languages: Sequence[str]) -> list[Example]:
+    def units(self, languages: Sequence[str]) -> Sequence[Example]:
         """Encode the records of some institutions together."""
         reader = self.exact.reader
         found = [

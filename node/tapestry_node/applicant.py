@@ -87,7 +87,13 @@ def apply(
     check_invited(folder, applicant.name, invitation)
     _describe(applicant, workload)
     place, manifest = settings.data_in(folder)
-    data = Trainer(place, manifest=manifest, workload=workload, settings=settings)
+    data = Trainer(
+        place,
+        manifest=manifest,
+        workload=workload,
+        settings=settings,
+        scratch=folder if folder.is_dir() else folder.parent,
+    )
     check_records(applicant.name, rounded_down(data.count), terms.policy)
     durable_files.make_folders(folder)
     folder.chmod(0o700)

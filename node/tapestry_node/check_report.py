@@ -132,7 +132,9 @@ class CheckReport:
                 from tapestry_node.training.trainer import check_data
 
                 with self.findings.noting():
-                    check_data(folder, reader, manifest=manifest)
+                    check_data(
+                        folder, reader, manifest=manifest, scratch=self._checked.folder
+                    )
             return
         from tapestry_node.readiness import base_objections
         from tapestry_node.training.trainer import Trainer
@@ -142,7 +144,11 @@ class CheckReport:
             self.findings.add(found)
         with self.findings.noting():
             trainer = Trainer(
-                folder, workload=workload, settings=settings, manifest=manifest
+                folder,
+                workload=workload,
+                settings=settings,
+                manifest=manifest,
+                scratch=self._checked.folder,
             )
             self._judge(replica, trainer)
         yield from self._model_lines()

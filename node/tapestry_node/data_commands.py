@@ -1,17 +1,100 @@
-"""``tapestry node data``: what an institution does with its records over the years."""
+"""``tapestry node data``: an institution looks at its records, and withdraws some."""
 
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tapestry.cli import console
 from tapestry.cli.commands import PATH, Command, CommandGroup, as_json
-from tapestry_node.operator_commands import node_folder
+from tapestry.cli.exit_status import ExitStatus
+from tapestry.encoding import decode_decimal
+from tapestry.errors import ConfigError, TapestryError
+from tapestry_node.operator_commands import node_folder, read_folder
+
+if TYPE_CHECKING:
+    from tapestry.privacy.accounting import Steps
+    from tapestry_node.settings import NodeSettings
+    from tapestry_node.training.trainer import FoundData
+
+_SECONDS = 2.0  # between two lines of progress
 
 
 @click.group(cls=CommandGroup)
 def data() -> None:
-    """An institution's records: withdraw persons from them."""
+    """The private data of a node, on its own machine."""
+
+
+@data.command(cls=Command)
+@read_folder
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Steps of the round to be priced; default: of [adapter].",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Records expected in a step; default: of [adapter].",
+)
+@click.option(
+    "--noise-multiplier",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="Z",
+    help="Noise over clip norm; default: what [adapter] needs for its epsilon.",
+)
+@as_json
+def check(
+    folder: Path,
+    steps: int | None,
+    batch_size: int | None,
+    noise_multiplier: float | None,
+    as_json: bool,
+) -> ExitStatus:
+    """Read the data folder as a node would, and tell what is in it.
+
+    Neither federation nor base is needed, and nothing is written or charged. The counts
+    are exact and for this terminal alone. A fault names file and line.
+    """
+    from tapestry.workloads.workload_registry import open_reader
+    from tapestry_node.folder_check import Findings
+    from tapestry_node.settings import NodeSettings
+    from tapestry_node.training.trainer import check_data
+
+    settings = NodeSettings.read(folder / "node.toml")
+    reader = open_reader(settings.workload)
+    if reader is None:
+        raise ConfigError(
+            f"no reader for the data of workload {settings.workload!r}; install it",
+            code="workload-unknown",
+        )
+    place, manifest = settings.data_in(folder)
+    console.note(f"reading {place}")
+    findings, watch = Findings(), _Progress().take
+    try:
+        found = check_data(
+            place, reader, manifest=manifest, scratch=folder, watch=watch
+        )
+    except TapestryError as error:
+        findings.add_error(error)
+        if as_json:
+            console.say_json({k: [*map(asdict, v)] for k, v in findings.of.items()})
+        else:
+            console.say("\n".join(findings.news()))
+        return findings.status
+    asked = (steps, batch_size, noise_multiplier)
+    price = _price(settings, _steps(settings, found.records, asked))
+    if as_json:
+        console.say_json(_as_json(found, price))
+        return ExitStatus.HOLDS
+    for label, text in _lines(found, price):
+        console.say(f"{label:<10}{text}")
+    return ExitStatus.HOLDS
 
 
 @data.command(cls=Command)
@@ -45,3 +128,80 @@ def withdraw(folder: Path, listed: Path, plan: bool, as_json: bool) -> None:
         console.say(f"withdrawn  {done.withdrawn} of {done.listed}; they train no more")
     for label, text in done.plan.lines():
         console.say(f"{label:<9}  {text}")
+
+
+class _Progress:
+    """Tells on standard error how much is read, every two seconds at most."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + _SECONDS
+
+    def take(self, done: int, total: int) -> None:
+        if done and time.monotonic() >= self._next:
+            console.note(f"read {done >> 20} of {total >> 20} MiB")
+            self._next = time.monotonic() + _SECONDS
+
+
+def _steps(
+    settings: "NodeSettings",
+    records: int,
+    asked: tuple[int | None, int | None, float | None],
+) -> "Steps | None":
+    """Describe the training that is priced: what is asked, the rest as [adapter].
+
+    Edge cases:
+        None where [adapter] has no noise and none is asked for: nothing is promised.
+    """
+    from tapestry.privacy import accounting
+    from tapestry_node.data.data_versions import declared_count
+
+    plan = settings.adapter
+    steps, batch_size = asked[0] or plan.steps, asked[1] or plan.batch_size
+    rate = accounting.sampling_rate(batch_size, records=declared_count(records))
+    noise = asked[2]
+    if noise is None:
+        if plan.noise == "none":
+            return None
+        noise = accounting.calibrate(
+            target_epsilon=decode_decimal(plan.epsilon),
+            target_delta=decode_decimal(settings.policy.target_delta),
+            sampling_rate=rate,
+            steps=steps,
+        )
+    return accounting.Steps(noise_multiplier=noise, sampling_rate=rate, steps=steps)
+
+
+def _price(settings: "NodeSettings", steps: "Steps | None") -> dict[str, Any] | None:
+    from tapestry.privacy import accounting
+
+    if steps is None:
+        return None
+    delta = decode_decimal(settings.policy.target_delta)
+    epsilon = accounting.epsilon([steps], target_delta=delta)
+    return {**asdict(steps), "epsilon": epsilon, "target_delta": delta}
+
+
+def _lines(
+    found: "FoundData", price: dict[str, Any] | None
+) -> Iterator[tuple[str, str]]:
+    described = ", ".join([*found.manifest.languages, found.manifest.licence])
+    yield "manifest", described
+    yield "records", str(found.records)
+    if found.summary is not None:
+        yield from found.summary.lines()
+    if price is None:
+        yield "price", "none: [adapter] has no noise; give --noise-multiplier"
+        return
+    yield "price", f"epsilon {price['epsilon']:.4f} at delta {price['target_delta']:g}"
+    noise, rate = price["noise_multiplier"], price["sampling_rate"]
+    yield "", f"{price['steps']} steps, noise multiplier {noise:g}, rate {rate:.6f}"
+
+
+def _as_json(found: "FoundData", price: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "licence": found.manifest.licence,
+        "languages": list(found.manifest.languages),
+        "records": found.records,
+        "census": None if found.summary is None else found.summary.to_json(),
+        "price": price,
+    }

@@ -126,9 +126,8 @@ class Node:
 
         Raises:
             ConfigError: A setting, key or data file is not as it must be.
-            VerificationError: The log mirror or the node's state was tampered with, or
-                the log knows of a charge or an upload that the state does not: an
-                older copy was restored.
+            VerificationError: Log mirror or state was tampered with, or is an older
+                copy: the log knows of a charge or an upload that the state does not.
         """
         whole = OpenFolder.open(directory) if isinstance(directory, Path) else directory
         self._folder, directory, self.settings = whole, whole.directory, whole.settings
@@ -136,7 +135,11 @@ class Node:
         self._store, self.mirror = whole.store, whole.mirror
         data, manifest = self.settings.data_in(directory)
         self.trainer = open_trainer(
-            data, manifest=manifest, workload=workload, settings=self.settings
+            data,
+            manifest=manifest,
+            workload=workload,
+            settings=self.settings,
+            scratch=directory,
         )
         self._ledger = open_ledger(
             self._store,

@@ -11,7 +11,7 @@ A workload without some ability says so: ``adapters`` may be None, and a plan th
 cannot follow is refused by ``check_plan``.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ class Example(Protocol):
 
     @property
     def rows(self) -> Sequence[Row]:
-        """The rows that ``Workload.losses`` takes; at least one."""
+        """The rows that ``Workload.losses`` takes; none if nothing can be learned."""
         ...
 
 
@@ -79,16 +79,17 @@ class Summary(Protocol):
 class ReadRecords:
     """The records that a reader found in a folder; private.
 
-    ``spellings`` has the canonical bytes of each record, for the digest of all, and
+    ``digests`` has SHA-256 of the canonical bytes of each record, 32 bytes each, and
     ``keys`` the key under which its rows were found, or None; it is empty where the
-    reader knows no keys. All stand in an order that depends on the records alone.
+    reader knows no keys. All stand in an order that depends on the records alone, and
+    records may be read from the disk one by one as they are asked for.
     """
 
-    records: tuple[Record, ...]
-    spellings: tuple[bytes, ...]
+    records: Sequence[Record]
+    digests: bytes
     hint: str  # what to put into a folder without records
-    keys: tuple[str | None, ...] = ()
-    parts: tuple[Record, ...] = ()  # rows that some records are joined from
+    keys: Sequence[str | None] = ()
+    parts: Sequence[Record] = ()  # rows that some records are joined from
     summary: Summary | None = None
 
 
@@ -106,12 +107,19 @@ class RecordReader(Protocol):
         ...
 
     def read(
-        self, paths: Sequence[Path], faults: Faults, *, manifest: DataManifest | None
+        self,
+        paths: Iterable[Path],
+        faults: Faults,
+        *,
+        manifest: DataManifest | None,
+        scratch: Path | None = None,
     ) -> ReadRecords:
         """Read all files of a folder but the manifest; what is wrong becomes faults.
 
         Where the manifest's unit is a person, each record is all that is read of one,
-        and has its key. ``manifest`` is None where that was a fault.
+        and has its key. ``manifest`` is None where that was a fault. Records that are
+        more than memory may be kept, sealed, in a file without a name in the folder
+        ``scratch``.
 
         Guarantees:
             A fault names a file, a line and a rule, and holds nothing of a record.
@@ -260,8 +268,12 @@ class Workload(Protocol):
         """The reader of private records."""
         ...
 
-    def examples(self, records: Sequence[Record], options: Options) -> list[Example]:
-        """Encode records; one that nothing can be learned from gives no example.
+    def examples(
+        self, records: Sequence[Record], options: Options
+    ) -> Sequence[Example]:
+        """Return one example for each record, encoded when it is asked for.
+
+        One that nothing can be learned from gives an example without rows.
 
         Raises:
             ConfigError: The options are not this workload's.
@@ -272,6 +284,8 @@ class Workload(Protocol):
         self, examples: Sequence[Example], options: Options, *, records: int
     ) -> Summary | None:
         """Count what a training reads of some records, for their own operator.
+
+        ``examples`` are of all ``records``, or of a sample of them.
 
         Edge cases:
             None where that is all of them.

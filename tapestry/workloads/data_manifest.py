@@ -14,6 +14,9 @@ Row: TypeAlias = Any
 _LICENCE = r"^[A-Za-z0-9][A-Za-z0-9.+-]{0,79}$"
 
 
+_Rows = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
 class DataManifest(Strict):
     """The description of an institution's data; may be published.
 
@@ -34,7 +37,7 @@ class DataManifest(Strict):
         ),
     ]
     unit: Annotated[Literal["record", "person"], Field(examples=["person"])]
-    max_rows: Annotated[int, Field(ge=1, le=1_000_000, examples=[20])] | None = None
+    max_rows: Annotated[_Rows | None, Field(examples=[20])] = None
     source: Annotated[
         Printable, Field(max_length=300, examples=["our archive, 2024"])
     ] = ""

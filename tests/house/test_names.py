@@ -14,7 +14,9 @@ SHARED_MODULES = {"__init__", "cli", "settings", "flower"}
 # A benchmark has the name of the command that it measures.
 BENCHMARKS = {ROOT / "benchmarks" / "audit.py"}
 # Nouns of the field that end like a gerund.
-FIELD_NOUNS = {"accounting", "clipping", "encoding", "founding", "framing"}
+FIELD_NOUNS = {
+    *("accounting", "clipping", "encoding", "founding", "framing", "streaming")
+}
 
 
 def class_names(source: str) -> list[str]:

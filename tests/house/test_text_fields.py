@@ -53,7 +53,10 @@ TEXT = {
     "RunSettings.base": "the operator's own path, or a name of the cache",
     **{
         f"Columns.{field}": "the name of a column, compared and printed"
-        for field in ("text", "messages", "question", "answer", "id", "ignored")
+        for field in (
+            *("text", "messages", "question", "answer", "id", "label"),
+            "ignored",
+        )
     },
     **{
         f"ProtectedDomain.{field}": "compared with texts"

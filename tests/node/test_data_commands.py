@@ -1,14 +1,124 @@
-"""``tapestry node data``: what it prints, and what is wrong with a list."""
+"""``tapestry node data`` tells what a folder holds, and withdraws persons."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, IncompleteError
+from tapestry.privacy import accounting
 from tapestry_node.data import withdrawal
+from tapestry_node.settings import NodeSettings
 from tests.scenarios.test_growing_data import GROWING, persons, withdraw
+from tests.support.commands import Result, tapestry
 from tests.support.federation_fixtures import Found
 from tests.support.refusals import refused
+from tests.support.settings_files import (
+    NO_ADAPTER_NOISE,
+    change_settings,
+    node_settings,
+    write_settings,
+)
+
+DIGEST = "sha256:" + "0" * 64
+PRIVATE = "canary"
+WITHOUT_TORCH = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "flwr", "transformers", "peft", "opacus"}:
+            raise ImportError("blocked: " + name, name=name)
+
+sys.meta_path.insert(0, Blocker())
+from tapestry.cli import main
+main(["node", "data", "check", sys.argv[1]])
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "node"
+    (place / "data").mkdir(parents=True)
+    (place / "data" / "corpus.toml").write_text(
+        'language = "it"\nlicence = "CC0-1.0"\nunit = "record"\n'
+    )
+    rows = [{"id": f"p{n // 2}", "text": f"{PRIVATE} {n}"} for n in range(80)]
+    rows += [{"text": PRIVATE}, {"text": PRIVATE}]
+    (place / "data" / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    known = {**node_settings(DIGEST), "name": "fr", "genesis": DIGEST}
+    write_settings(place / "node.toml", known, NodeSettings)
+    return place
+
+
+def check(folder: Path, *more: str) -> Result:
+    return tapestry("node", "data", "check", folder, *more)
+
+
+def _listing(folder: Path) -> list[tuple[Path, int]]:
+    return [(path, path.lstat().st_mtime_ns) for path in sorted(folder.rglob("*"))]
+
+
+def test_counts_and_price_are_told_and_nothing_is_written(folder: Path) -> None:
+    before = _listing(folder)
+    done = check(
+        folder, "--steps", "10", "--batch-size", "6", "--noise-multiplier", "1"
+    )
+    assert done.exit_code == 0
+    assert _listing(folder) == before
+    steps = accounting.Steps(noise_multiplier=1, sampling_rate=6 / 40, steps=10)
+    epsilon = accounting.epsilon([steps], target_delta=1e-5)
+    assert f"epsilon {epsilon:.4f} at delta 1e-05" in done.stdout
+    assert "records   42\n" in done.stdout
+    assert "1 records that repeat another one exactly" in done.stdout
+    assert "manifest  it, CC0-1.0" in done.stdout
+    assert PRIVATE not in done.stdout + done.stderr
+    assert done.stderr.startswith("reading ")
+
+
+def test_the_adapters_settings_are_priced_where_none_are_named(folder: Path) -> None:
+    found = json.loads(check(folder, "--json").stdout)
+    plan = NodeSettings.read(folder / "node.toml").adapter
+    assert plan.noise == "local"
+    assert found["records"] == found["census"]["records"] == 42
+    assert found["languages"] == ["it"]
+    assert found["price"]["steps"] == plan.steps
+    assert found["price"]["sampling_rate"] == pytest.approx(plan.batch_size / 40)
+    limit = decode_decimal(plan.epsilon)
+    assert 0.9 * limit < found["price"]["epsilon"] <= limit
+
+
+def test_without_noise_nothing_is_priced_unless_it_is_named(folder: Path) -> None:
+    change_settings(folder / "node.toml", NodeSettings, {"adapter": NO_ADAPTER_NOISE})
+    assert json.loads(check(folder, "--json").stdout)["price"] is None
+    assert "give --noise-multiplier" in check(folder).stdout
+    priced = json.loads(check(folder, "--json", "--noise-multiplier", "2").stdout)
+    assert priced["price"]["noise_multiplier"] == 2
+
+
+def test_faults_are_named_by_file_and_line(folder: Path) -> None:
+    (folder / "data" / "b.jsonl").write_text(f'{{"body": "{PRIVATE}"}}\n')
+    (folder / "data" / "c.csv").write_text(PRIVATE)
+    done = check(folder)
+    assert done.exit_code == 2
+    assert "b.jsonl, line 1: " in done.stdout
+    assert "c.csv" in done.stdout
+    assert len(json.loads(check(folder, "--json").stdout)["refused"]) == 2
+    assert PRIVATE not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_it_needs_no_machine_learning_stack(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, "records   42" in done.stdout) == (0, True), done.stderr
 
 
 def test_a_withdrawal_says_what_rests_on_the_persons(found: Found) -> None:

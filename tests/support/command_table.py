@@ -27,11 +27,15 @@ def commands() -> Iterator[tuple[str, click.Command]]:
     for role in app.list_commands(context):
         command = app.get_command(context, role)
         assert command is not None
-        if not isinstance(command, click.Group):
-            yield f"tapestry {role}", command
-            continue
-        for verb, each in command.commands.items():
-            yield f"tapestry {role} {verb}", each
+        yield from _leaves(f"tapestry {role}", command)
+
+
+def _leaves(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    if not isinstance(command, click.Group):
+        yield name, command
+        return
+    for verb, each in command.commands.items():
+        yield from _leaves(f"{name} {verb}", each)
 
 
 def written(text: str) -> str:

@@ -1,9 +1,10 @@
 """A version of an institution's data, as the entries of a node's state hold it."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Self
+
+import numpy as np
 
 from tapestry.encoding import canonical_json, digest
 
@@ -55,9 +56,15 @@ class DataVersion:
         return now >= self.time + INTERVAL
 
 
-def dataset_digest(description: dict[str, Any], spellings: Iterable[bytes]) -> str:
-    """Digest some records, in their order, and what is public of their manifest."""
-    return digest(canonical_json([description, [digest(each) for each in spellings]]))
+def dataset_digest(description: dict[str, Any], digests: bytes) -> str:
+    """Digest some records and what is public of their manifest.
+
+    Args:
+        description: Of the manifest.
+        digests: SHA-256 of each record, 32 bytes each, in any order.
+    """
+    inner = np.sort(np.frombuffer(digests, "S32")).tobytes()
+    return digest(canonical_json([description, digest(inner)]))
 
 
 def commitment(dataset: str, salt: bytes) -> str:

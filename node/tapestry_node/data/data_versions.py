@@ -63,7 +63,13 @@ class DataSource:
     place: str  # of the folder, for messages
     description: dict[str, Any]  # public, see ``data_version.dataset_digest``
     keys: Sequence[str | None]
-    spellings: Sequence[bytes]
+    digests: bytes  # SHA-256 of each record, 32 bytes each
+
+    @property
+    def records(self) -> list[bytes]:
+        """The digest of each record."""
+        held = memoryview(self.digests)
+        return [bytes(held[at : at + 32]) for at in range(0, len(held), 32)]
 
     def marked(self, secret: bytes) -> FoundUnits:
         """Mark each unit, under a secret of the node.
@@ -76,18 +82,18 @@ class DataSource:
         if self.unit == "record":
             seen: Counter[bytes] = Counter()
             numbered = []
-            for spelling in self.spellings:
-                numbered.append(b"%d\0" % seen[spelling] + spelling)
-                seen[spelling] += 1
-            return FoundUnits.of(secret, numbered, self.spellings)
+            for each in self.records:
+                numbered.append(b"%d\0" % seen[each] + each)
+                seen[each] += 1
+            return FoundUnits.of(secret, numbered, self.records)
         keys = [key.encode() for key in self.keys if key is not None]
-        if len(keys) != len(self.spellings):
+        if 32 * len(keys) != len(self.digests):
             raise ConfigError(
                 'unit = "person" needs a key of each record, which this kind of data'
                 ' does not have; write unit = "record"',
                 code="unit-unsupported",
             )
-        return FoundUnits.of(secret, keys, self.spellings)
+        return FoundUnits.of(secret, keys, self.records)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,14 +140,14 @@ def declared_count(units: int) -> int:
 
 def unwritten(source: DataSource, now: datetime) -> Holdings:
     """Return what the first version of some records would be."""
-    count = len(source.spellings)
+    count = len(source.digests) // 32
     version = DataVersion(
         version=1,
         block=1,
         records=declared_count(count),
         withdrawn=0,
         trains=(1,),
-        dataset=dataset_digest(source.description, source.spellings),
+        dataset=dataset_digest(source.description, source.digests),
         register="",
         time=now,
     )
@@ -228,7 +234,7 @@ def take_in(
             " left, or were withdrawn",
             code="records-missing",
         )
-    present = (text for text, here in zip(source.spellings, kept, strict=True) if here)
+    present = np.frombuffer(source.digests, "S32")[kept].tobytes()
     version = DataVersion(
         version=last.version + 1 if last else 1,
         block=block,

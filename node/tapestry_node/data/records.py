@@ -14,6 +14,7 @@ Guarantees:
     the error holds a part of a record.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from tapestry.workloads.base import RecordReader, Summary
 from tapestry.workloads.data_manifest import DataManifest, Record
 from tapestry_node.data.data_version import dataset_digest
 from tapestry_node.data.manifest_file import read_manifest
+
+Watch = Callable[[int, int], None]
+"""Is told bytes of files that are read, and of all files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +47,10 @@ class Records:
     """
 
     manifest: DataManifest
-    records: tuple[Record, ...]
-    keys: tuple[str | None, ...]  # of each record; all of them with unit "person"
-    spellings: tuple[bytes, ...]  # of each record, canonical
-    parts: tuple[Record, ...]  # rows that some records are joined from
+    records: Sequence[Record]
+    keys: Sequence[str | None]  # of each record; all of them with unit "person"
+    digests: bytes  # SHA-256 of each record, 32 bytes a record
+    parts: Sequence[Record]  # rows that some records are joined from
     description: dict[str, Any]  # what of the manifest is part of the digest
     digest: str
     summary: Summary | None  # None: there is no more to say than how many
@@ -54,22 +58,36 @@ class Records:
 
 @hides_records
 def read(
-    folder: Path, reader: RecordReader, *, manifest: Path | None = None
+    folder: Path,
+    reader: RecordReader,
+    *,
+    manifest: Path | None = None,
+    scratch: Path | None = None,
+    watch: Watch = lambda _, __: None,
 ) -> Records:
     """Read all records of a folder, of which nothing is changed.
 
-    The manifest lies in the folder, or else at the path that is given.
+    Args:
+        folder: The folder with the data.
+        reader: The reader of a workload's kind of data.
+        manifest: The manifest of the data; by default it lies among them.
+        scratch: Where records that are more than memory are kept, sealed, in a file
+            without a name; without it all are in memory.
+        watch: Is told, before each file, how many of all bytes are read.
 
     Raises:
         ConfigError: The folder or its manifest is missing, a file is of a kind that
             the reader does not know, a file or row breaks a rule, or there is no
             record. All faults of the folder are in one message, up to ten.
+        ResourceError: The disk of ``scratch`` is full, or it cannot be written.
     """
     faults = Faults()
     own = manifest or folder / reader.manifest_file
     described = read_manifest(folder, reader, faults, place=manifest)
     paths = [path for path in walk(folder, faults) if path != own]
-    found = reader.read(paths, faults, manifest=described)
+    found = reader.read(
+        _watched(paths, watch), faults, manifest=described, scratch=scratch
+    )
     faults.check(folder)
     if described is None:  # unreachable: that was a fault
         raise ConfigError(
@@ -81,15 +99,32 @@ def read(
             f"no records in {show(folder)}{found.hint}", code="records-missing"
         )
     description = described.model_dump(
-        mode="json", exclude=set(described.undigested), exclude_none=True
+        mode="json", exclude=set(described.undigested), exclude_defaults=True
     )
     return Records(
         manifest=described,
         records=found.records,
         keys=found.keys,
-        spellings=found.spellings,
+        digests=found.digests,
         parts=found.parts,
         description=description,
-        digest=dataset_digest(description, found.spellings),
+        digest=dataset_digest(description, found.digests),
         summary=found.summary,
     )
+
+
+def _watched(paths: Sequence[Path], watch: Watch) -> Iterator[Path]:
+    """Yield paths, and tell before each how far the one who reads them has come."""
+    sizes = [_size(path) for path in paths]
+    done, total = 0, sum(sizes)
+    for path, size in zip(paths, sizes, strict=True):
+        watch(done, total)
+        yield path
+        done += size
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:  # then it cannot be read, either, which is a fault
+        return 0

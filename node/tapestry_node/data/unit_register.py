@@ -59,12 +59,12 @@ class FoundUnits:
 
     @classmethod
     def of(
-        cls, secret: bytes, names: Iterable[bytes], spellings: Iterable[bytes]
+        cls, secret: bytes, names: Iterable[bytes], records: Iterable[bytes]
     ) -> Self:
-        """Mark units by their names, and what is read of each."""
+        """Mark units by their names, and what is read of each by its digest."""
         return cls(
             units=marks(secret, "unit", names),
-            contents=marks(secret, "content", spellings),
+            contents=marks(secret, "content", records),
         )
 
     def select(self, chosen: NDArray[np.bool_]) -> Self:

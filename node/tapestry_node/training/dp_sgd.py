@@ -229,8 +229,9 @@ def fit(
 
     Args:
         problem: The model and what is trained in it, float32.
-        units: The records, encoded; fewer than declared, where some gave no example
-            or may not train, or more, as the declared number is rounded down.
+        units: The records, encoded when they are drawn; fewer than declared, where some
+            may not train, or more, as the declared number is rounded down. One without
+            rows adds nothing.
         training: Steps, expected batch, optimizer.
         privacy: Clip norm and noise; ``none`` trains without either.
         records: How many records the institution declared; sets the sampling rate.
@@ -283,9 +284,14 @@ def _check_rounding(problem: Problem, recipe: _Recipe) -> None:
 def _draw(
     units: Sequence[Example], recipe: _Recipe, source: NoiseSource
 ) -> list[Example]:
-    """Draw a Poisson sample: one secret coin per unit, independent of the others."""
+    """Draw a Poisson sample: one secret coin per unit, independent of the others.
+
+    A unit of which nothing can be learned has no rows. It is drawn as any other, and
+    left out afterwards: its gradient is zero.
+    """
     coins = source.coins(len(units), probability=recipe.rate)
-    return [unit for unit, drawn in zip(units, coins, strict=True) if drawn]
+    drawn = (units[int(place)] for place in np.flatnonzero(coins))
+    return [unit for unit in drawn if unit.rows]
 
 
 def _separate(

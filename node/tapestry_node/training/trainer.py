@@ -6,7 +6,9 @@ through the same object.
 """
 
 import itertools
+import secrets
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from tapestry.vectors import FloatVector, IntegerVector, Layout
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Example, RecordReader, Summary, Workload
 from tapestry.workloads.data_manifest import DataManifest, Record
+from tapestry.workloads.lazy_sequence import LazySequence
 from tapestry_governance.events.privacy_events import DataDeclared
 from tapestry_node.budget.ledger import Charge, PrivacyPromise
 from tapestry_node.data import data_versions, records
@@ -30,15 +33,38 @@ from tapestry_node.training.machine_checks import Trainable
 from tapestry_node.training.microbatches import BatchLimits
 
 StepDone = Callable[[int, int], None]
+_SAMPLE = 10_000  # records that a coverage is measured on
 
 
-def check_data(folder: Path, reader: RecordReader, *, manifest: Path | None) -> None:
-    """Read the records of a folder for their faults alone, without a model.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundData:
+    """A folder of records, as its operator sees it without a model."""
+
+    manifest: DataManifest
+    records: int
+    summary: Summary | None
+
+
+def check_data(
+    folder: Path,
+    reader: RecordReader,
+    *,
+    manifest: Path | None = None,
+    scratch: Path | None = None,
+    watch: records.Watch = lambda _, __: None,
+) -> FoundData:
+    """Read the records of a folder for their faults and counts, without a model.
 
     Raises:
         ConfigError: The folder, its manifest or a file breaks a rule.
+        ResourceError: The disk is full, or ``scratch`` cannot be written.
     """
-    records.read(folder, reader, manifest=manifest)
+    found = records.read(
+        folder, reader, manifest=manifest, scratch=scratch, watch=watch
+    )
+    return FoundData(
+        manifest=found.manifest, records=len(found.records), summary=found.summary
+    )
 
 
 class Trainer:
@@ -51,17 +77,23 @@ class Trainer:
         workload: Workload,
         settings: NodeSettings,
         manifest: Path | None = None,
+        scratch: Path | None = None,
     ) -> None:
-        """Read the records; their manifest lies among them, unless it is given.
+        """Read the records; those that are more than memory are kept in ``scratch``.
+
+        Their manifest lies among them, unless it is given.
 
         Raises:
             ConfigError: The folder, its manifest or a file breaks a rule.
+            ResourceError: The disk is full, or ``scratch`` cannot be written.
         """
         self._folder = folder
-        self._records = records.read(folder, workload.reader, manifest=manifest)
+        self._records = records.read(
+            folder, workload.reader, manifest=manifest, scratch=scratch
+        )
         self.workload, self._settings = workload, settings
         self._limits = BatchLimits(rows=settings.speed.physical_batch)
-        self._examples: dict[tuple[str, bytes], list[Example]] = {}
+        self._examples: tuple[str, Sequence[Example]] = ("", ())
         self.hold(data_versions.unwritten(self.source, datetime.now(UTC)))
 
     def hold(self, holdings: Holdings) -> None:
@@ -80,7 +112,7 @@ class Trainer:
             place=str(self._folder),
             description=found.description,
             keys=found.keys,
-            spellings=found.spellings,
+            digests=found.digests,
         )
 
     def drop(self, withdrawn: Collection[bytes]) -> None:
@@ -104,12 +136,17 @@ class Trainer:
 
     @hides_records
     def coverage(self, options: Options) -> Summary | None:
-        """Count the parts of the records that a training with some options reads."""
-        return self.workload.coverage(
-            self.examples(options, self._trains),
-            options,
-            records=len(self.holdings.select(self._trains)),
-        )
+        """Count the parts of the records that a training with some options reads.
+
+        Of more than 10,000 records, so many are drawn by lot and counted.
+        """
+        found = self.examples(options, self._trains)
+        count = len(found)
+        places: Sequence[int] = range(count)
+        if count > _SAMPLE:
+            places = sorted(secrets.SystemRandom().sample(places, _SAMPLE))
+        sample = LazySequence(len(places), lambda each: found[places[each]])
+        return self.workload.coverage(sample, options, records=count)
 
     @property
     def _trains(self) -> tuple[int, ...]:
@@ -222,15 +259,15 @@ class Trainer:
         ).values
 
     @hides_records
-    def examples(self, options: Options, blocks: tuple[int, ...]) -> list[Example]:
-        """Encode the records of some blocks, once for each choice; private.
+    def examples(self, options: Options, blocks: tuple[int, ...]) -> Sequence[Example]:
+        """Return an example of each record of some blocks, encoded when drawn; private.
 
         Raises:
             ConfigError: The options are not the workload's own.
         """
-        places = self.holdings.select(blocks)
-        key = digest(canonical_json(dict(options))), places.tobytes()
-        if key not in self._examples:
-            records = [self._records.records[place] for place in places]
-            self._examples[key] = self.workload.examples(records, options)
-        return self._examples[key]
+        key = digest(canonical_json(dict(options)))
+        if key != self._examples[0]:
+            records = self._records.records
+            self._examples = (key, self.workload.examples(records, options))
+        every, places = self._examples[1], self.holdings.select(blocks)
+        return LazySequence(len(places), lambda each: every[int(places[each])])

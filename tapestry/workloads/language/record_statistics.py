@@ -1,9 +1,10 @@
 """Counts of text records, for the institution alone; none leaves a node."""
 
-import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Self
+
+import numpy as np
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,13 +18,13 @@ class Lengths:
     @classmethod
     def of(cls, lengths: Iterable[int]) -> Self | None:
         """Sum up some lengths; None where there are none."""
-        ordered = sorted(lengths)
-        if not ordered:
+        ordered = np.sort(np.fromiter(lengths, dtype=np.int64))
+        if not len(ordered):
             return None
         return cls(
-            shortest=ordered[0],
-            median=statistics.median_low(ordered),
-            longest=ordered[-1],
+            shortest=int(ordered[0]),
+            median=int(ordered[(len(ordered) - 1) // 2]),
+            longest=int(ordered[-1]),
         )
 
     def __str__(self) -> str:
@@ -41,8 +42,10 @@ class Census:
     empty: int  # files that gave no record
     invisible: int  # text files and rows left out, since nothing in them is visible
     duplicates: int  # records that repeat another one exactly
+    merged: int  # rows that repeat one of the same id exactly, left out
     like_ids: int  # ids that differ from another one in case only
     beyond: int  # rows left out, since their person has max_rows before them
+    kept_out: dict[str, int]  # rows of each protected domain, left out
     characters: Lengths | None  # of a record
 
     def lines(self) -> Iterator[tuple[str, str]]:
@@ -56,6 +59,11 @@ class Census:
         for number, what in (
             (self.joined, "records joined from several rows with one id"),
             (self.duplicates, "records that repeat another one exactly"),
+            (self.merged, "rows left out that repeat one of the same id exactly"),
+            *(
+                (number, f"rows left out, of the protected domain {name}")
+                for name, number in self.kept_out.items()
+            ),
             (self.like_ids, "ids that differ from another one in case only"),
             (self.beyond, "rows left out, over max_rows of their person"),
             (self.empty, "files without a visible text"),
@@ -77,6 +85,8 @@ class Coverage:
     tokens: Lengths | None  # of a record that is trained on
     cut: int  # records of several sequences, each without sight of the others
     without_loss: int  # records too short to learn anything from
+    measured: int  # records that were counted: all, or a sample
+    records: int
 
     def lines(self) -> Iterator[tuple[str, str]]:
         """Yield what a terminal shows, with its label."""
@@ -84,6 +94,8 @@ class Coverage:
             f"{self.tokens or 'none'}; in sequences of {self.sequence_length},"
             f" {count(self.cut, 'record')} cut, {self.without_loss} too short"
         )
+        if self.measured < self.records:
+            text += f"; in {self.measured} of {self.records} records, drawn by lot"
         yield "tokens", text
 
     def to_json(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@
     [columns]
     text = "body"              or messages = "chat", or question = "q" and answer = "a"
     id = "patient"             the person; rows of one are one record
+    label = "class"            the document's label, for protected domains
     ignored = ["date", "ward"]     or others = "ignored" for all that are not named
 
 Without the table a file has the columns ``text`` or ``messages``, and ``id`` where
@@ -44,6 +45,7 @@ class Columns(Strict):
     question: Annotated[ColumnName | None, Field(examples=["question"])] = None
     answer: Annotated[ColumnName | None, Field(examples=["answer"])] = None
     id: Annotated[ColumnName | None, Field(examples=["patient"])] = None
+    label: Annotated[ColumnName | None, Field(examples=["class"])] = None
     ignored: tuple[ColumnName, ...] = ()
     others: Annotated[Literal["refused", "ignored"], Field(examples=["ignored"])] = (
         "refused"
@@ -64,7 +66,7 @@ class Columns(Strict):
     @property
     def roles(self) -> dict[str, str]:
         """The column of each role."""
-        found = {role: getattr(self, role) for role in (*_CONTENT, "id")}
+        found = {role: getattr(self, role) for role in (*_CONTENT, "id", "label")}
         return {role: name for role, name in found.items() if name is not None}
 
 
@@ -144,7 +146,8 @@ def _check_others(are_other: Sequence[bool], *, there: str) -> None:
 
 def row_of(cells: Mapping[str, Any]) -> dict[str, Any]:
     """Make a row of the cells of each role, as ``text_rows`` takes it."""
-    row = {role: cells[role] for role in ("text", "messages", "id") if role in cells}
+    plain = ("text", "messages", "id", "label")
+    row = {role: cells[role] for role in plain if role in cells}
     if "question" in cells:
         row["messages"] = [
             {"role": "user", "content": cells["question"]},

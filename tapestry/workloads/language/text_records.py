@@ -41,14 +41,13 @@ Guarantees:
     nothing of a record, and neither does the error.
 """
 
-import json
 import unicodedata
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
+import numpy as np
 from pydantic import Field
 
 from tapestry.inputs import text_reader
@@ -57,16 +56,22 @@ from tapestry.workloads.base import ReadRecords
 from tapestry.workloads.data_manifest import DataManifest
 from tapestry.workloads.language import row_sources
 from tapestry.workloads.language.dataset_folders import is_companion
-from tapestry.workloads.language.dialogue import Dialogue, Text
+from tapestry.workloads.language.joined_rows import RowCollection
+from tapestry.workloads.language.protected_domains import DomainFilter, ProtectedDomain
 from tapestry.workloads.language.record_statistics import Census, Lengths
 from tapestry.workloads.language.table_columns import Columns
-from tapestry.workloads.language.text_rows import fault_of_row, shown_part, text_of_row
+from tapestry.workloads.language.text_rows import (
+    fault_of_row,
+    shown_part,
+    text_of_row,
+    whole_text,
+)
 
 _LANGUAGE = r"^[a-z]{2,3}(-[A-Z][a-z]{3})?(-([A-Z]{2}|[0-9]{3}))?$"
 _SUFFIXES = (".txt", *row_sources.SUFFIXES)
 _LISTED = f"{', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}"
-_KEYS = ("id",)
 _MAX_ID = 1000  # characters
+_MIXED = 'has "text", and an earlier row of its id has "messages", or the reverse'
 
 
 class Corpus(DataManifest):
@@ -82,35 +87,13 @@ class Corpus(DataManifest):
     ]
 
     columns: Columns | None = None
+    domains: Annotated[tuple[ProtectedDomain, ...], Field(max_length=100)] = ()
     undigested: ClassVar[frozenset[str]] = frozenset({"source", "columns"})
 
     @property
     def languages(self) -> tuple[str, ...]:
         """The language, as the log lists it."""
         return (self.language,)
-
-
-@dataclass(slots=True)
-class _Collection:
-    """Records while they are read; a key is an id, or the number of a record."""
-
-    persons: bool = False  # an id is a person, and each row needs one
-    max_rows: int | None = None  # of an id
-    parts: dict[str | int, list[Text]] = field(default_factory=dict)
-    invisible: int = 0
-    beyond: int = 0  # rows over max_rows
-
-    def add(self, key: str | None, text: Text) -> bool:
-        """Take a row in; return whether anything in it is visible."""
-        if text_reader.is_invisible(shown_part(text)):
-            self.invisible += 1
-            return False
-        rows = self.parts.setdefault(len(self.parts) if key is None else key, [])
-        if self.max_rows is not None and len(rows) == self.max_rows:
-            self.beyond += 1
-        else:
-            rows.append(text)
-        return True
 
 
 class TextReader:
@@ -120,35 +103,112 @@ class TextReader:
     manifest: type[DataManifest] = Corpus
 
     def read(
-        self, paths: Sequence[Path], faults: Faults, *, manifest: DataManifest | None
+        self,
+        paths: Iterable[Path],
+        faults: Faults,
+        *,
+        manifest: DataManifest | None,
+        scratch: Path | None = None,
     ) -> ReadRecords:
-        """Read all files of a folder but the manifest; what is wrong becomes faults."""
-        found = _Collection()
-        if manifest is not None and manifest.unit == "person":
-            found = _Collection(persons=True, max_rows=manifest.max_rows)
-        files = size = empty = 0
-        columns = manifest.columns if isinstance(manifest, Corpus) else None
+        """Read all files of a folder but the manifest; what is wrong becomes faults.
+
+        Each file is read once. Rows beyond what may stay in memory go to a sealed file
+        without a name in the folder ``scratch`` (``tapestry.storage.sealed_rows``).
+
+        Raises:
+            ConfigError: The protected domains cannot be compiled.
+            ResourceError: The disk is full, ``scratch`` cannot be written, or a package
+                is missing.
+        """
+        found = _Reading.of(manifest, scratch)
         for path in paths:
             if is_companion(path, faults):
                 continue
-            if path.suffix not in _SUFFIXES:
-                faults.add(
-                    InputFault(path, _of_other_kind(path), code="file-not-expected")
-                )
+            if path.suffix in _SUFFIXES:
+                found.add(path, faults)
+            else:
+                rule = _of_other_kind(path)
+                faults.add(InputFault(path, rule, code="file-not-expected"))
+        return found.records(faults)
+
+
+@dataclass(slots=True)
+class _Reading:
+    """A folder while it is read."""
+
+    corpus: Corpus | None
+    rows: RowCollection
+    domains: DomainFilter
+    keys: tuple[str, ...]  # of a row, beside its text
+    files: int = 0
+    size: int = 0  # bytes
+    empty: int = 0  # files
+    invisible: int = 0  # rows
+
+    @classmethod
+    def of(cls, manifest: DataManifest | None, scratch: Path | None) -> Self:
+        corpus = manifest if isinstance(manifest, Corpus) else None
+        domains = () if corpus is None else corpus.domains
+        columns = None if corpus is None else corpus.columns
+        labels = any(domain.labels for domain in domains) or (
+            columns is not None and columns.label is not None
+        )
+        keys = ("id", "label") if labels else ("id",)
+        return cls(corpus, RowCollection(scratch), DomainFilter(domains), keys)
+
+    def add(self, path: Path, faults: Faults) -> None:
+        """Take in the rows of a file."""
+        self.files, self.size = self.files + 1, self.size + _size(path)
+        self.rows.begin(path)
+        before = len(self.rows)
+        columns = None if self.corpus is None else self.corpus.columns
+        for line, row in _rows_of(path, columns, faults):
+            rule = fault_of_row(row, keys=self.keys) or self._fault(row)
+            if rule is not None:
+                faults.add(InputFault(path, rule, line=line, code="record-invalid"))
                 continue
-            files, size = files + 1, size + _size(path)
-            empty += not _add_file(path, columns, found, faults)
-        units = [(_join(parts), key) for key, parts in found.parts.items()]
-        units.sort(key=lambda unit: (_order(unit[0]), str(unit[1])))
-        joined = [text for text, _ in units]
-        rest = f"; {found.invisible} are empty or show nothing"
+            text, labels = text_of_row(row), (row["label"],) if "label" in row else ()
+            if text_reader.is_invisible(shown_part(text)):
+                self.invisible += 1
+            elif not self.domains.keeps_out(whole_text(text), labels):
+                self.rows.add(row.get("id"), text, line=line)
+        self.empty += len(self.rows) == before
+
+    def _fault(self, row: dict[str, Any]) -> str | None:
+        is_person = self.corpus is not None and self.corpus.unit == "person"
+        if is_person and "id" not in row:
+            return 'names no person; with unit = "person" each row has an "id"'
+        return _fault_of_id(row) or _fault_of_label(row)
+
+    def records(self, faults: Faults) -> ReadRecords:
+        """Join the rows of each id; those of two kinds are faults."""
+        most = None if self.corpus is None else self.corpus.max_rows
+        joined = self.rows.join(most)
+        for path, line in self.rows.mixed(joined):
+            faults.add(InputFault(path, _MIXED, line=line, code="record-invalid"))
+        hidden = self.invisible
+        rest = f"; {hidden} are empty or show nothing" if hidden else ""
+        digests = np.asarray(joined.digests)
         return ReadRecords(
-            records=tuple(joined),
-            spellings=tuple(map(_bytes_of, joined)),
-            keys=tuple(key if isinstance(key, str) else None for _, key in units),
-            parts=tuple(part for parts in found.parts.values() for part in parts),
-            summary=_count(found, joined, files=(files, empty, size)),
-            hint=f"{rest if found.invisible else ''}; put {_LISTED} files there",
+            records=joined.records,
+            keys=joined.keys,
+            digests=digests.tobytes(),
+            parts=joined.parts,
+            summary=Census(
+                files=self.files,
+                empty=self.empty,
+                bytes=self.size,
+                records=len(digests),
+                joined=int((joined.sizes > 1).sum()),
+                invisible=hidden,
+                duplicates=int((digests[1:] == digests[:-1]).sum()),
+                merged=self.rows.merged,
+                beyond=joined.beyond,
+                kept_out=dict(sorted(self.domains.met.items())),
+                like_ids=self.rows.like_ids(joined),
+                characters=Lengths.of(self.rows.lengths(joined)),
+            ),
+            hint=f"{rest}; put {_LISTED} files there",
         )
 
 
@@ -158,36 +218,25 @@ def _of_other_kind(path: Path) -> str:
     return f"is not {_LISTED}; move it out of the data folder, or name a folder below"
 
 
-def _add_file(
-    path: Path, columns: Columns | None, found: _Collection, faults: Faults
-) -> bool:
-    """Take in the rows of a file; return whether anything in it is visible."""
-    seen = False
-    for line, key, text in _read_file(path, columns, faults):
-        rule = _fault_of_key(found, key) or _fault_of_mixture(found, key, text)
-        if rule is None:
-            seen = found.add(key, text) or seen
-        else:
-            faults.add(InputFault(path, rule, line=line, code="record-invalid"))
-    return seen
-
-
-def _read_file(
+def _rows_of(
     path: Path, columns: Columns | None, faults: Faults
-) -> Iterator[tuple[int, str | None, Text]]:
-    """Yield line, id and text of each row of a file, or of a text file as a whole."""
-    if path.suffix == ".txt":
-        try:
-            yield 1, None, text_reader.read_text(path, links=False)
-        except InputFault as fault:
-            faults.add(fault)
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line and row of a file; a text file is one row as a whole."""
+    if path.suffix != ".txt":
+        yield from row_sources.read_rows(path, columns, faults)
         return
-    for number, row in row_sources.read_rows(path, columns, faults):
-        rule = fault_of_row(row, keys=_KEYS) or _fault_of_id(row)
-        if rule is None:
-            yield number, row.get("id"), text_of_row(row)
-        else:
-            faults.add(InputFault(path, rule, line=number, code="record-invalid"))
+    try:
+        yield 1, {"text": text_reader.read_text(path, links=False)}
+    except InputFault as fault:
+        faults.add(fault)
+
+
+def _fault_of_label(row: dict[str, Any]) -> str | None:
+    """Return which rule the label of a row breaks, in words, or None."""
+    label = row.get("label", "")
+    if not isinstance(label, str) or len(label) > _MAX_ID:
+        return f'"label" must be a string of up to {_MAX_ID} characters'
+    return None
 
 
 def _fault_of_id(row: dict[str, Any]) -> str | None:
@@ -202,8 +251,7 @@ def _fault_of_id(row: dict[str, Any]) -> str | None:
     rule = text_reader.first_fault(key)
     if rule is None and len(key) > _MAX_ID:
         rule = f"is over {_MAX_ID} characters; shorten it"
-    hidden = (c for c in key if c != " " and text_reader.is_invisible(c))
-    if rule is None and any(hidden):
+    if rule is None and _hides(key):
         rule = "holds an invisible character; remove it"
     if rule is None and key != key.strip():
         rule = "begins or ends with space; remove it"
@@ -212,44 +260,11 @@ def _fault_of_id(row: dict[str, Any]) -> str | None:
     return None if rule is None else f'"id" {rule}'
 
 
-def _fault_of_key(found: _Collection, key: str | None) -> str | None:
-    """Return that a row names no person, where each must."""
-    if found.persons and key is None:
-        return 'names no person; with unit = "person" each row has an "id"'
-    return None
-
-
-def _fault_of_mixture(found: _Collection, key: str | None, text: Text) -> str | None:
-    """Return that the rows of an id are of two kinds, if they are."""
-    parts = found.parts.get(key, []) if key is not None else []
-    if parts and type(parts[0]) is not type(text):
-        return 'has "text", and an earlier row of its id has "messages", or the reverse'
-    return None
-
-
-def _join(parts: list[Text]) -> Text:
-    """Make one record of the rows of an id, which are all of one kind."""
-    dialogues = [part for part in parts if isinstance(part, Dialogue)]
-    if dialogues:
-        return Dialogue(turns=tuple(turn for each in dialogues for turn in each.turns))
-    return "\n".join(part for part in parts if isinstance(part, str))
-
-
-def _order(text: Text) -> tuple[bool, tuple[str, ...]]:
-    """Sort texts before dialogues."""
-    return (True, text.turns) if isinstance(text, Dialogue) else (False, (text,))
-
-
-def _bytes_of(text: Text) -> bytes:
-    """Spell a record for its digest; NUL, which no text holds, marks a dialogue."""
-    if isinstance(text, str):
-        return text.encode()
-    turns = json.dumps(text.turns, ensure_ascii=False, separators=(",", ":"))
-    return b"\0messages\0" + turns.encode()
-
-
-def _characters(text: Text) -> int:
-    return len(text) if isinstance(text, str) else sum(map(len, text.turns))
+def _hides(key: str) -> bool:
+    """Return whether an id holds an invisible character other than a space."""
+    if key.isascii() and key.isprintable():
+        return False
+    return any(c != " " and text_reader.is_invisible(c) for c in key)
 
 
 def _size(path: Path) -> int:
@@ -257,22 +272,3 @@ def _size(path: Path) -> int:
         return path.lstat().st_size
     except OSError:  # then it cannot be read, either, which is a fault
         return 0
-
-
-def _count(
-    found: _Collection, texts: list[Text], *, files: tuple[int, int, int]
-) -> Census:
-    ids = [key for key in found.parts if isinstance(key, str)]
-    folded = Counter(key.casefold() for key in ids)
-    return Census(
-        files=files[0],
-        empty=files[1],
-        bytes=files[2],
-        records=len(texts),
-        joined=sum(len(parts) > 1 for parts in found.parts.values()),
-        invisible=found.invisible,
-        duplicates=len(texts) - len(set(texts)),
-        like_ids=sum(many for many in folded.values() if many > 1),
-        beyond=found.beyond,
-        characters=Lengths.of(map(_characters, texts)),
-    )

@@ -62,6 +62,11 @@ def shown_part(text: Text) -> str:
     return text if isinstance(text, str) else "".join(text.answers)
 
 
+def whole_text(text: Text) -> str:
+    """Return all of a text or dialogue."""
+    return text if isinstance(text, str) else "\n".join(text.turns)
+
+
 def fault_of_row(row: dict[str, Any], *, keys: tuple[str, ...] = ()) -> str | None:
     """Return which rule the keys or the text of a row break, or None."""
     known = ("messages" if "messages" in row else "text", *keys)

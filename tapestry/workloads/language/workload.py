@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import cast
 
 from tapestry.errors import ConfigError
 from tapestry.protocol.round_manifest import Options, TrainingPlan
@@ -16,6 +15,7 @@ from tapestry.workloads.language.options import LanguageOptions
 from tapestry.workloads.language.record_statistics import Coverage, Lengths
 from tapestry.workloads.language.text_records import TextReader
 from tapestry.workloads.language.tokens import TokenExample
+from tapestry.workloads.lazy_sequence import LazyExamples
 
 PROBE = (  # public, of unequal length
     TokenExample(rows=((5, 4, 3, 2, 1, 2, 3, 4),)),
@@ -60,22 +60,32 @@ class LanguageWorkload(LanguageModel):
         """Refuse an architecture whose gradients of single sequences are not tested."""
         check_architecture(self.module)
 
-    def examples(self, records: Sequence[Text], options: Options) -> list[Example]:
-        """Encode texts; one that is too short for a loss gives no example."""
+    def examples(self, records: Sequence[Text], options: Options) -> Sequence[Example]:
+        """Encode texts as they are drawn; one too short for a loss has no rows."""
         length = LanguageOptions.of(options).sequence_length
-        return [*self.encode(records, sequence_length=length)]
+
+        def encode(place: int) -> TokenExample:
+            found = self.encode([records[place]], sequence_length=length)
+            return found[0] if found else TokenExample(rows=())
+
+        return LazyExamples(len(records), encode)
 
     def coverage(
         self, examples: Sequence[Example], options: Options, *, records: int
     ) -> Coverage:
         """Count the tokens that a training reads of some records."""
-        rows = [cast("TokenExample", example).rows for example in examples]
+        # Sequences of one record overlap by a token.
+        sizes = [
+            (len(each.rows), 1 + sum(len(row) - 1 for row in each.rows))
+            for each in examples
+        ]
         return Coverage(
             sequence_length=LanguageOptions.of(options).sequence_length,
-            # Sequences of one record overlap by a token.
-            tokens=Lengths.of(1 + sum(len(s) - 1 for s in each) for each in rows),
-            cut=sum(len(each) > 1 for each in rows),
-            without_loss=records - len(rows),
+            tokens=Lengths.of(tokens for rows, tokens in sizes if rows),
+            cut=sum(rows > 1 for rows, _ in sizes),
+            without_loss=sum(not rows for rows, _ in sizes),
+            measured=len(sizes),
+            records=records,
         )
 
     def probe(self) -> Sequence[Example]:

@@ -11,6 +11,7 @@ from tapestry_node.data.data_version import (
     dataset_digest,
 )
 
+ONE, TWO = b"1" * 32, b"2" * 32
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
 VERSION = DataVersion(
     version=2,
@@ -36,7 +37,7 @@ def test_versions_are_a_week_apart(early: int) -> None:
 
 
 def test_a_commitment_opens_with_its_salt_alone() -> None:
-    dataset = dataset_digest({"licence": "CC0-1.0"}, [b"one", b"two"])
+    dataset = dataset_digest({"licence": "CC0-1.0"}, ONE + TWO)
     assert commitment(dataset, b"a" * 32) == commitment(dataset, b"a" * 32)
     assert commitment(dataset, b"a" * 32) != commitment(dataset, b"b" * 32)
     assert dataset not in commitment(dataset, b"a" * 32)
@@ -45,7 +46,8 @@ def test_a_commitment_opens_with_its_salt_alone() -> None:
 
 
 def test_a_dataset_is_its_records_and_its_description() -> None:
-    same = dataset_digest({"licence": "CC0-1.0"}, [b"one", b"two"])
-    assert same == dataset_digest({"licence": "CC0-1.0"}, iter([b"one", b"two"]))
-    assert same != dataset_digest({"licence": "CC0-1.0"}, [b"onetwo"])
-    assert same != dataset_digest({"licence": "MIT"}, [b"one", b"two"])
+    same = dataset_digest({"licence": "CC0-1.0"}, ONE + TWO)
+    assert same == dataset_digest({"licence": "CC0-1.0"}, TWO + ONE)
+    assert same != dataset_digest({"licence": "CC0-1.0"}, ONE)
+    assert same != dataset_digest({"licence": "CC0-1.0"}, ONE + TWO + TWO)
+    assert same != dataset_digest({"licence": "MIT"}, ONE + TWO)

@@ -20,6 +20,7 @@ from tapestry.protocol.round_manifest import RoundManifest, TrainingPlan
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.tokens import TokenExample
 from tapestry.workloads.language.workload import LanguageWorkload
+from tapestry.workloads.lazy_sequence import LazySequence
 from tapestry.workloads.plan_checks import local_steps
 from tapestry_node.training import dp_sgd
 from tapestry_node.training.dp_sgd import (
@@ -153,6 +154,72 @@ def test_batches_are_poisson_samples() -> None:
     )
     assert np.mean(drawn) == pytest.approx(10, abs=1.0)
     assert np.var(drawn) == pytest.approx(40 * 0.25 * 0.75, rel=0.5)
+
+
+class Tossed(NoiseSource):
+    """A source whose coins a test names, for each unit; its noise is as ever."""
+
+    mask: np.ndarray
+    asked: list[tuple[int, float]]
+
+    def coins(self, count: int, *, probability: float) -> np.ndarray:
+        self.asked.append((count, probability))
+        return self.mask
+
+
+def tossed(mask: np.ndarray) -> Tossed:
+    source = Tossed.unsafe_from_key(b"1" * 32)
+    source.mask, source.asked = mask, []
+    return source
+
+
+@pytest.mark.parametrize("noise", ["local", "none"])
+def test_a_record_without_rows_is_drawn_as_any_other_and_adds_nothing(
+    noise: str,
+) -> None:
+    """What comes out is what came out when such records were left out before."""
+    empty = TokenExample(rows=())
+    some = tiny_models.units(6)
+    units = [empty, some[0], some[1], empty, some[2], *some[3:], empty]
+    mask = np.array([1, 1, 0, 1, 1, 1, 1, 0, 0], dtype=bool)
+    full = np.array([bool(unit.rows) for unit in units])
+    whole, left_out = tossed(mask), tossed(mask[full])
+    plan = {"steps": 2, "batch_size": 3}
+    got, done = run(
+        units,
+        plan=plan,
+        privacy={"noise": noise},
+        records=9,
+        runtime_=Runtime(source=whole),
+    )
+    wanted, before = run(
+        [unit for unit in units if unit.rows],
+        plan=plan,
+        privacy={"noise": noise},
+        records=9,
+        runtime_=Runtime(source=left_out),
+    )
+    assert np.array_equal(got, wanted)
+    assert done == before
+    # All records are asked for, at the rate of the declared number.
+    assert [(n, round(rate, 6)) for n, rate in whole.asked] == [(9, 0.333333)] * 2
+
+
+def test_only_drawn_records_are_encoded() -> None:
+    seen: list[int] = []
+
+    def encode(place: int) -> TokenExample:
+        seen.append(place)
+        return TokenExample(rows=((5, 6, 7),) if place % 2 else ())
+
+    mask = np.array([1, 0, 0, 1, 1, 0, 0, 0], dtype=bool)
+    run(
+        LazySequence(8, encode),
+        plan={"steps": 1, "batch_size": 2},
+        records=8,
+        runtime_=Runtime(source=tossed(mask)),
+    )
+    assert seen == [0, 3, 4]
 
 
 def test_the_divisor_is_the_expected_batch_not_the_drawn_one() -> None:

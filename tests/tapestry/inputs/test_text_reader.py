@@ -308,3 +308,25 @@ def test_what_was_written_as_json_is_read_as_it_was(
         found, said = _rows(_write(path, "\n".join(rows)))
         assert [row["text"] for _, row in found] == fit
         assert said == ""
+
+
+def test_each_character_is_judged_alone_and_beside_others_as_the_pattern_has_it() -> (
+    None
+):
+    """The fast way past clean text lets no refused character through."""
+    refused_ones = {
+        *range(0x09),
+        *range(0x0E, 0x20),
+        *range(0x7F, 0x85),
+        *range(0x86, 0xA0),
+        *range(0xD800, 0xE000),
+        *range(0xFDD0, 0xFDF0),
+        0xFEFF,
+        0xFFFE,
+        0xFFFF,
+    }
+    found = {
+        code for code in range(0x10000) if text_reader.first_fault(f"é{chr(code)}x")
+    }
+    assert found == refused_ones
+    assert text_reader.first_fault("".join(map(chr, range(0x10000, 0x110000)))) is None

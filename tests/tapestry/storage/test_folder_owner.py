@@ -15,7 +15,14 @@ from tests.support.founding_place import Place, ok
 _OTHER = 65_533
 _READING = {
     *("coordinator status", "coordinator bundle", "coordinator backup"),
-    *("node status", "node check", "node budget", "node egress", "node backup"),
+    *(
+        "node status",
+        "node check",
+        "node data check",
+        "node budget",
+        "node egress",
+        "node backup",
+    ),
     *("node bundle", "node export"),
 }
 
@@ -99,6 +106,7 @@ def test_each_writing_command_is_refused_and_writes_nothing(
         ("node", "leave", node),
         ("node", "submit", node, file),
         ("node", "rotate", node, "node"),
+        ("node", "data", "withdraw", node, "--keys", file),
         ("governance", "accept", file, "--node", node),
         ("witness", "init", node, "--name", "archive"),
         ("witness", "run", node),
@@ -115,7 +123,7 @@ def test_each_writing_command_is_refused_and_writes_nothing(
         for name, command in commands()
         if any(each.name == "folder" for each in command.params)
     }
-    tried = {f"{role} {verb}" for role, verb, *_ in writing}
+    tried = {" ".join(map(str, words[: 2 + ("data" in words)])) for words in writing}
     assert tried - {"governance accept"} == all_of_them - _READING
 
 

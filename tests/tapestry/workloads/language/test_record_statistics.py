@@ -46,6 +46,8 @@ def test_cut_and_too_short_records_are_counted(tmp_path: Path) -> None:
         tokens=Lengths(shortest=2, median=8, longest=30),
         cut=2,
         without_loss=1,
+        measured=5,
+        records=5,
     )
     census: Any = trainer.summary
     assert census.characters == Lengths(shortest=1, median=8, longest=30)

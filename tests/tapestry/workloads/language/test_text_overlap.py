@@ -109,6 +109,6 @@ def test_a_row_of_a_record_of_several_rows_is_private_too(tmp_path: Path) -> Non
     rows = [{"id": "7", "text": text} for text in ("one visit", "the other visit")]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     found = records.read(tmp_path, TextReader())
-    assert found.records == ("one visit\nthe other visit",)
+    assert [*found.records] == ["one visit\nthe other visit"]
     assert repeated(["the other visit"], found.records) == []
     assert repeated(["the other visit"], found.parts) == [0]
