@@ -36,14 +36,16 @@ from tapestry.schema import Name, Printable, Strict
 
 _MAX_MEMORY = 16 << 20  # bytes of a compiled domain
 _EDGE = r"[^\p{L}\p{M}\p{N}_]"
-_Term = Annotated[Printable, Field(min_length=1, max_length=200)]
-_Pattern = Annotated[Printable, Field(min_length=1, max_length=1000)]
+_Term = Annotated[Printable, Field(min_length=1, max_length=200, examples=["rite"])]
+_Pattern = Annotated[
+    Printable, Field(min_length=1, max_length=1000, examples=["SONG-[0-9]{4}"])
+]
 
 
 class ProtectedDomain(Strict):
     """Texts that are kept out, under one name."""
 
-    id: Name
+    id: Annotated[Name, Field(examples=["sacred-songs"])]
     terms: Annotated[tuple[_Term, ...], Field(max_length=20_000)] = ()
     patterns: Annotated[tuple[_Pattern, ...], Field(max_length=100)] = ()
     labels: Annotated[tuple[_Term, ...], Field(max_length=1000)] = ()

@@ -521,3 +521,71 @@ def test_persons_and_their_rows_go_together(
 ) -> None:
     with refused(ConfigError, "setting-invalid", match=match):
         read(_write(tmp_path, {"a.txt": b"uno"}, manifest=manifest))
+
+
+DOMAINS = (
+    MANIFEST
+    + "\n[[domains]]\n"
+    + 'id = "songs"\nterms = ["il canto"]\npatterns = ["CANTO-[0-9]+"]\n'
+    + 'labels = ["segreto"]\n\n[[domains]]\nid = "rites"\nterms = ["rito lunare"]\n'
+)
+
+
+def test_what_is_protected_never_reaches_the_records(tmp_path: Path) -> None:
+    """Row by row, before rows are joined, counted or tokenized."""
+    pytest.importorskip("re2")
+    rows = [
+        {"id": "1", "text": "ecco IL\u00a0CANTO del fiume"},
+        {"id": "1", "text": "una riga"},
+        {"id": "2", "text": "vedi CANTO-17"},
+        {"text": "un testo", "label": "segreto"},
+        {"text": "un altro", "label": "aperto"},
+        {"messages": [QUESTION, {**ANSWER, "content": "il rito lunare"}]},
+    ]
+    found = read(
+        _write(tmp_path, {"a.jsonl": _lines(*rows).encode()}, manifest=DOMAINS)
+    )
+    assert sorted(found.records) == ["un altro", "una riga"]
+    assert census(found).kept_out == {"rites": 1, "songs": 3}
+    assert census(found).records == 2
+
+
+@given(st.lists(st.sampled_from(["il canto", "uno", "due", "tre"]), max_size=12))
+def test_a_row_more_changes_no_other_record(texts: list[str]) -> None:
+    """Adding or removing one unit leaves every other unit's bytes as they were."""
+    pytest.importorskip("re2")
+    rows = [{"id": f"P{n}", "text": text} for n, text in enumerate(texts)]
+    extra = {"id": "extra", "text": "uno"}
+
+    def records_of(rows: list[dict[str, str]]) -> dict[str | None, object]:
+        with tempfile.TemporaryDirectory() as folder:
+            content = {"a.jsonl": _lines(*rows, {"text": "base"}).encode()}
+            found = read(_write(Path(folder), content, manifest=DOMAINS))
+            return dict(zip(found.keys, found.records, strict=True))
+
+    whole = records_of([*rows, extra])
+    assert whole.pop("extra") == "uno"
+    assert whole == records_of(rows)
+
+
+@pytest.mark.parametrize(
+    ("domain", "code", "match"),
+    [
+        ('id = "a"', "setting-invalid", "terms, patterns or labels"),
+        ('id = "a"\npatterns = ["(a"]', "setting-invalid", "RE2"),
+        (
+            'id = "a"\nterms = ["x"]\n[[domains]]\nid = "a"\nterms = ["y"]',
+            "domain",
+            "'a'",
+        ),
+    ],
+    ids=["empty", "pattern", "twice"],
+)
+def test_a_domain_that_is_wrong_is_one_line(
+    tmp_path: Path, domain: str, code: str, match: str
+) -> None:
+    pytest.importorskip("re2")
+    manifest = f"{MANIFEST}\n[[domains]]\n{domain}\n"
+    code = "domain-duplicated" if code == "domain" else code
+    with refused(ConfigError, code, match=match):
+        read(_write(tmp_path, {"a.txt": b"uno"}, manifest=manifest))
