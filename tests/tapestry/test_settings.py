@@ -230,7 +230,9 @@ def test_each_setting_has_an_example_that_is_right(
 ) -> None:
     example: dict[str, Any] = {}
     for place in _leaves(model):
-        inside = ("domains", 0, *place[1:]) if place[0] == "domains" else place
+        inside: Place = place
+        if place[0] == "domains":
+            inside = ("domains", 0, *place[1:])
         value = type_at(model, inside).example
         assert value is not None, place
         table = example
