@@ -230,7 +230,7 @@ def test_each_setting_has_an_example_that_is_right(
 ) -> None:
     example: dict[str, Any] = {}
     for place in _leaves(model):
-        inside: Place = place
+        inside: tuple[str | int, ...] = place
         if place[0] == "domains":
             inside = ("domains", 0, *place[1:])
         value = type_at(model, inside).example
