@@ -7,7 +7,7 @@ import pytest
 from tapestry.errors import ConfigError
 from tapestry_governance.events.round_events import RoundOpened
 from tests.coordinator.conftest import Found
-from tests.support.federation import RECORDS
+from tests.support.federation import DECLARED, RECORDS
 from tests.support.refusals import refused
 
 
@@ -59,7 +59,7 @@ def test_settings_that_allow_no_round_end_the_run_before_any_request(
         (
             {"privacy": {"target_delta": "0.05"}},
             {"max_delta": "0.05"},
-            f"fi: delta 0.05 is not below 1/{RECORDS}",
+            f"fi: delta 0.05 is not below 1/{DECLARED}",
         ),
     ],
     ids=["batch", "cap", "delta"],

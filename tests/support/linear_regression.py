@@ -7,7 +7,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -91,12 +90,11 @@ class LinearRegression(TorchModel):
 
     def losses(self, rows: Sequence[Row]) -> Tensor:
         table = torch.tensor(rows, dtype=torch.float32)
-        errors = self.module(table[:, :3]) - table[:, 3:]
-        return torch.square(errors).mean(dim=1)
+        return torch.square(self.module(table[:, :3]) - table[:, 3:]).mean(dim=1)
 
     def evaluation(self, options: Options) -> MeanSquaredError:
         return MeanSquaredError(self, options)
 
     @property
     def given(self) -> ModelContent:
-        return ModelContent(tensors={"0.weight": np.zeros((2, 3), np.float32)})
+        return ModelContent(tensors={"0.weight": torch.zeros(2, 3).numpy()})
