@@ -23,7 +23,7 @@ class AdapterPromise:
     """The privacy of an adapter that was trained with noise; decimals as in the log."""
 
     unit: str  # a record, or a person
-    epsilon: str  # of all that the institution spent until then
+    epsilon: str  # of all that was spent until then on what it was trained on
     ancestry_epsilon: str | None  # of its training and its base's rounds; None: untold
     fallback: str | None  # if all others collude; None: the same
     target_delta: str

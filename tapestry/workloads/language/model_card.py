@@ -277,8 +277,9 @@ def _privacy_words(promise: AdapterPromise | None) -> Iterator[str]:
         f" {promise.target_delta}, per {promise.unit}, for adding or removing one"
         f" ({promise.steps} steps of DP-SGD, clip norm {promise.clip_norm}, noise"
         f" multiplier {promise.noise_multiplier}, sampling rate"
-        f" {promise.sampling_rate}). It covers this adapter and all else that"
-        " the institution had spent on its records by then, in the whole log."
+        f" {promise.sampling_rate}). It covers this adapter and all else that the"
+        " institution had spent by then, in the whole log, on the records that it was"
+        " trained on."
         f"{_ancestry_words(promise)}"
         f" {_trust_words(promise)} Facts that many records share are not hidden."
     )
