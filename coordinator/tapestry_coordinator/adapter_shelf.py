@@ -32,7 +32,8 @@ from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.model_events import AdapterPublished
 
 _logger = logging.getLogger(__name__)
-_FETCH_SECONDS = 600.0  # that the files of an adapter may take, and to the next try
+_FETCH_SECONDS = 300.0  # that the files of an adapter may take
+_RETRY_SECONDS = 600.0  # until a member that said nothing is asked again
 
 
 class Shelf(Protocol):
@@ -60,38 +61,43 @@ class AdapterFetcher:
         """Take a coordinator's folder, its log, and the members."""
         self.directory, self.trust, self.publisher = directory, trust, publisher
         self._grid = grid
-        self._silent: dict[bytes, float] = {}  # entry -> when its member said nothing
+        self._silent: dict[str, float] = {}  # member -> when it may be asked again
 
-    def fetch(self, entry: bytes) -> bool:
+    def fetch(self, member: str, entry: bytes) -> bool:
         """Fetch the files of an adapter and log its entries, if its member is here.
 
         Guarantees:
-            No round waits for it: while one is open nothing is fetched. A member that
-            does not answer is asked again after ten minutes.
+            No open round waits for it. A member that does not answer holds the next
+            one up for five minutes, and is asked again ten minutes later. Nobody makes
+            another member work: an adapter is handed in by its own node alone.
 
         Raises:
-            TapestryError: The member refuses, or ``keep_adapter`` does.
+            TapestryError: Another member handed it in, or the member refuses, or
+                ``keep_adapter`` does.
         """
-        event, now = open_entry(entry).event, time.monotonic()
+        event = open_entry(entry).event
         name = getattr(event.body, "name", "")
-        is_here = event.actor in self._grid.nodes()
-        is_early = now < self._silent.get(entry, now) + _FETCH_SECONDS
-        if self.publisher.state.open_round is not None or not is_here:
-            return False
-        if entry in self._silent and is_early:
+        if event.actor != member:
+            raise ProtocolError(
+                f"an adapter of {event.actor} was handed in by {member}; its own node"
+                " has the files",
+                code="publication-differs",
+            )
+        is_early = time.monotonic() < self._silent.get(member, 0.0)
+        is_here = member in self._grid.nodes()
+        if self.publisher.state.open_round is not None or not is_here or is_early:
             return False
         checkpoint = self.publisher.checkpoint.decode()
         request = encode_message(
             PublishAdapterRequest(name=name, checkpoint=checkpoint)
         )
-        self._silent[entry] = now
         for node, reply in self._grid.exchange(
-            {event.actor: request}, deadline=_FETCH_SECONDS
+            {member: request}, deadline=_FETCH_SECONDS
         ):
-            del self._silent[entry]
             kept = keep_adapter(self, node, reply)
             _logger.info("node %s published adapter %s", node, kept)
             return True
+        self._silent[member] = time.monotonic() + _RETRY_SECONDS
         return False
 
 

@@ -115,7 +115,7 @@ class LogPublisher:
         for size in self._turned():
             log.publish_turn(size)  # what a crash left out
         self.notice: Callable[[FederationState], None] = lambda _: None
-        self.fetch: Callable[[bytes], bool] = lambda _: False
+        self.fetch: Callable[[str, bytes], bool] = lambda _, __: False
 
     @property
     def in_force(self) -> TrustPolicy:
@@ -281,7 +281,7 @@ class LogPublisher:
         """
         try:
             if _is_adapter(entry):
-                return self.fetch(entry)
+                return self.fetch(name, entry)
             self.add(entry)
         except ResourceError:
             raise

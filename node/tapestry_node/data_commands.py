@@ -110,8 +110,13 @@ def check(
 @click.option(
     "--plan", is_flag=True, help="Show what rests on them, and withdraw nobody."
 )
+@click.option(
+    "--unknown", is_flag=True, help="Also persons whom no version has, as they wait."
+)
 @as_json
-def withdraw(folder: Path, listed: Path, plan: bool, as_json: bool) -> None:
+def withdraw(
+    folder: Path, listed: Path, plan: bool, unknown: bool, as_json: bool
+) -> None:
     """Train on some persons no more, from now on, also while the node runs.
 
     The log gets their number with the next version of the data, rounded down. Shown is
@@ -120,7 +125,7 @@ def withdraw(folder: Path, listed: Path, plan: bool, as_json: bool) -> None:
     """
     from tapestry_node.data import withdrawal
 
-    done = withdrawal.run(folder, listed, only_plan=plan)
+    done = withdrawal.run(folder, listed, only_plan=plan, unknown=unknown)
     if as_json:
         console.say_json(done.to_json())
         return
@@ -128,6 +133,25 @@ def withdraw(folder: Path, listed: Path, plan: bool, as_json: bool) -> None:
         console.say(f"withdrawn  {done.withdrawn} of {done.listed}; they train no more")
     for label, text in done.plan.lines():
         console.say(f"{label:<9}  {text}")
+
+
+@data.command(cls=Command)
+@node_folder
+@as_json
+def exchange(folder: Path, as_json: bool) -> None:
+    """Say that most persons in the data are others than in the version before.
+
+    A node asks for this where most of them are gone and as many are new. If the column
+    of keys was exchanged, or keys are spelled in another way, put that right instead:
+    the same persons would have a fresh budget, and only you can know.
+    """
+    from tapestry_node.data import withdrawal
+
+    withdrawal.say_exchanged(folder)
+    if as_json:
+        console.say_json({"exchanged": True})
+    else:
+        console.say("noted: the persons of the next version may all be others")
 
 
 class _Progress:

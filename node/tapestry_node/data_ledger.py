@@ -1,8 +1,11 @@
 """The ledger of a node's records, opened together with the version that may train."""
 
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 
 from tapestry.encoding import decode_decimal
+from tapestry.errors import BudgetExhausted
 from tapestry_governance.rules.federation_state import FederationState
 from tapestry_node.budget.ledger import Ledger
 from tapestry_node.data import data_versions
@@ -38,14 +41,27 @@ def open_ledger(
             fallback_epsilon=decode_decimal(policy.fallback_epsilon_limit),
         )
         rounds = [r.charge for r in ledger.rows() if r.charge.purpose == "round"]
-        return ledger.paying(rounds[-1] if rounds else None, blocks)
+        if not rounds:
+            return blocks
+        able = ledger.paying(rounds[-1], blocks)
+        if log is None or not able:
+            return able
+        like = replace(rounds[-1], number=0, blocks=able)
+        with suppress(BudgetExhausted):
+            cap = decode_decimal(log.policy.epsilon_cap)
+            delta = decode_decimal(policy.target_delta)
+            return ledger.check_cap(like, target_delta=delta, cap=cap).blocks
+        return ()
 
+    if state.reading().terms is not None:  # before a version is written
+        Ledger.view(state, trainer.promise(1))
     holdings = data_versions.take_in(
         trainer.source,
         state,
         now=now,
         logged=0 if known is None else known.version,
         paying=paying,
+        check=trainer.promise,
     )
     trainer.hold(holdings)
     return Ledger.open(state, trainer.terms)

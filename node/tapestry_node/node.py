@@ -304,12 +304,24 @@ class Node:
     def _submitted_entries(self) -> list[bytes]:
         """Declare the records, if nothing did; return what the log lacks."""
         for version in undeclared(self._store, self.mirror.state, name=self.name):
-            salt = self._store.secret("dataset-salt", secrets.token_bytes(32))
-            declared = self.trainer.declaration(version, salt)
+            declared = self.trainer.declaration(version, self._salt)
             self._store.post(self.context.sign_event(declared, now=self.clock()))
         sign = partial(self.context.sign_event, now=self.clock())
         found = entries_to_submit(self._store, self.mirror, name=self.name, sign=sign)
         return found[:MAX_SUBMITTED]
+
+    @property
+    def _salt(self) -> bytes:
+        return self._store.secret("dataset-salt", secrets.token_bytes(32))
+
+    def _require_data(self) -> None:
+        """Require that the data here are declared, and that some may train."""
+        holdings = self.trainer.holdings
+        version, log = holdings.version, self.mirror.state
+        require_declared(log, self.name, version=version, salt=self._salt)
+        if not len(holdings.select(version.trains)):
+            said = "no unit of the declared data is left to train on"
+            raise Refused(Reason.MAINTENANCE, said, code="nothing-to-train")
 
     def _follow_keys(self) -> None:
         """Sign with the keys that the log expects from here on.
@@ -369,8 +381,7 @@ class Node:
         if self.session is not None and self.session.manifest == current.manifest:
             return encode_message(self.session.advertisement)  # joined before
         self.require_available()
-        version = self.trainer.holdings.version.version
-        require_declared(self.mirror.state, self.name, version=version)
+        self._require_data()
         self._require_charges()
         self._store.require(self.mirror.state.uploads_of(self.name))
         self._leave_session()

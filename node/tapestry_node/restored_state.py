@@ -55,6 +55,7 @@ from tapestry_governance.rules.round_records import AccountedSpending
 from tapestry_node.adapters.publication import Publisher
 from tapestry_node.budget.ledger_entries import Charge
 from tapestry_node.budget.log_accounts import key_of, loss_of, published_charge
+from tapestry_node.data.declarations import require_newest
 from tapestry_node.node_keys import KeyRing
 from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
@@ -219,9 +220,11 @@ class Settlement:
 
         Raises:
             PolicyError: The log says that this node spent otherwise than here.
+            VerificationError: The log has a version of the data that the state lacks.
         """
+        store, context = self.context.store, self.context
+        require_newest(context.mirror.state, store, name=context.name)
         found = self._read(restored.since, size)
-        store = self.context.store
         with store.writing() as replay:
             for said, entry in sorted(found.accounts, key=lambda each: each[0].number):
                 _take_over(replay, said, entry)

@@ -88,6 +88,7 @@ class StateReplay:
         self.terms: dict[str, str] | None = None
         self.data: list[DataVersion] = []
         self.withdrawn: set[bytes] = set()  # marks of units that train no more
+        self.exchanged = False  # the operator said it, since the last version
         self.limits: tuple[str, str] | None = None
         self.uploads: list[UploadMark] = []
         self.consents: list[ConsentMark] = []
@@ -347,6 +348,9 @@ class StateReplay:
                 self.submitted = {bytes.fromhex(leaf): int(n) for leaf, n in rows}
             case "data":
                 self.data.append(DataVersion.parse(entry))
+                self.exchanged = False
+            case "exchanged":
+                self.exchanged = True
             case "withdrawn":
                 self.withdrawn |= {bytes.fromhex(unit) for unit in entry["units"]}
             case "secret":

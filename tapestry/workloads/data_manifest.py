@@ -51,6 +51,11 @@ class DataManifest(Strict):
         return self
 
     @property
+    def key(self) -> str:
+        """The column or field that names a record's person."""
+        return "id"
+
+    @property
     def languages(self) -> tuple[str, ...]:
         """The languages of the data, for the log; empty where there are none."""
         return ()

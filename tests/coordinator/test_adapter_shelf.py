@@ -10,6 +10,7 @@ from tapestry.encoding import canonical_json, decode_json
 from tapestry.errors import (
     ForeignFileError,
     IncompleteError,
+    ProtocolError,
     RuleError,
     VerificationError,
 )
@@ -305,3 +306,42 @@ def test_files_are_not_fetched_while_a_round_is_open(settled: Federation) -> Non
     settled.run()
     assert stages == [RoundStage.CLOSE]
     assert kept(settled)
+
+
+def _asked(federation: Federation) -> int:
+    kinds = [each.request.kind for each in federation.wire.log]
+    return kinds.count(Kind.PUBLISH_ADAPTER)
+
+
+def test_an_adapter_is_handed_in_by_its_own_node_alone(
+    federation: Federation, run: driver.Run
+) -> None:
+    """Else a member makes another one train and pay."""
+    entry = bytes(_publication(federation, "fr").attachments[1])
+    fetcher = adapter_shelf.AdapterFetcher(
+        federation.coordinator,
+        trust=run.context.trust,
+        publisher=run.context.publisher,
+        grid=federation.wire,
+    )
+    asked = _asked(federation)
+    with refused(ProtocolError, "publication-differs", match="handed in by id"):
+        fetcher.fetch("id", entry)
+    assert _asked(federation) == asked
+
+
+def test_a_member_that_says_nothing_is_not_asked_for_each_of_its_adapters(
+    federation: Federation, run: driver.Run
+) -> None:
+    entry = bytes(_publication(federation, "fr").attachments[1])
+    federation.wire.on("fr", Kind.PUBLISH_ADAPTER, unanswered, times=9)
+    fetcher = adapter_shelf.AdapterFetcher(
+        federation.coordinator,
+        trust=run.context.trust,
+        publisher=run.context.publisher,
+        grid=federation.wire,
+    )
+    asked = _asked(federation)
+    for _ in range(3):
+        assert not fetcher.fetch("fr", entry)
+    assert _asked(federation) - asked == 1

@@ -178,3 +178,23 @@ def test_a_node_that_never_ran_has_nobody_to_withdraw(
     listed.write_text("person-0\n")
     with refused(IncompleteError, "state-missing", match="never ran"):
         withdrawal.run(folder, listed, only_plan=True)
+
+
+def test_who_waits_for_a_version_can_be_withdrawn_as_well(found: Found) -> None:
+    federation = found(data=persons)
+    federation.cosign()
+    node = federation.directory / "nodes" / GROWING
+    listed = federation.directory / "keys.txt"
+    listed.write_text("person-0\nwho-waits\n")
+    done = tapestry("node", "data", "withdraw", node, "--keys", listed, "--unknown")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith("withdrawn  2 of 2")
+    assert len(federation.nodes[GROWING].store.reading().withdrawn) == 2
+
+
+def test_an_exchange_of_all_persons_is_noted(found: Found) -> None:
+    federation = found(data=persons)
+    node = federation.directory / "nodes" / GROWING
+    done = tapestry("node", "data", "exchange", node, "--json")
+    assert json.loads(done.stdout) == {"exchanged": True}
+    assert federation.nodes[GROWING].store.reading().exchanged

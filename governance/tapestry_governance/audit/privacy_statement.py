@@ -138,9 +138,9 @@ class WithdrawnUnits:
     def to_line(self) -> str:
         """Say how many were withdrawn."""
         return (
-            f"{self.node} withdrew {self.units} or more (unit: {self.unit}) since. They"
-            " were trained on, and what was learned from them is still in it, within"
-            " the bounds above."
+            f"{self.node} withdrew {self.units} or more (unit: {self.unit}) since they"
+            " may have been trained on. What was learned from them is still in it,"
+            " within the bounds above."
         )
 
 
@@ -207,17 +207,18 @@ def state_privacy(state: FederationState, name: str) -> Statement:
         unknown=tuple(sorted(r for r in release.ancestry if r in state.unknown_bases)),
         base=None if adapter is None else adapter.base,
         promises=_promises({node: said for node, said in spent.items() if said}, state),
-        withdrawn=tuple(_withdrawn(state, release, [n for n in spent if spent[n]])),
+        withdrawn=tuple(_withdrawn(state, spent)),
     )
 
 
 def _withdrawn(
-    state: FederationState, release: ReleaseRecord, nodes: Iterable[str]
+    state: FederationState, spent: Mapping[str, list[AccountedSpending]]
 ) -> Iterator[WithdrawnUnits]:
-    """Yield what some nodes withdrew since a release was published."""
-    for node in nodes:
+    """Yield what nodes withdrew since the first training that led to an object."""
+    for node, accounts in spent.items():
         left: tuple[Departure, ...] = state.departures.get(node, ())
-        units = sum(each.units for each in left if each.index > release.index)
+        first = min((each.index for each in accounts), default=state.size)
+        units = sum(each.units for each in left if each.index > first)
         if units:
             unit = state.data[node].unit
             yield WithdrawnUnits(node=node, unit=unit, units=units)

@@ -348,6 +348,7 @@ class Publisher:
             event = {"stage": "adapter", "node": self.context.name}
             self.context.notify({**event, "done": seen.step, "total": seen.steps})
             tell(seen.step, seen.steps)
+            trainer.drop(self.context.store.reading().withdrawn)
 
         try:
             update = adapter_trainer.train(

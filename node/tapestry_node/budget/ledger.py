@@ -62,6 +62,7 @@ class PrivacyPromise:
     fallback_epsilon: float  # with the node's own share of noise alone
     delta: float
     unit: str = "record"
+    key: str = ""  # the column or field that names the person; none of single records
     adjacency: str = accounting.ADJACENCY
 
     def __post_init__(self) -> None:
@@ -136,7 +137,7 @@ class Ledger:
         Of the ``terms`` a changed limit is noted, anything else refused.
 
         Raises:
-            ConfigError: Delta, unit or adjacency differ from the ledger's.
+            ConfigError: Delta, unit, key or adjacency differ from the ledger's.
         """
         ledger = cls(state, terms)
         with state.writing() as replay:
@@ -333,13 +334,11 @@ class Ledger:
         charges = [row.charge for row in rows]
         return max(self._left(charges, charge, block) for block in charge.blocks)
 
-    def paying(self, like: Charge | None, blocks: Iterable[int]) -> tuple[int, ...]:
-        """Return which of some blocks can pay for one more charge; None: for any."""
+    def paying(self, like: Charge, blocks: Iterable[int]) -> tuple[int, ...]:
+        """Return which of some blocks can pay for one more charge."""
         charges = [row.charge for row in self.rows()]
         return tuple(
-            block
-            for block in blocks
-            if like is None or self._fault(charges, like, block) is None
+            block for block in blocks if self._fault(charges, like, block) is None
         )
 
     def require(self, published: Iterable[Charge]) -> None:
@@ -382,6 +381,7 @@ class Ledger:
         return {
             "format": _FORMAT,
             "unit": self._terms.unit,
+            "key": self._terms.key,
             "delta": encode_decimal(self._terms.delta),
             "adjacency": self._terms.adjacency,
         }

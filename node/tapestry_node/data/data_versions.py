@@ -50,7 +50,9 @@ from tapestry_node.data.unit_register import (
 from tapestry_node.node_state import NodeState
 
 UNIT_KEY: Final = "unit-key"  # the secret under which units are marked
-_EXACT = 10  # fewer units than this cannot be rounded down to a number
+_LEAST = 10  # persons; the number of fewer would tell about each of them
+Check = Callable[[int], object]
+"""Refuses a largest block of so many units, for which delta is too large."""
 Paying = Callable[[tuple[int, ...]], tuple[int, ...]]
 """Of some blocks, those that can pay for one more training like the last."""
 
@@ -135,7 +137,7 @@ class Holdings:
 
 def declared_count(units: int) -> int:
     """Round a number of units down, as a request does; below ten it is exact."""
-    return units if units < _EXACT else rounded_down(units)
+    return units if units < _LEAST else rounded_down(units)
 
 
 def unwritten(source: DataSource, now: datetime) -> Holdings:
@@ -183,8 +185,14 @@ def take_in(
     now: datetime,
     logged: int,
     paying: Paying,
+    check: Check,
 ) -> Holdings:
     """Return what may train now; what changed becomes the next version if it is due.
+
+    Edge cases:
+        There is no next version while a round is under way, while a state that was
+        restored is not settled, and while the blocks that can pay have fewer than ten
+        persons. Then what is left of the last one trains.
 
     Args:
         source: The records as they are now.
@@ -192,52 +200,49 @@ def take_in(
         now: By the node's clock.
         logged: The last version of this node in the log; 0 for none.
         paying: Tells which blocks are trained on from the next version on.
+        check: Is asked before a version is written.
 
     Raises:
-        ConfigError: Single records are new or were changed, or no unit is left.
+        ConfigError: Single records are new or were changed, the first version has
+            fewer than ten persons, most persons are others than before, or ``check``
+            refuses a block.
         VerificationError: The register was lost, or the log has a version that the
             state lacks.
     """
     replay = state.reading()
     last = replay.data[-1] if replay.data else None
-    if logged > (last.version if last else 0):
-        raise VerificationError(
-            f"the log has data version {logged} of this node, its state does not: it"
-            " was restored from before that, and cannot tell who came with it from who"
-            " is new; put the newest copy back",
-            code="data-version-restored",
-        )
-    if last is None and replay.rows:  # unreachable but by a state put together by hand
-        raise VerificationError(
-            f"{state.path} has charges and no data version that they are of; put the"
-            " newest copy back",
-            code="data-version-missing",
-        )
+    _check_state(state, logged)
     found = source.marked(state.secret(UNIT_KEY, secrets.token_bytes(32)))
     register = UnitRegister()
     if last is not None:
         register = UnitRegister.read(state, last)
         _check_records(source, register, found)
-        if replay.session is not None or not last.is_due(now):
+        is_free = replay.session is None and replay.restored is None
+        if not (is_free and last.is_due(now)):
             return _holdings(last, register, found, replay.withdrawn)
+        _check_exchange(source, register, found, is_said=replay.exchanged)
     kept = ~np.isin(found.units, as_marks(replay.withdrawn))
     newest = last.block if last else 0
     grown = register.grown(found.select(kept), block=min(newest + 1, MAX_BLOCKS))
-    block = max(newest, grown.newest, 1)
-    trains = paying(tuple(range(1, block + 1))) or (block,)
-    if last is not None and (grown.digest, trains) == (last.register, last.trains):
-        return _holdings(last, register, found, replay.withdrawn)
-    count = int(np.count_nonzero(np.isin(grown.blocks(found), trains)))
-    if not count:
+    blocks = grown.blocks(found)
+    there = tuple(int(each) for each in np.unique(blocks) if each)
+    trains = paying(there) or there[-1:]
+    count = int(np.count_nonzero(np.isin(blocks, trains)))
+    is_few = count < (1 if source.unit == "record" else _LEAST)
+    if last is None and is_few:
         raise ConfigError(
-            f"{source.place} has no unit of the blocks {list(trains)} to train on: all"
-            " left, or were withdrawn",
+            f"{source.place} has {count} {source.unit}s to train on; at least"
+            f" {_LEAST} persons or one record are wanted",
             code="records-missing",
         )
+    is_same = last and (grown.digest, trains) == (last.register, last.trains)
+    if last is not None and (is_few or is_same):
+        return _holdings(last, register, found, replay.withdrawn)
+    check(grown.largest)
     present = np.frombuffer(source.digests, "S32")[kept].tobytes()
     version = DataVersion(
         version=last.version + 1 if last else 1,
-        block=block,
+        block=max(newest, grown.newest),
         records=declared_count(count),
         withdrawn=rounded_down(register.left(grown)),
         trains=trains,
@@ -247,6 +252,29 @@ def take_in(
     )
     grown.write(state, version)
     return _holdings(version, grown, found, replay.withdrawn)
+
+
+def _check_state(state: NodeState, logged: int) -> None:
+    """Refuse a state from before a version, or before any.
+
+    Raises:
+        VerificationError: The log has a version that the state lacks, or there are
+            charges of no version.
+    """
+    replay = state.reading()
+    if logged > len(replay.data):
+        raise VerificationError(
+            f"the log has data version {logged} of this node, its state does not: it"
+            " was restored from before that, and cannot tell who came with it from who"
+            " is new; put the newest copy back",
+            code="data-version-restored",
+        )
+    if replay.rows and not replay.data:  # by a state put together by hand
+        raise VerificationError(
+            f"{state.path} has charges and no data version that they are of; put the"
+            " newest copy back",
+            code="data-version-missing",
+        )
 
 
 def _check_records(
@@ -263,6 +291,31 @@ def _check_records(
             " take them out, or put the data back as it was. Single records may only"
             ' become fewer; data that grow need unit = "person" from the start',
             code="dataset-differs",
+        )
+
+
+def _check_exchange(
+    source: DataSource, register: UnitRegister, found: FoundUnits, *, is_said: bool
+) -> None:
+    """Refuse a version in which most persons seem to be others.
+
+    A key column that was exchanged, or whose keys are spelled in another way, makes all
+    persons new, with fresh budgets.
+
+    Raises:
+        ConfigError: Most persons are gone and as many are new, and nobody said that
+            they are others.
+    """
+    changes, there = register.changes(found), register.present
+    is_other = 2 * changes.gone >= there and 2 * changes.new >= there
+    if source.unit == "person" and is_other and there and not is_said:
+        raise ConfigError(
+            f"{source.place} lacks {changes.gone} of {there} persons and has"
+            f" {changes.new} new ones: was the column of keys exchanged, or are keys"
+            " spelled in another way? Then put it right, as the same persons would"
+            " have a fresh budget. If they are others, say so: tapestry node data"
+            " exchange",
+            code="units-exchanged",
         )
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
+from tapestry.errors import VerificationError
 from tapestry.protocol.messages import Reason
 from tapestry_governance.events.envelope import open_entry
 from tapestry_governance.events.member_events import MemberLeft
 from tapestry_governance.events.privacy_events import DataDeclared
 from tapestry_governance.rules.federation_state import FederationState
-from tapestry_node.data.data_version import DataVersion
+from tapestry_node.data.data_version import DataVersion, commitment
 from tapestry_node.node_state import NodeState
 from tapestry_node.refusal import Refused
 
@@ -32,10 +33,30 @@ def undeclared(
     yield from (each for each in store.reading().data if each.version > last)
 
 
-def require_declared(log: FederationState, name: str, *, version: int) -> None:
+def require_newest(log: FederationState, store: NodeState, *, name: str) -> None:
+    """Require that the log has no version of a node's data that its state lacks.
+
+    Raises:
+        VerificationError: It has one: the state was restored from before it, and cannot
+            tell who came with it from who is new.
+    """
+    known, held = log.data.get(name), store.reading().data
+    if known is not None and known.version > len(held):
+        raise VerificationError(
+            f"the log has data version {known.version} of this node, its state ends at"
+            f" {len(held)}: it was restored from before that, and cannot tell who came"
+            " with it from who is new; restore a newer backup",
+            code="data-version-restored",
+        )
+
+
+def require_declared(
+    log: FederationState, name: str, *, version: DataVersion, salt: bytes
+) -> None:
     """Require that the log had a version of a node's data when its round was opened.
 
-    The account of a round is compared with the records that were declared then.
+    It is the very same, by its commitment. The account of a round is compared with the
+    records that were declared then.
 
     Edge cases:
         A node that had declared nothing then may still do so, and take part.
@@ -48,8 +69,10 @@ def require_declared(log: FederationState, name: str, *, version: int) -> None:
     if log.open_round is not None:
         then = log.rounds[log.open_round.key].data.get(name)
         at_opening = known if then is None else then
-    if known is None or known.version != version or at_opening != known:
-        said = f"the log lacks the declaration of data version {version}, or got it"
+    same = (version.version, version.block, commitment(version.dataset, salt))
+    is_held = known and (known.version, known.block, known.dataset) == same
+    if not is_held or at_opening != known:
+        said = f"the log lacks this very data version {version.version}, or got it"
         raise Refused(
             Reason.MAINTENANCE,
             f"{said} after the round was opened; the next round counts it",

@@ -137,6 +137,11 @@ class UnitRegister:
         return int(self._rows["block"].max(initial=0))
 
     @property
+    def present(self) -> int:
+        """Count the units that are there now."""
+        return int(np.count_nonzero(self._rows["content"] != _GONE))
+
+    @property
     def largest(self) -> int:
         """Count the units of the largest block, also those that left; at least one."""
         return int(np.bincount(self._rows["block"]).max(initial=1))

@@ -7,7 +7,8 @@ it, the models have to be made again: from the last release before these persons
 (``RetrainingPlan``).
 
 Guarantees:
-    A withdrawn person never comes back, whatever the folder holds.
+    A withdrawn person never comes back, whatever the folder holds, unless a backup from
+    before the withdrawal is restored.
 
 Not protected:
     Copies of releases and adapters that others have. That the rows are gone from the
@@ -75,8 +76,12 @@ class DataWithdrawal:
         return asdict(self)
 
 
-def run(folder: Path, listed: Path, *, only_plan: bool) -> DataWithdrawal:
+def run(
+    folder: Path, listed: Path, *, only_plan: bool, unknown: bool = False
+) -> DataWithdrawal:
     """Withdraw the persons that a file lists from a node's data.
+
+    With ``unknown`` also those whom no version has yet.
 
     Raises:
         IncompleteError: The node has declared no data yet.
@@ -86,18 +91,32 @@ def run(folder: Path, listed: Path, *, only_plan: bool) -> DataWithdrawal:
     """
     settings = NodeSettings.read(folder / "node.toml")
     keys = _read_keys(listed)
+    with closing(_open_state(folder)) as state:
+        blocks = find(state, keys, unknown=unknown)
+        with closing(open_mirror(folder, settings, readonly=True)) as mirror:
+            plan = plan_retraining(mirror.state, settings.name, blocks)
+        count = 0 if only_plan else withdraw(state, keys, unknown=unknown)
+    return DataWithdrawal(listed=len(keys), withdrawn=count, plan=plan)
+
+
+def say_exchanged(folder: Path) -> None:
+    """Note that the persons of the next version may all be others.
+
+    Raises:
+        IncompleteError: The node never ran, so there is no version before.
+    """
+    with closing(_open_state(folder)) as state, state.writing() as writing:
+        writing.append({"type": "exchanged"})
+
+
+def _open_state(folder: Path) -> NodeState:
     if not (folder / DATABASE).exists():
         raise IncompleteError(
-            f"{folder} has no {DATABASE}: the node never ran; take the rows out of the"
+            f"{folder} has no {DATABASE}: the node never ran; change the data in their"
             " folder",
             code="state-missing",
         )
-    with closing(NodeState(folder / DATABASE)) as state:
-        blocks = find(state, keys)
-        with closing(open_mirror(folder, settings, readonly=True)) as mirror:
-            plan = plan_retraining(mirror.state, settings.name, blocks)
-        count = 0 if only_plan else withdraw(state, keys)
-    return DataWithdrawal(listed=len(keys), withdrawn=count, plan=plan)
+    return NodeState(folder / DATABASE)
 
 
 def _read_keys(listed: Path) -> list[str]:
@@ -110,7 +129,7 @@ def _read_keys(listed: Path) -> list[str]:
     return keys
 
 
-def withdraw(state: NodeState, keys: Sequence[str]) -> int:
+def withdraw(state: NodeState, keys: Sequence[str], *, unknown: bool = False) -> int:
     """Withdraw persons by their keys, also while the node runs.
 
     Returns:
@@ -121,7 +140,7 @@ def withdraw(state: NodeState, keys: Sequence[str]) -> int:
         ConfigError: The data are of single records, or a key is of nobody; then nobody
             is withdrawn.
     """
-    find(state, keys)
+    find(state, keys, unknown=unknown)
     with state.writing() as writing:
         units = _marks(writing, keys).tolist()
         found = {unit.ljust(16, b"\0") for unit in units} - writing.withdrawn
@@ -131,8 +150,10 @@ def withdraw(state: NodeState, keys: Sequence[str]) -> int:
     return len(found)
 
 
-def find(state: NodeState, keys: Sequence[str]) -> tuple[int, ...]:
-    """Return the blocks in which some persons are.
+def find(
+    state: NodeState, keys: Sequence[str], *, unknown: bool = False
+) -> tuple[int, ...]:
+    """Return the blocks in which some persons are; ``unknown`` ones are in none.
 
     Raises:
         IncompleteError: The node has declared no data yet.
@@ -152,15 +173,16 @@ def find(state: NodeState, keys: Sequence[str]) -> tuple[int, ...]:
             code="unit-unsupported",
         )
     blocks = UnitRegister.read(state, replay.data[-1]).blocks_of(_marks(replay, keys))
-    unknown = np.flatnonzero(blocks == 0)
-    if len(unknown):
-        lines = ", ".join(str(place + 1) for place in unknown[:10])
+    strange = np.flatnonzero(blocks == 0)
+    if len(strange) and not unknown:
+        lines = ", ".join(str(place + 1) for place in strange[:10])
         raise ConfigError(
-            f"key {lines} of the list is of nobody in the data ({len(unknown)} of"
-            f" {len(keys)} are); nobody was withdrawn",
+            f"key {lines} of the list is of nobody in the data ({len(strange)} of"
+            f" {len(keys)} are); nobody was withdrawn. Who waits for the next version"
+            " is not in it yet: with --unknown they are withdrawn as well",
             code="unit-unknown",
         )
-    return tuple(sorted(set(blocks.tolist())))
+    return tuple(sorted({*blocks.tolist()} - {0}))
 
 
 def _marks(replay: StateReplay, keys: Sequence[str]) -> Marks:

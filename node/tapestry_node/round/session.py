@@ -412,16 +412,23 @@ class Session:
                 named=context.varying_survivors,
             )
 
+    def _leave_out(self) -> None:
+        """Train on those no more who were withdrawn by now."""
+        withdrawn = self._context.store.reading().withdrawn
+        self._context.trainer.drop(withdrawn)
+
     @hides_records
     def _train(self) -> FloatVector | IntegerVector:
+        trainer = self._context.trainer
+
         def done(step: int, steps: int) -> None:
             event = {"stage": "round", "round": self.manifest.round_number}
             stage = RoundStage.COLLECT_MASKED_INPUTS
             work = {"round_stage": stage, "node": self._context.name}
             self._context.notify({**event, **work, "done": step, "total": steps})
+            self._leave_out()
 
-        trainer = self._context.trainer
-        trainer.drop(self._context.store.reading().withdrawn)
+        self._leave_out()
         blocks = self.charge.blocks if self.charge else trainer.holdings.version.trains
         return trainer.update(self._replica, self.manifest, blocks=blocks, done=done)
 

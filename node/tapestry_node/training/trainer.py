@@ -21,7 +21,7 @@ from tapestry.protocol.round_manifest import Options, RoundManifest
 from tapestry.vectors import FloatVector, IntegerVector, Layout
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Example, RecordReader, Summary, Workload
-from tapestry.workloads.data_manifest import DataManifest, Record
+from tapestry.workloads.data_manifest import DataManifest, Record, Row
 from tapestry.workloads.lazy_sequence import LazySequence
 from tapestry_governance.events.privacy_events import DataDeclared
 from tapestry_node.budget.ledger import Charge, PrivacyPromise
@@ -34,6 +34,13 @@ from tapestry_node.training.microbatches import BatchLimits
 
 StepDone = Callable[[int, int], None]
 _SAMPLE = 10_000  # records that a coverage is measured on
+
+
+@dataclass(frozen=True, slots=True)
+class _Nothing:
+    """An example of which nothing is learned."""
+
+    rows: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,10 +162,19 @@ class Trainer:
     @property
     def terms(self) -> PrivacyPromise:
         """The promise that the ledger keeps for these records."""
-        policy, unit = self._settings.policy, self.manifest.unit
+        return self.promise(self.holdings.largest)
+
+    def promise(self, largest: int) -> PrivacyPromise:
+        """Return the promise for records of which the largest block has so many.
+
+        Raises:
+            ConfigError: The policy promises so many units nothing.
+        """
+        policy, manifest = self._settings.policy, self.manifest
         return PrivacyPromise(
-            records=self.holdings.largest,
-            unit=unit,
+            records=largest,
+            unit=manifest.unit,
+            key=manifest.key if manifest.unit == "person" else "",
             epsilon=decode_decimal(policy.epsilon_limit),
             fallback_epsilon=decode_decimal(policy.fallback_epsilon_limit),
             delta=decode_decimal(policy.target_delta),
@@ -270,4 +286,9 @@ class Trainer:
             records = self._records.records
             self._examples = (key, self.workload.examples(records, options))
         every, places = self._examples[1], self.holdings.select(blocks)
-        return LazySequence(len(places), lambda each: every[int(places[each])])
+
+        def example(number: int) -> Example:
+            place = int(places[number])  # it may have been withdrawn since
+            return every[place] if self.holdings.blocks[place] else _Nothing()
+
+        return LazySequence(len(places), example)

@@ -9,16 +9,22 @@ one of them meets is left out before it is joined with others, counted or tokeni
     patterns = ['\bSONG-[0-9]{4}\b']
     labels = ["restricted"]
 
-Terms are compared without regard to case, width, runs of space and characters that
-cannot be seen (Unicode NFKC and case folding); marks count, as they spell vowels in
-many scripts. They match whole words, unless ``whole_words = false``, for scripts that
-put no space between words. Patterns are in the syntax of RE2, on the text in normal
-form C: what RE2 takes, it matches in a time linear in the text, whatever the pattern.
+Terms are compared by their letters, marks and digits alone, without regard to case and
+width (Unicode NFKC and case folding); marks count, as they spell vowels in many
+scripts. Whatever stands between words counts as one space, and what cannot be seen as
+nothing. Terms match whole words, unless ``whole_words = false``, for scripts that put
+no space between words. Patterns are in the syntax of RE2, on the text in normal form C
+without what cannot be seen: RE2 matches in a time linear in the text, whatever the
+pattern. Labels are compared as terms are; where a domain has labels, each row has one.
 
 Guarantees:
     A row is met or not by itself: no other row has any part in it. So leaving rows out
     changes nothing of the accounting. How many were left out depends on records and is
     for the operator alone.
+
+Not protected:
+    Letters of another script that look alike, other words for the same, and what is
+    split over two rows.
 """
 
 import unicodedata
@@ -35,7 +41,7 @@ from tapestry.inputs.text_reader import is_invisible
 from tapestry.schema import Name, Printable, Strict
 
 _MAX_MEMORY = 16 << 20  # bytes of a compiled domain
-_EDGE = r"[^\p{L}\p{M}\p{N}_]"
+_BETWEEN = r"[^\p{L}\p{M}\p{N}]+"
 _Term = Annotated[Printable, Field(min_length=1, max_length=200, examples=["rite"])]
 _Pattern = Annotated[
     Printable, Field(min_length=1, max_length=1000, examples=["SONG-[0-9]{4}"])
@@ -55,8 +61,8 @@ class ProtectedDomain(Strict):
     @classmethod
     def _check_terms(cls, terms: tuple[str, ...]) -> tuple[str, ...]:
         for term in terms:
-            if not folded(term).strip():
-                raise ValueError("a term shows nothing; take it out")
+            if not folded(term):
+                raise ValueError("a term has no letter or digit; take it out")
         return terms
 
     @field_validator("patterns")
@@ -93,11 +99,17 @@ class DomainFilter:
         self._domains = [_Compiled.of(domain) for domain in domains]
         self.met: Counter[str] = Counter()
 
+    @property
+    def wants_labels(self) -> bool:
+        """True if a domain has labels."""
+        return any(each.labels for each in self._domains)
+
     def keeps_out(self, text: str, labels: Sequence[str] = ()) -> bool:
         """Return whether a row is met by a domain; the first one counts it."""
         if not self._domains:
             return False
-        plain, composed = folded(text), unicodedata.normalize("NFC", text)
+        plain, composed = folded(text), _shown(unicodedata.normalize("NFC", text))
+        labels = tuple(map(folded, labels))
         for each in self._domains:
             if each.meets(plain, composed, labels):
                 self.met[each.domain.id] += 1
@@ -110,12 +122,14 @@ class _Compiled:
     domain: ProtectedDomain
     terms: Any  # None: there are none
     patterns: tuple[Any, ...]
+    labels: frozenset[str]
 
     @classmethod
     def of(cls, domain: ProtectedDomain) -> Self:
         try:
             patterns = tuple(map(_compile, domain.patterns))
-            return cls(domain, _compile_terms(domain), patterns)
+            labels = frozenset(map(folded, domain.labels))
+            return cls(domain, _compile_terms(domain), patterns, labels)
         except ValueError as error:
             raise ConfigError(
                 f"domain {domain.id!r} cannot be compiled ({error}); name fewer terms",
@@ -124,20 +138,29 @@ class _Compiled:
 
     def meets(self, plain: str, composed: str, labels: Sequence[str]) -> bool:
         return (
-            any(label in self.domain.labels for label in labels)
+            any(label in self.labels for label in labels)
             or (self.terms is not None and self.terms.search(plain) is not None)
             or any(each.search(composed) is not None for each in self.patterns)
         )
 
 
 def folded(text: str) -> str:
-    """Return a text as terms are compared: of one case, width and space."""
-    if text.isascii():
-        return " ".join(text.casefold().split())
+    """Return a text as terms are compared: words of one case and width, one space."""
     wide = unicodedata.normalize("NFKC", text).casefold()
-    hidden = dict.fromkeys(map(ord, filter(_is_hidden, set(wide))))
-    shown = unicodedata.normalize("NFKC", wide.translate(hidden))
-    return " ".join(shown.split())
+    plain = unicodedata.normalize("NFKC", _shown(wide))
+    return str(_between().sub(" ", plain)).strip()
+
+
+def _shown(text: str) -> str:
+    """Take out what cannot be seen, but for spaces."""
+    if text.isascii():
+        return text
+    return text.translate(dict.fromkeys(map(ord, filter(_is_hidden, set(text)))))
+
+
+@cache
+def _between() -> Any:
+    return _compile(_BETWEEN)
 
 
 @cache
@@ -150,7 +173,7 @@ def _compile_terms(domain: ProtectedDomain) -> Any:
     if not words:
         return None
     if domain.whole_words:
-        words = f"(?:^|{_EDGE})(?:{words})(?:$|{_EDGE})"
+        words = f"(?:^| )(?:{words})(?:$| )"
     return _compile(words)
 
 

@@ -16,8 +16,8 @@ Guarantees:
     A column that is a person's is never passed over because its name is misspelled:
     then there is one column too few and one too many, and each is a fault. A column
     ``id`` is ignored by its name alone.
-    A message names the columns of a file only where one of them is, or is nearly, a
-    name that is looked for: the first row of a table without names is a record.
+    A message names only columns that are, or are nearly, a name that is looked for:
+    the first row of a table without names is a record.
 """
 
 import difflib
@@ -157,15 +157,14 @@ def row_of(cells: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _there(names: Sequence[str], known: set[str]) -> str:
-    """Name the columns of a file, where they are names and no record."""
-    if not any(_is_like(name, each) for name in names for each in known):
+    """Name those columns of a file that are, or are nearly, looked for."""
+    near = [name for name in names if any(_is_like(name, each) for each in known)]
+    if not near:
         return ""
-    listed = [
-        f'"{name}"' if name.isprintable() and len(name) <= _LONGEST else "(not shown)"
-        for name in names[:_SHOWN]
-    ]
-    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"; there are {', '.join(listed)}{rest}"
+    listed = ", ".join(f'"{name}"' for name in near[:_SHOWN] if name.isprintable())
+    others = len(names) - len(near)
+    rest = f", and {others} more that are not shown" if others else ""
+    return f"; there are {listed}{rest}"
 
 
 def _is_like(name: str, known: str) -> bool:

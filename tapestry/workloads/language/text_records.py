@@ -91,6 +91,12 @@ class Corpus(DataManifest):
     undigested: ClassVar[frozenset[str]] = frozenset({"source", "columns"})
 
     @property
+    def key(self) -> str:
+        """The column or field that names a record's person."""
+        named = None if self.columns is None else self.columns.id
+        return named or "id"
+
+    @property
     def languages(self) -> tuple[str, ...]:
         """The language, as the log lists it."""
         return (self.language,)
@@ -178,6 +184,8 @@ class _Reading:
         is_person = self.corpus is not None and self.corpus.unit == "person"
         if is_person and "id" not in row:
             return 'names no person; with unit = "person" each row has an "id"'
+        if self.domains.wants_labels and "label" not in row:
+            return 'has no "label", and a protected domain asks for it'
         return _fault_of_id(row) or _fault_of_label(row)
 
     def records(self, faults: Faults) -> ReadRecords:

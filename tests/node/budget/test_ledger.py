@@ -326,7 +326,6 @@ def test_a_block_that_cannot_pay_is_left_out_and_the_others_go_on(path: Path) ->
     assert ledger.known(wish) == fitted
     assert ledger.rounds_left(wish) == most - 1
     assert ledger.paying(wish, (1, 2, 3)) == (2, 3)
-    assert ledger.paying(None, (1, 2)) == (1, 2)
     with refused(BudgetExhausted, "budget-exhausted"):
         ledger.fit(on(most + 2, 1))
 

@@ -51,7 +51,12 @@ class Institution:
 
     def __init__(self, path: Path) -> None:
         self.now, self.logged, self.spent = NOW, 0, set[int]()
+        self.most = 1000  # units of a block
         self.state = NodeState(path / "node.db", clock=lambda: self.now)
+
+    def check(self, largest: int) -> None:
+        if largest > self.most:
+            raise ConfigError(f"{largest} units", code="delta-too-large")
 
     def start(self, source: DataSource, *, after: timedelta = WEEK) -> Holdings:
         """Start the node on a folder, some time after the last start."""
@@ -61,7 +66,12 @@ class Institution:
             return tuple(block for block in blocks if block not in self.spent)
 
         found = data_versions.take_in(
-            source, self.state, now=self.now, logged=self.logged, paying=paying
+            source,
+            self.state,
+            now=self.now,
+            logged=self.logged,
+            paying=paying,
+            check=self.check,
         )
         self.logged = found.version.version
         if self.state.reading().terms is None:
@@ -111,9 +121,9 @@ def test_old_units_that_are_declared_again_stay_in_their_block(
 ) -> None:
     """Cheat: the persons leave for a version, and come again as if they were new."""
     institution.start(persons(PEOPLE))
-    few = dict(list(PEOPLE.items())[:5])
+    few = dict(list(PEOPLE.items())[:15])
     gone = institution.start(persons({**few, "new": "row"}))
-    assert (gone.version.block, gone.version.withdrawn) == (2, 30)  # of 35
+    assert (gone.version.block, gone.version.withdrawn) == (2, 20)  # of 25
     back = institution.start(persons({"new": "row", **PEOPLE}))
     assert back.version.block == 2
     assert back.blocks.tolist() == [2] + [1] * 40
@@ -194,6 +204,8 @@ def test_withdrawn_persons_never_train_again(institution: Institution) -> None:
     found = institution.start(persons(PEOPLE))
     assert withdrawal.withdraw(institution.state, ["person-0", "person-1"]) == 2
     assert withdrawal.withdraw(institution.state, ["person-1", "person-2"]) == 1
+    with refused(ConfigError, "unit-unknown", match="key 2 of the list"):
+        withdrawal.withdraw(institution.state, ["person-9", "who-waits"])
     gone = institution.state.reading().withdrawn
     assert found.without(gone).blocks.tolist() == [0] * 3 + [1] * 37
     early = institution.start(persons(PEOPLE), after=timedelta())  # rows still there
@@ -238,12 +250,81 @@ def test_no_version_is_made_while_a_round_is_under_way(
     assert institution.start(persons(more)).version.version == 1
 
 
-def test_a_folder_of_nobody_trains_nothing(institution: Institution) -> None:
-    with refused(ConfigError, "records-missing", match=r"blocks \[1\]"):
-        institution.start(persons({}))
+@pytest.mark.parametrize("count", [0, 9])
+def test_a_first_version_has_ten_persons(institution: Institution, count: int) -> None:
+    """The number of fewer would tell about each of them."""
+    few = dict(list(PEOPLE.items())[:count])
+    with refused(ConfigError, "records-missing", match=f"{count} persons"):
+        institution.start(persons(few))
+    with refused(ConfigError, "records-missing", match="0 records"):
+        institution.start(records())
+    assert institution.state.reading().data == []
+
+
+def test_a_node_starts_when_all_who_could_pay_have_left(
+    institution: Institution,
+) -> None:
+    """It trains nothing, and can still cosign and leave."""
     institution.start(persons(PEOPLE))
-    with refused(ConfigError, "records-missing", match="left, or were withdrawn"):
-        institution.start(persons({}))
+    withdrawal.withdraw(institution.state, list(PEOPLE))
+    found = institution.start(persons(PEOPLE))
+    assert (found.version.version, len(found.select((1,)))) == (1, 0)
+    found = institution.start(persons({}))
+    assert (found.version.version, len(found.blocks)) == (1, 0)
+
+
+def test_no_version_has_fewer_than_ten_persons(institution: Institution) -> None:
+    institution.start(persons(PEOPLE))
+    institution.spent = {1}
+    more = {**PEOPLE, **{f"new-{number}": "row" for number in range(9)}}
+    assert institution.start(persons(more)).version.version == 1
+    found = institution.start(persons({**more, "new-9": "row"})).version
+    assert (found.version, found.trains, found.records) == (2, (2,), 10)
+
+
+def test_a_block_that_delta_is_too_large_for_is_not_written(
+    institution: Institution,
+) -> None:
+    institution.start(persons(PEOPLE))
+    institution.most = 40
+    many = {**PEOPLE, **{f"new-{number}": "row" for number in range(41)}}
+    with refused(ConfigError, "delta-too-large"):
+        institution.start(persons(many))
+    fewer = dict(list(many.items())[:80])
+    assert institution.start(persons(fewer)).version.block == 2
+
+
+def test_persons_who_are_all_others_are_asked_about(institution: Institution) -> None:
+    """Cheat, or an export under other pseudonyms: everybody would have a new budget."""
+    institution.start(persons(PEOPLE))
+    others = {f"pseudonym-{key}": text for key, text in PEOPLE.items()}
+    early = institution.start(persons(others), after=timedelta())
+    assert not early.blocks.any()
+    with refused(ConfigError, "units-exchanged", match="lacks 40 of 40"):
+        institution.start(persons(others))
+    few = dict(list(others.items())[:19])
+    few |= dict(list(PEOPLE.items())[:21])
+    assert institution.start(persons(few)).version.version == 2
+    with refused(ConfigError, "units-exchanged"):
+        institution.start(persons(others))
+    with institution.state.writing() as writing:
+        writing.append({"type": "exchanged"})
+    found = institution.start(persons(others)).version
+    assert (found.version, found.block) == (3, 3)
+    assert not institution.state.reading().exchanged
+
+
+def test_a_restored_state_makes_no_version_before_it_is_settled(
+    institution: Institution,
+) -> None:
+    """It cannot know who came with the versions that it has forgotten."""
+    institution.start(persons(PEOPLE))
+    institution.state.mark_restored(since=0)
+    more = {**PEOPLE, **{f"new-{number}": "row" for number in range(20)}}
+    assert institution.start(persons(more)).version.version == 1
+    with institution.state.writing() as writing:
+        writing.append({"type": "settled", "size": 0})
+    assert institution.start(persons(more)).version.version == 2
 
 
 def test_records_without_keys_are_no_persons(institution: Institution) -> None:
@@ -254,9 +335,9 @@ def test_records_without_keys_are_no_persons(institution: Institution) -> None:
 
 def test_the_last_block_takes_in_who_comes_later(institution: Institution) -> None:
     """It is charged for more than was spent on them, which is safe."""
-    found = institution.start(persons({"person-0": "row"}))
+    found = institution.start(persons(PEOPLE))
     for number in range(1, MAX_BLOCKS + 2):
-        rows = {f"person-{each}": "row" for each in range(number + 1)}
+        rows = {**PEOPLE, **{f"later-{each}": "row" for each in range(number)}}
         found = institution.start(persons(rows))
     assert found.version.block == MAX_BLOCKS
     assert np.count_nonzero(found.blocks == MAX_BLOCKS) == 3

@@ -1,6 +1,7 @@
 """The trainer over a table of numbers: its promise, its price, its vector."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tapestry.privacy import accounting
 from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.round_manifest import Participant, RoundManifest
 from tapestry.vectors import FloatVector, IntegerVector
+from tapestry_node.data.unit_register import as_marks
 from tapestry_node.settings import NodeSettings
 from tapestry_node.training.trainer import Trainer
 from tests.support.linear_regression import LinearRegression
@@ -173,3 +175,14 @@ def test_records_are_encoded_once_for_each_choice_of_options(tmp_path: Path) -> 
 def test_a_workload_without_adapters_repeats_no_record(tmp_path: Path) -> None:
     with refused(ConfigError, "adapters-not-supported", match="'linear-regression'"):
         trainer(tmp_path).repeated([(1.0, 2.0, 3.0, 4.0, 5.0)])
+
+
+def test_who_is_withdrawn_during_a_training_is_drawn_no_more(tmp_path: Path) -> None:
+    found = trainer(tmp_path)
+    units = as_marks([bytes([number]) * 16 for number in range(1, 5)])
+    found.hold(replace(found.holdings, units=units))
+    examples = found.examples({"bound": 9}, (1,))
+    assert all(each.rows for each in examples)
+    found.drop([bytes([2]) * 16])
+    assert [bool(each.rows) for each in examples] == [True, False, True, True]
+    assert len(found.examples({"bound": 9}, (1,))) == 3

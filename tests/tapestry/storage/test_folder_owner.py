@@ -107,6 +107,7 @@ def test_each_writing_command_is_refused_and_writes_nothing(
         ("node", "submit", node, file),
         ("node", "rotate", node, "node"),
         ("node", "data", "withdraw", node, "--keys", file),
+        ("node", "data", "exchange", node),
         ("governance", "accept", file, "--node", node),
         ("witness", "init", node, "--name", "archive"),
         ("witness", "run", node),

@@ -1,7 +1,9 @@
 """What a community keeps out, in whatever spelling, and nothing besides."""
 
 import hashlib
+import tempfile
 import unicodedata
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,15 @@ from tapestry.workloads.language.protected_domains import (
     folded,
 )
 from tests.support.refusals import refused
+from tests.tapestry.workloads.language.test_text_records import (
+    ANSWER,
+    MANIFEST,
+    QUESTION,
+    _lines,
+    _write,
+    census,
+    read,
+)
 
 pytest.importorskip("re2")
 
@@ -38,6 +49,9 @@ def met(text: str, *labels: str, **fields: Any) -> bool:
         "so\u200bng of the ri\u00adver",
         "\uff53\uff4f\uff4e\uff47 of the river",
         "(song of the river)",
+        "_song of the river_",
+        "song-of-the-river",
+        "song\u2010of the, river",
     ],
 )
 def test_a_term_is_found_in_each_spelling(text: str) -> None:
@@ -65,9 +79,11 @@ def test_a_script_without_spaces_matches_inside() -> None:
 
 def test_patterns_and_labels() -> None:
     assert met("see SONG-0042.", patterns=[r"\bSONG-[0-9]{4}\b"])
+    assert met("see SO\u200bNG-0042.", patterns=[r"\bSONG-[0-9]{4}\b"])
     assert not met("see song-0042.", patterns=[r"\bSONG-[0-9]{4}\b"])
     assert met("anything", "public", "restricted", labels=["restricted"])
-    assert not met("anything", "Restricted", labels=["restricted"])
+    assert met("anything", " Restricted", labels=["restricted"])
+    assert not met("anything", "unrestricted", labels=["restricted"])
     assert not met("restricted", labels=["restricted"])
 
 
@@ -141,3 +157,77 @@ def test_a_term_is_found_wherever_it_stands(term: str, left: str, right: str) ->
         assert DomainFilter([kept_out]).keeps_out(spelled) or (
             f" {folded(term)} " not in f" {folded(spelled)} "
         )
+
+
+DOMAINS = (
+    MANIFEST
+    + "\n[[domains]]\n"
+    + 'id = "songs"\nterms = ["il canto"]\npatterns = ["CANTO-[0-9]+"]\n'
+    + 'labels = ["segreto"]\n\n[[domains]]\nid = "rites"\nterms = ["rito lunare"]\n'
+)
+
+
+def test_what_is_protected_never_reaches_the_records(tmp_path: Path) -> None:
+    """Row by row, before rows are joined, counted or tokenized."""
+    rows: list[dict[str, object]] = [
+        {"id": "1", "text": "ecco IL\u00a0CANTO del fiume"},
+        {"id": "1", "text": "una riga"},
+        {"id": "2", "text": "vedi CANTO-17"},
+        {"text": "un testo", "label": "segreto"},
+        {"text": "un altro"},
+        {"messages": [QUESTION, {**ANSWER, "content": "il rito lunare"}]},
+    ]
+    rows = [{"label": "aperto", **row} for row in rows]
+    found = read(
+        _write(tmp_path, {"a.jsonl": _lines(*rows).encode()}, manifest=DOMAINS)
+    )
+    assert sorted(found.records) == ["un altro", "una riga"]
+    assert census(found).kept_out == {"rites": 1, "songs": 3}
+    assert census(found).records == 2
+
+
+def test_where_a_domain_has_labels_each_row_has_one(tmp_path: Path) -> None:
+    content = _lines({"text": "uno", "label": "aperto"}, {"text": "due"}).encode()
+    with refused(ConfigError, "record-invalid", match='line 2: has no "label"'):
+        read(_write(tmp_path, {"a.jsonl": content}, manifest=DOMAINS))
+
+
+@given(st.lists(st.sampled_from(["il canto", "uno", "due", "tre"]), max_size=12))
+def test_a_row_more_changes_no_other_record(texts: list[str]) -> None:
+    """Adding or removing one unit leaves every other unit's bytes as they were."""
+    rows = [{"id": f"P{n}", "text": text, "label": "a"} for n, text in enumerate(texts)]
+    extra = {"id": "extra", "text": "uno", "label": "a"}
+
+    def records_of(rows: list[dict[str, str]]) -> dict[str | None, object]:
+        with tempfile.TemporaryDirectory() as folder:
+            content = {
+                "a.jsonl": _lines(*rows, {"text": "base", "label": "a"}).encode()
+            }
+            found = read(_write(Path(folder), content, manifest=DOMAINS))
+            return dict(zip(found.keys, found.records, strict=True))
+
+    whole = records_of([*rows, extra])
+    assert whole.pop("extra") == "uno"
+    assert whole == records_of(rows)
+
+
+@pytest.mark.parametrize(
+    ("domain", "code", "match"),
+    [
+        ('id = "a"', "setting-invalid", "terms, patterns or labels"),
+        ('id = "a"\npatterns = ["(a"]', "setting-invalid", "RE2"),
+        (
+            'id = "a"\nterms = ["x"]\n[[domains]]\nid = "a"\nterms = ["y"]',
+            "domain",
+            "'a'",
+        ),
+    ],
+    ids=["empty", "pattern", "twice"],
+)
+def test_a_domain_that_is_wrong_is_one_line(
+    tmp_path: Path, domain: str, code: str, match: str
+) -> None:
+    manifest = f"{MANIFEST}\n[[domains]]\n{domain}\n"
+    code = "domain-duplicated" if code == "domain" else code
+    with refused(ConfigError, code, match=match):
+        read(_write(tmp_path, {"a.txt": b"uno"}, manifest=manifest))

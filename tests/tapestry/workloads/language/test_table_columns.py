@@ -68,18 +68,18 @@ def test_each_role_has_its_column(
     [
         (["text", "messages"], None, "column-missing", 'are "text", "messages"'),
         (["id"], None, "column-missing", 'are "id"'),
-        (["text", "id", "date"], None, "column-unknown", "column 3 of 3 .*date"),
+        (["text", "id", "date"], None, "column-unknown", "column 3 of 3 .*and 1 more"),
         (["text", "ID"], None, "column-unknown", "column 2 of 2 "),
         (["text", "text"], None, "column-duplicated", "twice"),
         (["body", "patinet"], NAMED, "column-missing", '"patient".* "body", "patinet"'),
-        (["boddy", "x"], OPEN, "column-missing", '"body".* "boddy", "x"'),
-        (["body", "patient", "when"], NAMED, "column-unknown", "3 of 3 .*when"),
+        (["boddy", "x"], OPEN, "column-missing", '"body".* "boddy", and 1 more'),
+        (["body", "patient", "when"], NAMED, "column-unknown", "3 of 3 .*and 1 more"),
         (["body", "id"], OPEN, "column-unknown", "column 2 of 2 "),
         (["body", "Id"], OPEN, "column-unknown", "column 2 of 2 "),
         (["body", "x", "x"], OPEN, "column-duplicated", "twice"),
-        (["body", "a\x1bb", "id"], OPEN, "column-unknown", r'"body", \(not shown\)'),
-        (["body", "y" * 61, "id"], OPEN, "column-unknown", r"\(not shown\)"),
-        (["body", "id", *map(str, range(30))], OPEN, "column-unknown", "and 12 more"),
+        (["body", "a\x1bb", "id"], OPEN, "column-unknown", '"body", and 2 more'),
+        (["body", "y" * 61, "id"], OPEN, "column-unknown", "and 2 more"),
+        (["body", "id", *map(str, range(30))], OPEN, "column-unknown", "and 31 more"),
     ],
 )
 def test_a_column_too_few_or_too_many_is_named(
@@ -93,7 +93,9 @@ def test_a_column_too_few_or_too_many_is_named(
 def test_the_first_row_of_a_table_without_names_is_not_shown(
     columns: Columns | None,
 ) -> None:
-    for row in ([CANARY, "p7"], [f"{CANARY} body text", "", CANARY], [CANARY, CANARY]):
+    rows = [[CANARY, "p7"], [f"{CANARY} body text", "", CANARY], [CANARY, CANARY]]
+    rows += [["7", "text", CANARY, "1972"], ["id", CANARY]]  # one cell is like a name
+    for row in rows:
         with pytest.raises(ConfigError) as caught:
             check_columns(row, columns)
         assert shown_in(str(caught.value)) == []
