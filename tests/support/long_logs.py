@@ -64,14 +64,17 @@ class LongLog:
             self._append(entry)
         self._seen = self._newest()
 
-    def declare(self, records: int) -> None:
-        """Let every member declare its data."""
+    def declare(
+        self, records: int, *, datasets: Mapping[str, str] | None = None
+    ) -> None:
+        """Let every member declare its data; ``datasets`` has real commitments."""
+        known = datasets or {}
         rate = self._template.training.batch_size / records
         self._rate = encode_decimal(min(1.0, rate))
         for name in sorted(self._parties.members):
             self.add(
                 DataDeclared(
-                    dataset=digest(name.encode()),
+                    dataset=known.get(name, digest(name.encode())),
                     version=1,
                     block=1,
                     records=records,

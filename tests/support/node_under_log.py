@@ -1,5 +1,6 @@
 """A node with a long log that it took no part in, and a round that is open to it."""
 
+import secrets
 import shutil
 import time
 from pathlib import Path
@@ -24,7 +25,8 @@ from tapestry_coordinator.round_plan import StartingPoint, plan_round
 from tapestry_coordinator.settings import RunSettings
 from tapestry_governance.events.round_events import RoundAborted, RoundOpened
 from tapestry_governance.rules.replay import apply_all
-from tests.support.federation import NAMES, RECORDS, Base, Federation
+from tapestry_node.data.data_version import commitment
+from tests.support.federation import DECLARED, NAMES, Base, Federation
 from tests.support.long_logs import LongLog, Parties
 
 
@@ -65,7 +67,10 @@ class NodeUnderLog:
         template = template.model_copy(update={"privacy": privacy})
         self.log = log = LongLog(founding, _parties(federation), template=template)
         self.node = federation.nodes[NAMES[0]]
-        log.declare(RECORDS)
+        salt = self.node.store.secret("dataset-salt", secrets.token_bytes(32))
+        version = self.node.trainer.holdings.version
+        dataset = commitment(version.dataset, salt)
+        log.declare(DECLARED, datasets={NAMES[0]: dataset})
         log.grow(size, cohort=NAMES[1:])
         self._held = 0
         for request in (self._update(), self._offer()):
