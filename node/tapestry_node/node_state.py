@@ -76,7 +76,7 @@ CREATE TABLE egress (
 ) STRICT;
 CREATE TABLE units (version INTEGER PRIMARY KEY, rows BLOB NOT NULL) STRICT;
 """
-_SCHEMA = Schema(application="TpNd", version=1, tables=_TABLES)
+_SCHEMA = Schema(application="TpNd", version=2, tables=_TABLES)
 _GENESIS = digest(b"tapestry-egress/1")
 
 
