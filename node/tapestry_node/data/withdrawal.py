@@ -210,9 +210,9 @@ def plan_retraining(
         for adapter, body in log.adapters.items()
         if body.base in names and log.publishers[adapter] != name
     ]
-    rounds = [e for e in spending if e.adapter is None]
     last = resting[-1].index if resting else -1
     first = -1 if start is None else start.index
+    rounds = [e for e in spending if first < _opened(e, log) < last]
     closed = sum(first < each.opened < last for each in log.closed)
     epsilon, delta = _price(rounds)
     return RetrainingPlan(
@@ -224,6 +224,13 @@ def plan_retraining(
         epsilon=epsilon,
         delta=delta,
     )
+
+
+def _opened(account: AccountedSpending, log: FederationState) -> int:
+    """Return where a round was opened that an account is of; -1 of an adapter."""
+    if account.round_number is None or account.attempt is None:
+        return -1
+    return log.rounds[account.run_id, account.round_number, account.attempt].opened
 
 
 def _names(account: AccountedSpending, blocks: Sequence[int]) -> bool:
