@@ -86,7 +86,7 @@ BETWEEN: dict[str, Callable[[Federation], Any]] = {
 DEATHS = {
     "after it paid": (Ledger, "spend", True),
     "before it wrote": (adapter_trainer, "write", False),
-    "before it answered": (publication, "_message", False),
+    "before it answered": (publication, "publication_in", False),
 }
 
 
