@@ -381,9 +381,9 @@ class Node:
         if self.session is not None and self.session.manifest == current.manifest:
             return encode_message(self.session.advertisement)  # joined before
         self.require_available()
-        self._require_data()
         self._require_charges()
         self._store.require(self.mirror.state.uploads_of(self.name))
+        self._require_data()
         self._leave_session()
         self.session = self._join(current.manifest)
         return encode_message(self.session.advertisement)
