@@ -20,6 +20,7 @@ from tapestry_node.node import Node
 from tapestry_node.node_state import NodeState
 from tapestry_node.settings import NodeSettings
 from tests.node.budget.test_ledger import charge, shared
+from tests.support.blocked_packages import MACHINE_LEARNING, without
 from tests.support.commands import Result
 from tests.support.federation import DECLARED, NAMES, RECORDS, Base, Federation
 from tests.support.node_folders import (
@@ -36,17 +37,9 @@ from tests.support.superlink import SuperLink
 from tests.support.unsigned_accounts import unsigned
 
 SHARED: dict[str, Any] = {"policy": {"noise": ["local", "shared"]}}
-WITHOUT_TORCH = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "flwr", "transformers", "peft", "opacus"}:
-            raise ImportError("blocked: " + name, name=name)
-
-sys.meta_path.insert(0, Blocker())
-from tapestry.cli import main
-
+WITHOUT_TORCH = (
+    without(*MACHINE_LEARNING)
+    + """
 for words in (["budget"], ["budget", "--json"], ["egress"]):
     try:
         main(["node", *words, sys.argv[1]])
@@ -54,6 +47,7 @@ for words in (["budget"], ["budget", "--json"], ["egress"]):
         if end.code:
             raise
 """
+)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from tapestry.privacy import accounting
 from tapestry_node.data import withdrawal
 from tapestry_node.settings import NodeSettings
 from tests.scenarios.test_growing_data import GROWING, persons, withdraw
+from tests.support.blocked_packages import MACHINE_LEARNING, without
 from tests.support.commands import Result, tapestry
 from tests.support.federation_fixtures import Found
 from tests.support.refusals import refused
@@ -25,18 +26,9 @@ from tests.support.settings_files import (
 
 DIGEST = "sha256:" + "0" * 64
 PRIVATE = "canary"
-WITHOUT_TORCH = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "flwr", "transformers", "peft", "opacus"}:
-            raise ImportError("blocked: " + name, name=name)
-
-sys.meta_path.insert(0, Blocker())
-from tapestry.cli import main
-main(["node", "data", "check", sys.argv[1]])
-"""
+WITHOUT_TORCH = (
+    without(*MACHINE_LEARNING) + 'main(["node", "data", "check", sys.argv[1]])'
+)
 
 
 @pytest.fixture
@@ -198,3 +190,12 @@ def test_an_exchange_of_all_persons_is_noted(found: Found) -> None:
     done = tapestry("node", "data", "exchange", node, "--json")
     assert json.loads(done.stdout) == {"exchanged": True}
     assert federation.nodes[GROWING].store.reading().exchanged
+
+
+def test_persons_are_withdrawn_whatever_is_known_of_the_log(found: Found) -> None:
+    """Also by a node that has heard nothing of its federation yet."""
+    federation = found(data=persons)
+    done = withdraw(federation, "person-0")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["plan"]["releases"] == []
+    assert len(federation.nodes[GROWING].store.reading().withdrawn) == 1

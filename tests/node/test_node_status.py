@@ -16,21 +16,16 @@ from tapestry_node.key_rotation import Rotation
 from tapestry_node.node_status import NodeStatus, read_node_status
 from tapestry_node.status_file import LOCK, StatusFile, Told, ToldLog, ToldRotation
 from tapestry_node.submission import submit
+from tests.support.blocked_packages import without
 from tests.support.federation import Base
 from tests.support.node_folders import NAME, change, opened
 from tests.support.refusals import refused
 
 AWAY = ResourceError("no SuperLink listens at there:1", code="superlink-away")
-WITHOUT_TORCH = """
-import sys, time
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "flwr", "scipy", "httpx", "transformers"}:
-            raise ImportError("blocked: " + name, name=name)
-
-sys.meta_path.insert(0, Blocker())
-from tapestry.cli import main
+WITHOUT_TORCH = (
+    without("torch", "flwr", "scipy", "httpx", "transformers")
+    + """
+import time
 
 try:
     main(["node", "status", sys.argv[1]])
@@ -40,6 +35,7 @@ except SystemExit as end:
     print("loops", begun / (time.process_time() - begun))
     raise
 """
+)
 
 
 @pytest.fixture

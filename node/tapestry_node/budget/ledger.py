@@ -390,6 +390,13 @@ class Ledger:
         """See that the ledger was started on the same terms."""
         for name, value in self._fixed.items():
             held = terms.get(name)
+            if held != value and name == "key":
+                raise ConfigError(
+                    f"the persons' key is the column {value!r}, that of the ledger is"
+                    f" {held!r}: persons are known by its values, and other ones would"
+                    " have fresh budgets; export the same keys under the old name",
+                    code="ledger-setting-differs",
+                )
             if held != value:
                 raise ConfigError(
                     f"{name} is {value}, the ledger's is {held}",

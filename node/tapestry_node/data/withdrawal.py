@@ -63,6 +63,17 @@ class RetrainingPlan:
             yield "cost", f"{cost}, for the persons of this institution who remain"
 
 
+NOTHING = RetrainingPlan(
+    releases=(),
+    adapters=(),
+    others=(),
+    start=None,
+    rounds=0,
+    epsilon=None,
+    delta=None,
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataWithdrawal:
     """The result of a withdrawal, and the models that rest on the persons."""
@@ -81,7 +92,8 @@ def run(
 ) -> DataWithdrawal:
     """Withdraw the persons that a file lists from a node's data.
 
-    With ``unknown`` also those whom no version has yet.
+    With ``unknown`` also those whom no version has yet. They are withdrawn before
+    anything else can fail.
 
     Raises:
         IncompleteError: The node has declared no data yet.
@@ -93,9 +105,12 @@ def run(
     keys = _read_keys(listed)
     with closing(_open_state(folder)) as state:
         blocks = find(state, keys, unknown=unknown)
-        with closing(open_mirror(folder, settings, readonly=True)) as mirror:
-            plan = plan_retraining(mirror.state, settings.name, blocks)
         count = 0 if only_plan else withdraw(state, keys, unknown=unknown)
+    plan = NOTHING  # the log is not here yet, so nothing was trained
+    if (folder / "view.db").exists():
+        with closing(open_mirror(folder, settings, readonly=True)) as mirror:
+            if mirror.size:
+                plan = plan_retraining(mirror.state, settings.name, blocks)
     return DataWithdrawal(listed=len(keys), withdrawn=count, plan=plan)
 
 

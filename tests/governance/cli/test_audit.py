@@ -10,6 +10,7 @@ import pytest
 from tapestry.software_digest import software_digest
 from tapestry_governance.events.round_events import RoundOpened
 from tests.support.audit_bundles import bundle_of
+from tests.support.blocked_packages import MACHINE_LEARNING, without
 from tests.support.commands import Result, tapestry
 from tests.support.log_world import World, fake_digest, renamed
 
@@ -27,18 +28,9 @@ _STEPS = {  # a function that each step calls, and the calls of steps before
     "blobs": ("verify.digest_file", 0),
     "sums": ("verify.check_sums", 0),
 }
-_BLOCKED = ("torch", "flwr", "transformers", "peft", "opacus", "safetensors")
-_WITHOUT = f"""
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {_BLOCKED!r}:
-            raise ImportError("blocked: " + name)
-
-sys.meta_path.insert(0, Blocker())
-from tapestry.cli import main
-
+_WITHOUT = (
+    without(*MACHINE_LEARNING, "safetensors")
+    + """
 for command in ("verify", "account"):
     try:
         main(["audit", command, sys.argv[1]])
@@ -46,6 +38,7 @@ for command in ("verify", "account"):
         if error.code:
             raise
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -372,3 +372,10 @@ def test_no_block_ever_passes_the_limit(wishes: list[tuple[set[int], int]]) -> N
         for block in range(1, 5):
             mine = [each.steps for each in charges if block in each.blocks]
             assert accounting.epsilon(mine, target_delta=1e-5) <= TERMS.epsilon
+
+
+def test_another_column_of_keys_is_refused_with_what_to_do(path: Path) -> None:
+    persons = replace(TERMS, unit="person", key="patient")
+    open_ledger(path, persons)
+    with refused(ConfigError, "ledger-setting-differs", match="under the old name"):
+        open_ledger(path, replace(persons, key="pseudonym"))

@@ -10,6 +10,7 @@ import pytest
 
 from tapestry.cli.failures import describe
 from tapestry.errors import RuleError
+from tests.support.blocked_packages import MACHINE_LEARNING, without
 from tests.support.failing_command import ending, raising
 
 
@@ -25,18 +26,7 @@ def test_an_unexpected_error_does_not_show_its_data(
     assert "please report it" in result.stderr
 
 
-_BLOCKED = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "flwr", "transformers", "peft", "opacus"}:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Blocker())
-from tapestry.cli import main
-main(sys.argv[1:])
-"""
+_BLOCKED = without(*MACHINE_LEARNING) + "main(sys.argv[1:])"
 
 
 def _auditors(*arguments: str) -> subprocess.CompletedProcess[str]:
