@@ -69,20 +69,16 @@ class AdapterFetcher:
         Guarantees:
             No open round waits for it. A member that does not answer holds the next
             one up for five minutes, and is asked again ten minutes later. Nobody makes
-            another member work: an adapter is handed in by its own node alone.
+            another member work, or keeps its adapter out: one that another node hands
+            in waits until its own does, which has the files.
 
         Raises:
-            TapestryError: Another member handed it in, or the member refuses, or
-                ``keep_adapter`` does.
+            TapestryError: The member refuses, or ``keep_adapter`` does.
         """
         event = open_entry(entry).event
         name = getattr(event.body, "name", "")
         if event.actor != member:
-            raise ProtocolError(
-                f"an adapter of {event.actor} was handed in by {member}; its own node"
-                " has the files",
-                code="publication-differs",
-            )
+            return False
         is_early = time.monotonic() < self._silent.get(member, 0.0)
         is_here = member in self._grid.nodes()
         if self.publisher.state.open_round is not None or not is_here or is_early:

@@ -316,7 +316,7 @@ def _asked(federation: Federation) -> int:
 def test_an_adapter_is_handed_in_by_its_own_node_alone(
     federation: Federation, run: driver.Run
 ) -> None:
-    """Else a member makes another one train and pay."""
+    """Else a member makes another one train and pay, or has its adapter refused."""
     entry = bytes(_publication(federation, "fr").attachments[1])
     fetcher = adapter_shelf.AdapterFetcher(
         federation.coordinator,
@@ -325,9 +325,11 @@ def test_an_adapter_is_handed_in_by_its_own_node_alone(
         grid=federation.wire,
     )
     asked = _asked(federation)
-    with refused(ProtocolError, "publication-differs", match="handed in by id"):
-        fetcher.fetch("id", entry)
+    assert not fetcher.fetch("id", entry)
     assert _asked(federation) == asked
+    with pytest.raises(ProtocolError, match="local_policy"):  # it has it no more
+        fetcher.fetch("fr", entry)
+    assert _asked(federation) == asked + 1
 
 
 def test_a_member_that_says_nothing_is_not_asked_for_each_of_its_adapters(
