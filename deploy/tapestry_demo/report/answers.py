@@ -114,7 +114,8 @@ def _facts(run: RunFigures, country: Country) -> str:
     spent = run.spent(country.name)
     facts = [
         numbers.capital(country.institution),
-        numbers.counted(country.records, f"private {run.privacy.unit or 'record'}"),
+        "at least "
+        + numbers.counted(country.records, f"private {run.privacy.unit or 'record'}"),
         f"text under {country.licence}",
         "no bound on privacy loss"
         if spent is None

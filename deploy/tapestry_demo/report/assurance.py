@@ -146,8 +146,13 @@ def members(run: RunFigures) -> Markup:
         ]
         for c in run.countries
     ]
-    header = ["Country", "Institution", "Licence of the text", "Private records"]
-    caption = "Who took part, and with how many records."
+    header = [
+        "Country",
+        "Institution",
+        "Licence of the text",
+        "Private records, at least",
+    ]
+    caption = "Who took part, and with how many records; the log rounds them down."
     return joined(
         element("h3", {"id": "members"}, "Who took part"),
         table(caption, header, rows, text_columns=3),

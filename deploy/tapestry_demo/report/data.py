@@ -42,7 +42,7 @@ class Country(_Part):
     language: str
     language_name: str
     institution: str
-    records: int
+    records: int  # as declared: rounded down
     licence: str
 
 

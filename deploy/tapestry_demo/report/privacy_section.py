@@ -101,11 +101,11 @@ def _delta_of(run: RunFigures, delta: float) -> str:
     if delta * most < 1:
         return (
             f" It should be well below one in the number of records; the largest "
-            f"institution has {numbers.whole(most)}."
+            f"institution declared {numbers.whole(most)} or more."
         )
     return (
-        f" That is not small enough: the largest institution has {numbers.whole(most)} "
-        "records, so one of them may be revealed."
+        " That is not small enough: the largest institution declared "
+        f"{numbers.whole(most)} records or more, so one of them may be revealed."
     )
 
 
