@@ -72,8 +72,8 @@ def test_a_country_says_who_took_part_with_what_and_what_it_cost() -> None:
     words = Page(countries(run_of(), Folder()).text).words()
     assert (
         "Italy (Italian)Institute for test data, Italy · at least 1,204 private"
-        " records · text under BSD-3-Clause · privacy loss ε 4.84, a factor of at most 127"
-        in words
+        " records · text under BSD-3-Clause · privacy loss ε 4.84, a factor of at"
+        " most 127" in words
     )
     words = Page(countries(run_of(epsilon={}), Folder()).text).words()
     assert "no bound on privacy loss" in words
