@@ -124,6 +124,18 @@ def read_tensors(
     )
 
 
+def read_header(path: Path, *, limits: TensorLimits) -> tuple[Tensor, ...]:
+    """Read the names, types and shapes of a file's tensors, and none of their values.
+
+    Raises:
+        IncompleteError: The file does not exist.
+        VerificationError: The file is not a plain file, or its header breaks a rule.
+    """
+    with _open(path) as file:
+        size, _, header = _read_header(file, path.name, limits)
+        return tuple(_read_entries(path.name, header, size, limits)[1])
+
+
 def _read_entries(
     file: str, header: bytes, size: int, limits: TensorLimits
 ) -> tuple[dict[str, str], list[Tensor]]:

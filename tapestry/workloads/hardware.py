@@ -1,8 +1,11 @@
-"""The memory of the machine."""
+"""The machine that a model computes on: its device and its memory."""
 
 import os
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from tapestry.errors import ResourceError
 
 _LIMITS = (  # of a container: cgroup 2, cgroup 1
     Path("/sys/fs/cgroup/memory.max"),
@@ -26,3 +29,32 @@ def memory_bytes() -> int | None:
         except (OSError, ValueError):
             continue  # none of these, or "max"
     return min(found, default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What one process may use: a device, as torch names it, and main memory."""
+
+    device: str = "cpu"
+    memory: int | None = field(default_factory=memory_bytes)  # bytes; None: unknown
+
+    def device_memory(self) -> int | None:
+        """Return the bytes of the memory in which the device computes.
+
+        Raises:
+            ResourceError: The device is not there, or torch was built without it.
+        """
+        if self.device == "cpu":
+            return self.memory
+        import torch
+
+        try:
+            found = torch.cuda.get_device_properties(self.device).total_memory
+        except (AssertionError, RuntimeError) as error:
+            said = " ".join(str(error).split())[:120]
+            raise ResourceError(
+                f"device {self.device!r} is not there ({said}); set speed.device to"
+                ' "cpu", or install a torch that knows it',
+                code="device-missing",
+            ) from None
+        return int(found)

@@ -54,6 +54,8 @@ def restoring(module: nn.Module) -> Iterator[None]:
 
 def _prepare(module: nn.Module, name: str, factor: FloatVector) -> nn.Parameter:
     layer: Any = module.get_submodule(name)
+    for factors in (layer.lora_A, layer.lora_B):
+        factors.float()  # PEFT gives them the type of the base
     left: nn.Parameter = layer.lora_B[ADAPTER].weight
     right: nn.Parameter = layer.lora_A[ADAPTER].weight
     with torch.no_grad():

@@ -33,16 +33,9 @@ def check_model(workload: Workload, privacy: PrivacyPlan) -> None:
         Without noise no gradient of a single example is needed, and any model will do.
 
     Raises:
-        ConfigError: A parameter is not float32, or a private training needs gradients
-            that the model does not give (``Workload.check_private``).
+        ConfigError: A private training needs gradients that the model does not give
+            (``Workload.check_private``).
     """
-    for name, parameter in workload.module.named_parameters():
-        if str(parameter.dtype) != "torch.float32":  # and torch is not loaded here
-            raise ConfigError(
-                f"{name} is {parameter.dtype}; training needs float32: convert the"
-                " base",
-                code="training-not-float32",
-            )
     if privacy.noise != "none":
         workload.check_private()
 

@@ -2,17 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from tapestry.errors import ProtocolError
 from tapestry.model.low_rank import factor
 from tapestry.protocol.round_manifest import TrainingPlan
-from tapestry.tensor_types import widen
 from tapestry.vectors import FloatVector, Layout, Parameters
 from tapestry.workloads.lora_layers import inserted
+from tapestry.workloads.stored_weights import place
 from tapestry.workloads.target_modules import find_targets, leaves_of, linear_modules
 
 
@@ -22,9 +22,13 @@ class TorchModel:
     It is the part of ``workloads.base.Workload`` that needs no knowledge of data.
 
     Guarantees:
-        Parameters of the module are float32 whatever the base is stored in, and are
-        named and ordered by the module as it was loaded, tied ones once; attaching
-        changes neither names nor order.
+        All is computed in float32 and what is trained is float32, whatever the base is
+        stored in. Parameters are named and ordered by the module as it was loaded, tied
+        ones once; attaching changes neither names nor order.
+
+    Edge cases:
+        Parameters are the arrays that were loaded wherever their types agree, and are
+        never written to; a training has copies.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -36,19 +40,23 @@ class TorchModel:
         """The torch module."""
         return self._module
 
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._parameters.values())).device
+
     def parameters(self) -> dict[str, FloatVector]:
         """Copy all parameters out, by name, float32."""
         return {
-            name: parameter.detach().cpu().numpy().astype(np.float32)
+            name: parameter.detach().to("cpu", torch.float32, copy=True).numpy()
             for name, parameter in self._parameters.items()
         }
 
     def load(self, parameters: Parameters) -> None:
-        """Copy parameters in, widened to float32.
+        """Take parameters, which must not be written to from then on.
 
         Raises:
             ProtocolError: Names or shapes differ from the model's; nothing is
-                copied then.
+                taken then.
         """
         if strange := sorted(parameters.keys() ^ self._parameters.keys()):
             raise ProtocolError(
@@ -62,9 +70,7 @@ class TorchModel:
                     f" the model's is {tuple(parameter.shape)}",
                     code="tensor-shape-differs",
                 )
-        with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                parameter.copy_(torch.tensor(widen(parameters[name])))
+        place(self._module, self._parameters, parameters, device=self._device)
 
     def layout(self, plan: TrainingPlan) -> Layout:
         """Order the trained tensors: all, or B of each target in module order.
@@ -127,6 +133,24 @@ class TorchModel:
                 parameter.grad = None
 
     @contextmanager
+    def recomputing(self) -> Iterator[None]:
+        """Compute what a layer gives a second time on the way back, to save memory.
+
+        Gradients have the same bits. A module that is not built for it goes on as
+        before.
+        """
+        module: Any = self._module
+        if not getattr(module, "supports_gradient_checkpointing", False):
+            yield
+            return
+        module.activation_checkpointing_enable({"use_reentrant": True})  # for Opacus
+        try:
+            yield
+        finally:
+            module.activation_checkpointing_disable()
+            module.disable_input_require_grads()  # which the first call enabled
+
+    @contextmanager
     def moved(self, update: FloatVector, plan: TrainingPlan) -> Iterator[None]:
         """Run with a low-rank update of shape (d,) attached but not folded in.
 
@@ -143,14 +167,15 @@ class TorchModel:
 
     @contextmanager
     def _full(self) -> Iterator[dict[str, nn.Parameter]]:
-        before = {name: p.detach().clone() for name, p in self._parameters.items()}
-        self._module.requires_grad_(requires_grad=True)
+        before = {name: p.data for name, p in self._parameters.items()}
         try:
+            for name, parameter in self._parameters.items():
+                parameter.data = before[name].to(torch.float32, copy=True)
+            self._module.requires_grad_(requires_grad=True)
             yield self._parameters
         finally:
-            with torch.no_grad():
-                for name, parameter in self._parameters.items():
-                    parameter.copy_(before[name])
+            for name, parameter in self._parameters.items():
+                parameter.data, parameter.grad = before[name], None
 
     @contextmanager
     def _low_rank(self, plan: TrainingPlan) -> Iterator[dict[str, nn.Parameter]]:

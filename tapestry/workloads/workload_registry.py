@@ -15,17 +15,18 @@ from typing import cast
 from tapestry.errors import ConfigError
 from tapestry.workloads.base import RecordReader, Workload
 from tapestry.workloads.deferred_workload import DeferredWorkload
+from tapestry.workloads.hardware import Machine
 
-Opener = Callable[[str, Path | None], Workload]
+Opener = Callable[[str, Path | None, Machine], Workload]
 """Loads a base, by its name or folder; the second is where expanded bases are kept."""
 
 
 def _installed(module: str) -> Opener:
     """Return an opener that imports its module when it is called."""
 
-    def opener(base: str, cache: Path | None) -> Workload:
+    def opener(base: str, cache: Path | None, machine: Machine) -> Workload:
         found = import_module(module).open_base
-        return cast("Workload", found(base, cache=cache))
+        return cast("Workload", found(base, cache=cache, machine=machine))
 
     return opener
 
@@ -57,35 +58,40 @@ def open_workload(
     base: str,
     *,
     cache: Path | None = None,
+    machine: Machine | None = None,
     workloads: Mapping[str, Opener] = INSTALLED,
 ) -> Workload:
     """Load a base as a workload.
 
     ``cache`` is where expanded bases are kept, by default a folder of the user's; a
-    program or test adds to ``workloads``.
+    program or test adds to ``workloads``. The machine is this one, if none is given.
 
     Raises:
         ConfigError: There is no such workload or base.
-        ResourceError: The base cannot be read.
+        ResourceError: The base cannot be read, or is too large for the machine.
     """
     if name not in workloads:
         raise _unknown(name, workloads)
-    return workloads[name](base, cache)
+    return workloads[name](base, cache, machine or Machine())
 
 
 def defer_workload(
-    name: str, base: str, *, prepare: Callable[[], None] = lambda: None
+    name: str,
+    base: str,
+    *,
+    prepare: Callable[[], None] = lambda: None,
+    machine: Machine | None = None,
 ) -> DeferredWorkload:
     """Read a base; its model is built when something needs it, after ``prepare``.
 
     Raises:
         ConfigError: There is no such workload or base, or its folder is at fault.
-        ResourceError: The base cannot be read.
+        ResourceError: The base cannot be read, or is too large for the machine.
     """
     reader = open_reader(name)
     if reader is None or name not in _FINDERS:
         raise _unknown(name, _FINDERS)
-    found = import_module(_FINDERS[name]).find_base(base)
+    found = import_module(_FINDERS[name]).find_base(base, machine=machine)
     return DeferredWorkload(found, reader=reader, prepare=prepare)
 
 

@@ -14,6 +14,7 @@ import pytest
 from tapestry.encoding import decode_decimal
 from tapestry.errors import ConfigError, PolicyError
 from tapestry.model.replica import Replica
+from tapestry.workloads.hardware import Machine
 from tapestry.workloads.workload_registry import INSTALLED, open_workload
 from tapestry_governance.audit.privacy_statement import state_privacy, to_markdown
 from tapestry_governance.audit.verify import AuditVerdict
@@ -31,7 +32,7 @@ from tests.support.settings_files import NO_NOISE
 TRUE = np.array([[1.0, -2.0, 0.5], [0.0, 1.0, 3.0]])
 
 
-def open_zeros(base: str, cache: Path | None) -> LinearRegression:
+def open_zeros(base: str, cache: Path | None, _: Machine) -> LinearRegression:
     assert (base, cache) == ("zeros", None)
     return LinearRegression()
 

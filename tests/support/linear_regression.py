@@ -73,6 +73,9 @@ class LinearRegression(TorchModel):
     def least_options(self) -> Options:
         return {"bound": 1}
 
+    def longest_row(self, _: Options) -> int:
+        return 5
+
     def check_plan(self, plan: TrainingPlan) -> None:
         read_options(plan.options, LinearOptions)
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
+from tapestry.artifacts import model_folder
+from tapestry.artifacts.model_writer import write_model
+from tapestry.tensor_types import narrow, widen
 from tapestry.workloads.language.base_models import byte_tokenizer
 from tapestry.workloads.language.model import LanguageModel
 
@@ -184,3 +188,12 @@ MUTATIONS: tuple[Mutation, ...] = (
     layer_too_few, tie_flipped, vocabulary_too_small, special_token_beyond,
     not_a_number, adapter_beside, code_beside, index_elsewhere,
 )  # fmt: skip
+
+
+def in_type(folder: Path, kind: str) -> Path:
+    """Write a model once more with all tensors in a type, such as BF16."""
+    given = model_folder.read(folder).content
+    narrowed = {n: narrow(widen(t), kind) for n, t in given.tensors.items()}
+    place = folder.with_name(f"{folder.name}-{kind}")
+    write_model(place, replace(given, tensors=narrowed, hashes=None), card=None)
+    return place

@@ -9,6 +9,7 @@ import pytest
 
 from tapestry.model.replica import Replica
 from tapestry.workloads.base import Workload
+from tapestry.workloads.hardware import Machine
 from tapestry.workloads.language import base_models
 from tapestry_node import readiness
 from tapestry_node.budget.ledger import Balance
@@ -36,8 +37,9 @@ TRANSPORT = {
 def loaded(monkeypatch: pytest.MonkeyPatch, base: Base, found: Found) -> Found:
     """Found federations whose commands take the given base that is loaded already."""
 
-    def open_base(_: str, *, cache: Path | None) -> Workload:
+    def open_base(_: str, *, cache: Path | None, machine: Machine) -> Workload:
         assert cache is None
+        assert machine.device == "cpu"
         base.workload.load(base.replica.parameters)  # runs leave others in it
         return base.workload
 

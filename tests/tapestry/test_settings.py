@@ -51,7 +51,7 @@ def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert node.name == "fr"
     assert node.policy.noise == ("local",)
     assert node.transport is None
-    assert node.speed.physical_batch == 8
+    assert node.speed.physical_batch == 16
     _write(tmp_path / "run.toml", to_toml(run_settings(), RunSettings))
     again = RunSettings.read(tmp_path / "run.toml")
     assert again == RunSettings.model_validate(run_settings())

@@ -26,6 +26,8 @@ from tapestry.artifacts.model_writer import write_model
 from tapestry.cache import cache_folder, cached
 from tapestry.environment import require_docstrings
 from tapestry.errors import ConfigError, ForeignFileError, ResourceError
+from tapestry.workloads.hardware import Machine
+from tapestry.workloads.language import memory_estimate
 from tapestry.workloads.language.settings_files import settings_of
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class FoundModel:
     name: ClassVar[str] = "language"
     base: str  # its name in settings
     read: ModelFolder
+    machine: Machine
 
     @cached_property
     def given(self) -> ModelContent:
@@ -57,39 +60,50 @@ class FoundModel:
 
         Raises:
             ConfigError: The base is no sound model (``LanguageModel.open``).
-            ResourceError: Memory or a package is missing, or the cache is damaged.
+            ResourceError: Memory, the device or a package is missing, or the cache is
+                damaged.
         """
         from tapestry.workloads.language.workload import LanguageWorkload
 
         with _in_cache(self.base, self.read.folder):
-            return LanguageWorkload.of_folder(self.read)
+            return LanguageWorkload.of_folder(self.read, self.machine)
 
 
-def open_base(name: str, *, cache: Path | None = None) -> "LanguageWorkload":
+def open_base(
+    name: str, *, cache: Path | None = None, machine: Machine | None = None
+) -> "LanguageWorkload":
     """Load a base by name, ``smollm2``, ``tiny`` or the path of a folder.
 
     Raises:
         ConfigError, ForeignFileError: No base of this name, or its folder is not a
             model; see ``LanguageModel.open``.
-        ResourceError: The package with the weights is missing, the cache cannot be
-            written, or what lies in it is damaged.
+        ResourceError: The base is too large for the machine, the device or the package
+            with the weights is missing, the cache cannot be written, or what lies in it
+            is damaged.
     """
-    return find_base(name, cache=cache).load()
+    return find_base(name, cache=cache, machine=machine).load()
 
 
-def find_base(name: str, *, cache: Path | None = None) -> FoundModel:
+def find_base(
+    name: str, *, cache: Path | None = None, machine: Machine | None = None
+) -> FoundModel:
     """Read the folder of a base and hash it; what its settings mean is not looked at.
+
+    The machine is this one, if none is given.
 
     Raises:
         ConfigError, ForeignFileError: No base of this name, or its folder is not a
             model.
-        ResourceError: The package with the weights is missing, the cache cannot be
-            written, or what lies in it is damaged.
+        ResourceError: The base is too large for the machine, the package with the
+            weights is missing, the cache cannot be written, or what lies in it is
+            damaged.
     """
     require_docstrings()
-    folder = base_folder(name, cache=cache)
+    folder, machine = base_folder(name, cache=cache), machine or Machine()
     with _in_cache(name, folder):
-        return FoundModel(base=name, read=model_folder.read(folder))
+        if (estimate := memory_estimate.of_folder(folder)) is not None:
+            estimate.check(f"base {name}", memory=machine.memory)
+        return FoundModel(base=name, read=model_folder.read(folder), machine=machine)
 
 
 @contextlib.contextmanager

@@ -40,6 +40,7 @@ from tapestry.artifacts.model_folder import ModelFolder
 from tapestry.artifacts.model_identity import ModelContent
 from tapestry.artifacts.model_writer import write_model
 from tapestry.errors import ConfigError
+from tapestry.workloads.hardware import Machine
 from tapestry.workloads.language.attention_targets import choose_targets
 from tapestry.workloads.language.bfloat16 import multiplies_bfloat16
 from tapestry.workloads.language.chat_template import ChatTemplate
@@ -102,14 +103,14 @@ class LanguageModel(TorchModel):
         return cls.of_folder(model_folder.read(directory))
 
     @classmethod
-    def of_folder(cls, read: ModelFolder) -> Self:
+    def of_folder(cls, read: ModelFolder, machine: Machine | None = None) -> Self:
         """Load a folder that was read already, as ``open`` does.
 
         Raises:
             ConfigError: The folder is not a sound model (``open_pretrained``).
-            ResourceError: Memory or a package is missing.
+            ResourceError: Memory, a device or a package is missing.
         """
-        found = open_pretrained(read)
+        found = open_pretrained(read, machine or Machine())
         return cls(found.module, found.tokenizer, given=found.given)
 
     @property
@@ -290,10 +291,6 @@ class LanguageModel(TorchModel):
         """
         content = replace(self.given, tensors=self.parameters(), hashes=None)
         write_model(directory, content, card=None)
-
-    @property
-    def _device(self) -> torch.device:
-        return next(iter(self._parameters.values())).device
 
     def _tokenize(self, texts: Sequence[Text]) -> list[list[int]]:
         plain = [text for text in texts if isinstance(text, str)]

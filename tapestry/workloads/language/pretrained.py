@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -42,8 +41,11 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.storage import durable_files
-from tapestry.tensor_types import widen
+from tapestry.workloads.hardware import Machine
+from tapestry.workloads.language import memory_estimate
+from tapestry.workloads.language.architectures import ARCHITECTURES
 from tapestry.workloads.language.tokenizer_checks import check_tokenizer
+from tapestry.workloads.stored_weights import keep_stored, place
 
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 _REASON = 200  # characters of another library's message
@@ -67,18 +69,23 @@ class Pretrained:
     given: ModelContent
 
 
-def open_pretrained(found: ModelFolder) -> Pretrained:
+def open_pretrained(found: ModelFolder, machine: Machine) -> Pretrained:
     """Load module and tokenizer of a folder that was read, without code from it.
+
+    Guarantees:
+        The module's parameters are the arrays that were read. Those in another type
+        than float32 are widened: once, where the machine has memory enough or the
+        architecture is none of ``architectures.ARCHITECTURES``; else at each use.
 
     Raises:
         ConfigError: The folder is not a sound model: a file breaks a rule, a tensor is
             missing, unknown, of another shape or not finite, settings, tokenizer and
             tensors disagree, or transformers warns of anything.
-        ResourceError: Memory or a package is missing.
+        ResourceError: Memory, the device or a package is missing.
     """
     try:
-        with private_copy(found.settings) as place:
-            return _open(found, place)
+        with private_copy(found.settings) as folder:
+            return _open(found, folder, machine)
     except (ConfigError, VerificationError) as error:
         raise ConfigError(
             f"{found.folder} is not a sound model: {error}", code=error.code
@@ -94,24 +101,24 @@ def private_copy(files: Mapping[str, bytes]) -> Iterator[Path]:
     Raises:
         ResourceError: There is no room for it.
     """
-    with tempfile.TemporaryDirectory(prefix="tapestry-") as place:
+    with tempfile.TemporaryDirectory(prefix="tapestry-") as folder:
         for name, data in files.items():
-            durable_files.create_file(Path(place) / name, data)
-        yield Path(place)
+            durable_files.create_file(Path(folder) / name, data)
+        yield Path(folder)
 
 
-def _open(found: ModelFolder, place: Path) -> Pretrained:
+def _open(found: ModelFolder, folder: Path, machine: Machine) -> Pretrained:
     settings = model_folder.parse_settings(found.settings)
     config = settings[model_folder.CONFIG]
-    skeleton = _skeleton(config, place)
+    skeleton = _skeleton(config, folder)
     _check_tensors(skeleton, config, found)
-    _check_generation(settings, place)
+    _check_generation(settings, folder)
     for file in {each.name: each for each in found.tensors.values()}.values():
         file.check_finite()
     given = found.content
     with refusing("it does not load as a language model"):
-        module, tokenizer = _load(skeleton, given, place)
-    _check_values(module, given)
+        module, tokenizer = _load(skeleton, given, folder)
+        _settle(module, given, machine)
     with refusing("the tokenizer does not work"):
         check_tokenizer(tokenizer, rows=_rows(module))
     _check_special(tokenizer, settings)
@@ -187,7 +194,7 @@ def transformers_library() -> Any:
     return transformers
 
 
-def _skeleton(described: Mapping[str, Any], place: Path) -> Any:
+def _skeleton(described: Mapping[str, Any], folder: Path) -> Any:
     """Build the module that a configuration describes, without memory for values."""
     transformers = transformers_library()
     names = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -198,7 +205,7 @@ def _skeleton(described: Mapping[str, Any], place: Path) -> Any:
             code="model-type-unknown",
         )
     with refusing("config.json describes no language model"):
-        config = transformers.AutoConfig.from_pretrained(str(place), **LOCAL)
+        config = transformers.AutoConfig.from_pretrained(str(folder), **LOCAL)
         _check_aliases(config, described)
         with torch.device("meta"):
             skeleton = transformers.AutoModelForCausalLM.from_config(
@@ -238,15 +245,19 @@ def _check_special(tokenizer: Any, settings: Mapping[str, Mapping[str, Any]]) ->
             )
 
 
-def _load(skeleton: Any, given: ModelContent, place: Path) -> tuple[Any, Any]:
-    """Load tensors that are held in memory, and the settings of a private copy."""
+def _load(skeleton: Any, given: ModelContent, folder: Path) -> tuple[Any, Any]:
+    """Build the module, its values still to come, and the tokenizer.
+
+    transformers places one stand-in for each tensor, of no memory. What it would
+    convert or copy is another object afterwards, and refused.
+    """
     transformers = transformers_library()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(place), **LOCAL)
-    tensors = {n: torch.tensor(widen(tensor)) for n, tensor in given.tensors.items()}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), **LOCAL)
+    stand_ins = {n: torch.zeros(()).expand(t.shape) for n, t in given.tensors.items()}
     module, info = type(skeleton).from_pretrained(
         None,
-        config=transformers.AutoConfig.from_pretrained(str(place), **LOCAL),
-        state_dict=tensors,
+        config=transformers.AutoConfig.from_pretrained(str(folder), **LOCAL),
+        state_dict=dict(stand_ins),
         dtype=torch.float32,
         attn_implementation="sdpa",
         use_safetensors=True,
@@ -254,20 +265,32 @@ def _load(skeleton: Any, given: ModelContent, place: Path) -> tuple[Any, Any]:
         **LOCAL,
     )
     check_complete(info)
+    _check_placed(module, stand_ins)
     if model_folder.GENERATION in given.files:
         library = transformers.GenerationConfig
         module.generation_config = library.from_pretrained(
-            str(place), local_files_only=True
+            str(folder), local_files_only=True
         )
     return module, tokenizer
 
 
-def _check_generation(settings: Mapping[str, object], place: Path) -> None:
+def _settle(module: Any, given: ModelContent, machine: Machine) -> None:
+    """Give a module its values, on the device where it computes."""
+    estimate = memory_estimate.of_tensors(given.tensors)
+    is_tested = getattr(module.config, "model_type", None) in ARCHITECTURES
+    if is_tested and not estimate.fits_widened(machine.device_memory()):
+        keep_stored(module)
+    own = dict(module.named_parameters())
+    place(module, own, given.tensors, device=torch.device(machine.device))
+    module.to(machine.device)
+
+
+def _check_generation(settings: Mapping[str, object], folder: Path) -> None:
     """Refuse settings of generation that transformers itself finds at fault."""
     if model_folder.GENERATION in settings:
         library = transformers_library().GenerationConfig
         with refusing(model_folder.GENERATION):
-            library.from_pretrained(str(place), local_files_only=True).validate(
+            library.from_pretrained(str(folder), local_files_only=True).validate(
                 strict=True
             )
 
@@ -344,16 +367,19 @@ def _check_tie(skeleton: Any) -> None:
     )
 
 
-def _check_values(module: nn.Module, given: ModelContent) -> None:
-    """Require that the module holds every value that was given, and no others."""
+def _check_placed(module: nn.Module, given: Mapping[str, torch.Tensor]) -> None:
+    """Require that each tensor that was given is a parameter, as it is."""
     parameters = dict(module.named_parameters())
-    if strange := sorted(parameters.keys() ^ given.tensors.keys()):
+    if strange := sorted(parameters.keys() ^ given.keys()):
         raise ConfigError(
             f"module and file differ in {strange[0]!r}", code="tensor-set-differs"
         )
     for name, parameter in parameters.items():
-        values = widen(given.tensors[name])
-        if not np.array_equal(values, parameter.detach().cpu().numpy()):
+        want = given[name]
+        if (parameter.data_ptr(), parameter.stride()) != (
+            want.data_ptr(),
+            want.stride(),
+        ):
             raise ConfigError(
                 f"{name!r} is changed while it is loaded{_ANEW}", code="tensor-differs"
             )

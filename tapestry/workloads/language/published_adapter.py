@@ -86,7 +86,7 @@ def _check_layers(module: nn.Module, adapter: AdapterFolder) -> None:
         )
     for name, layer in layers.items():
         for letter, factors in (("A", layer.lora_A), ("B", layer.lora_B)):
-            loaded = factors[ADAPTER].weight.detach().cpu().numpy()
+            loaded = factors[ADAPTER].weight.detach().float().cpu().numpy()
             if not np.array_equal(loaded, adapter.factor(name, letter)):
                 raise ConfigError(
                     f"factor {letter} of {name!r} is changed on loading",

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from tapestry.errors import ConfigError
+from tapestry.workloads.hardware import Machine
 from tapestry.workloads.workload_registry import INSTALLED, open_workload
 from tests.support.linear_regression import LinearRegression
 from tests.support.refusals import refused
 
 
-def open_linear(base: str, cache: Path | None) -> LinearRegression:
+def open_linear(base: str, cache: Path | None, _: Machine) -> LinearRegression:
     assert (base, cache) == ("zeros", None)
     return LinearRegression()
 
