@@ -207,7 +207,9 @@ def _train_here(
         return None
     try:
         set_threads(settings.speed.threads)
-        workload = open_workload(settings.workload, settings.base)
+        workload = open_workload(
+            settings.workload, settings.base, machine=settings.speed.machine
+        )
         return do_job(Node(opened, workload=workload), name)
     finally:
         opened.close()

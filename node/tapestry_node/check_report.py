@@ -47,6 +47,7 @@ class CheckReport:
         self._checked = FolderCheck(folder, settings, findings=self.findings)
         self._ends: datetime | None = None
         self._seen: Inspection | None = None
+        self._memory: int | None = None  # bytes, of the largest step that was tried
         self._balance: Balance | None = None
 
     def lines(self) -> Iterator[str]:
@@ -124,7 +125,9 @@ class CheckReport:
         folder, manifest = settings.data_in(self._checked.folder)
         self._compare_keys()
         try:
-            workload = open_workload(settings.workload, settings.base)
+            workload = open_workload(
+                settings.workload, settings.base, machine=settings.speed.machine
+            )
         except TapestryError as error:
             self.findings.add_error(error)
             reader = open_reader(settings.workload)
@@ -196,6 +199,8 @@ class CheckReport:
         self._seen = inspect(standing)
         for found in objections(standing):
             self.findings.add(found)
+        sizes = [each.bytes for each in trainer.trainable.known.values()]
+        self._memory = max(sizes, default=None)
         for error in self._seen.faults:
             self.findings.add_error(error)
 
@@ -220,6 +225,9 @@ class CheckReport:
         seen, balance = self._seen, self._balance
         if seen is not None:
             yield from _records(seen)
+        if self._memory is not None:
+            size = f"{self._memory / 1e9:.1f} GB"
+            yield f"memory    a node takes about {size} in a step of training"
         if seen is not None and balance is not None:
             yield f"budget    epsilon {balance.spent:.4f} of {balance.limit:g} is spent"
             for price in seen.prices:
@@ -248,6 +256,7 @@ class CheckReport:
             "prices": [asdict(p) for p in seen.prices]
             if seen and self._balance
             else [],
+            "memory_bytes": self._memory,
             "keys": self._checked.modes(),
             "superlink": settings.transport.superlink if settings.transport else None,
             "certificate_ends": self._ends.isoformat() if self._ends else None,

@@ -120,6 +120,7 @@ def run(
             settings.workload,
             settings.base,
             prepare=partial(set_threads, settings.speed.threads),
+            machine=settings.speed.machine,
         )
         node = Node(opened, workload=cast("Workload", workload), notify=told.progress)
     for each in (signal.SIGINT, signal.SIGTERM):

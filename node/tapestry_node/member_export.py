@@ -206,7 +206,10 @@ class _Export:
         """Rebuild the releases that should be here, from the bases that are kept."""
         settings, state = self.settings, self.mirror.state
         workload = self._read(
-            "base", lambda: open_workload(settings.workload, settings.base)
+            "base",
+            lambda: open_workload(
+                settings.workload, settings.base, machine=settings.speed.machine
+            ),
         )
         if workload is None:
             return

@@ -6,6 +6,7 @@ refused: ``epsilon`` belongs to ``noise = "local"``.
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
@@ -41,6 +42,7 @@ from tapestry.settings import (
     Targets,
     WorkloadName,
 )
+from tapestry.workloads.hardware import Machine
 from tapestry_governance.events.event_body import Licence
 
 _TIME = re.compile("([01][0-9]|2[0-3]):[0-5][0-9]")
@@ -265,7 +267,27 @@ class Speed(Strict):
     """Settings of speed alone; none changes a result's meaning."""
 
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    physical_batch: Annotated[int, Field(ge=1, le=4096)] = 8
+    # At most; how many rows fit into memory is measured.
+    physical_batch: Annotated[int, Field(ge=1, le=4096)] = 16
+    device: Annotated[
+        str,
+        Field(
+            pattern=r"^(cpu|cuda(:[0-9]{1,2})?)$",
+            description='"cpu", "cuda" or "cuda:1", with the number of the device',
+            examples=["cpu", "cuda:1"],
+        ),
+    ] = "cpu"
+    memory_gb: Annotated[int, Field(ge=0, le=1 << 20)] = 0  # 0: all of the machine
+
+    @property
+    def machine(self) -> Machine:
+        """The device, and the main memory that the node may use."""
+        found = Machine(device=self.device)
+        if not self.memory_gb:
+            return found
+        most = self.memory_gb * 10**9
+        memory = most if found.memory is None else min(most, found.memory)
+        return replace(found, memory=memory)
 
 
 class Monitor(Strict):

@@ -233,6 +233,14 @@ class Workload(Protocol):
         """Return the options of the smallest plan that this workload takes."""
         ...
 
+    def longest_row(self, options: Options) -> int:
+        """Return the length of the longest row that a plan's options allow.
+
+        Raises:
+            ConfigError: The options are not this workload's.
+        """
+        ...
+
     def check_plan(self, plan: TrainingPlan) -> None:
         """Refuse a plan whose options this model cannot follow.
 
@@ -260,6 +268,13 @@ class Workload(Protocol):
         With ``low_rank`` B starts at zero over the public factor A
         (``tapestry.model.low_rank.factor``). On leaving, nothing is attached any more
         and every parameter has the value from before.
+        """
+        ...
+
+    def recomputing(self) -> "AbstractContextManager[None]":
+        """Compute layers anew on the way back rather than keep what they gave.
+
+        No gradient changes. A model that is not built for it goes on as before.
         """
         ...
 

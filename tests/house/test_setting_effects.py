@@ -75,6 +75,8 @@ NODE_READERS = {
     "speed.threads": (f"{NODE}/cli.py", "speed.threads"),
     "monitor.metrics": (f"{NODE}/cli.py", "monitor.metrics"),
     "speed.physical_batch": (f"{NODE}/training/trainer.py", "speed.physical_batch"),
+    "speed.device": (f"{NODE}/settings.py", "self.device"),
+    "speed.memory_gb": (f"{NODE}/settings.py", "self.memory_gb"),
 }
 COORDINATOR_READERS = {
     "federation": (f"{COORDINATOR}/coordinator_folder.py", "settings.federation"),

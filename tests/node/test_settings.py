@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 import tomli_w
+import torch
 
-from tapestry.errors import ConfigError
+from tapestry.errors import ConfigError, ResourceError
 from tapestry.inputs.setting_values import to_toml
+from tapestry.workloads.hardware import Machine, memory_bytes
 from tapestry_node.settings import NodeSettings
+from tests.support.refusals import refused
 from tests.support.settings_files import NO_ADAPTER_NOISE, merged, node_settings
 
 DIGEST = "sha256:" + "0" * 64
@@ -149,3 +152,21 @@ def test_exceptions_for_survivors_need_rounds_without_noise(tmp_path: Path) -> N
     policy = _read(tmp_path, {"policy": {**named, "noise": ["none"]}}).policy
     assert policy.varying_survivors == ("sha256:" + "a" * 64,)
     assert _read(tmp_path, {}).policy.varying_survivors == ()
+
+
+def test_a_node_uses_the_machine_as_it_is_told(tmp_path: Path) -> None:
+    whole = memory_bytes()
+    assert whole is not None
+    assert _read(tmp_path, {}).speed.machine == Machine(device="cpu", memory=whole)
+    told = {"speed": {"device": "cuda:1", "memory_gb": 1}}
+    assert _read(tmp_path, told).speed.machine == Machine(device="cuda:1", memory=10**9)
+    more = {"speed": {"memory_gb": 1_000_000}}
+    assert _read(tmp_path, more).speed.machine.memory == whole
+    assert '"cpu", "cuda" or "cuda:1"' in _said(tmp_path, {"speed": {"device": "tpu"}})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device is there")
+def test_a_device_that_is_not_there_is_told_with_its_remedy(tmp_path: Path) -> None:
+    machine = _read(tmp_path, {"speed": {"device": "cuda"}}).speed.machine
+    with refused(ResourceError, "device-missing", match=r'set speed\.device to "cpu"'):
+        machine.device_memory()

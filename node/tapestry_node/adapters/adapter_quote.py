@@ -49,8 +49,6 @@ from tapestry_node.settings import NodeSettings
 from tapestry_node.submission import foresee, require_ran
 from tapestry_node.training.trainer import Trainer
 
-_FLOAT = 4  # bytes
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quote:
@@ -69,7 +67,7 @@ class Quote:
     cap: str  # the federation's
     rounds: tuple[int, int] | None  # like the last one: left before, left after
     seconds: float | None  # None: not measured
-    memory: int  # bytes
+    memory: int | None  # bytes; None: it would be refused
     fault: TapestryError | None  # that it would be refused for
 
     def lines(self) -> list[str]:
@@ -83,8 +81,11 @@ class Quote:
             f"training  {training.steps} steps, rank {training.rank}",
             f"records   about {training.batch_size} of {self.plan.records} a step",
             *self._costs(),
-            f"machine   {self._time()}; about {self.memory / (1 << 20):.0f} MiB",
+            f"machine   {self._time()}{self._size()}",
         ]
+
+    def _size(self) -> str:
+        return "" if self.memory is None else f"; about {self.memory / 1e9:.1f} GB"
 
     def _costs(self) -> Iterator[str]:
         """Print what each record pays."""
@@ -180,7 +181,9 @@ def quote(
         seen = mirror.seen
         state = settle(mirror.state, seen=0 if seen is None else seen.size)
         chosen = find_release(state, release)
-        workload = open_workload(settings.workload, settings.base)
+        workload = open_workload(
+            settings.workload, settings.base, machine=settings.speed.machine
+        )
         replica = held_base(
             chosen,
             BaseSnapshots(directory=folder, given=Replica.start(workload.given)),
@@ -286,7 +289,7 @@ class _Parts:
             cap=self.state.policy.epsilon_cap,
             rounds=self._rounds(rows),
             seconds=self._seconds() if measure and fault is None else None,
-            memory=self._memory(),
+            memory=self._memory() if fault is None else None,
             fault=fault,
         )
 
@@ -337,6 +340,7 @@ class _Parts:
 
         self._load()
         units = self.trainer.examples(self.job.plan.training.options, self.job.blocks)
+        limits = self.trainer.trainable.step(self.job.plan.training).limits
         start = time.monotonic()
         dp_sgd.update(
             self.trainer.workload,
@@ -344,13 +348,10 @@ class _Parts:
             training=self.job.plan.training.model_copy(update={"steps": 1}),
             privacy=self.job.plan.privacy,
             records=self.job.plan.records,
-            runtime=dp_sgd.Runtime(),
+            runtime=dp_sgd.Runtime(limits=limits),
         )
         return (time.monotonic() - start) * self.job.plan.training.steps
 
     def _memory(self) -> int:
-        """Estimate the memory: model, its base, and the gradients of a batch."""
-        rows = self.place.settings.speed.physical_batch
-        model = sum(tensor.size for tensor in self.replica.parameters.values())
-        layout = self.trainer.workload.layout(self.job.plan.training)
-        return _FLOAT * (2 * model + (rows + 2) * layout.length)
+        """Estimate the memory of the process: model, libraries and a step."""
+        return self.trainer.trainable.step(self.job.plan.training).bytes

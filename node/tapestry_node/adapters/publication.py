@@ -350,12 +350,13 @@ class Publisher:
             tell(seen.step, seen.steps)
             trainer.drop(self.context.store.reading().withdrawn)
 
+        limits = trainer.trainable.step(job.plan.training).limits
         try:
             update = adapter_trainer.train(
                 self._workload(),
                 trainer.examples(job.plan.training.options, job.blocks),
                 plan=job.plan,
-                runtime=Runtime(progress=progress),
+                runtime=Runtime(limits=limits, progress=progress),
             )
         except Exception:  # the failure may depend on the records, and it shows
             if job.charge is not None:

@@ -52,6 +52,7 @@ from tapestry_node.training.per_example_gradients import (
     Tally,
     attached,
 )
+from tapestry_node.training.step_memory import StepMemory, StepSize
 
 _log = logging.getLogger(__name__)
 _TOGETHER = 16  # units of a group, as expected
@@ -121,6 +122,7 @@ def problem_of(
         losses=workload.losses,
         probe=workload.probe(),
         check_private=workload.check_private,
+        recomputing=workload.recomputing,
     )
 
 
@@ -137,6 +139,26 @@ def probe(workload: Workload, training: TrainingPlan, *, limits: BatchLimits) ->
         problem = problem_of(workload, parameters)
         with attached(problem, limits, private=True):
             pass
+
+
+def measure(
+    workload: Workload,
+    training: TrainingPlan,
+    *,
+    most: BatchLimits,
+    memory: int | None,
+) -> StepSize:
+    """Choose physical batches for the memory of a device, without any record.
+
+    Raises:
+        ConfigError: The plan does not fit the model.
+        ResourceError: Not one row of the plan's longest length fits.
+    """
+    with workload.attach(training) as parameters:
+        problem = problem_of(workload, parameters)
+        return StepMemory.of(problem).choose(
+            most, longest=workload.longest_row(training.options), memory=memory
+        )
 
 
 def update(

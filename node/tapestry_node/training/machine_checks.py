@@ -12,7 +12,7 @@ Guarantees:
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -25,12 +25,13 @@ from tapestry.secagg.quantization import Encoding
 from tapestry.vectors import Layout
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Workload
-from tapestry.workloads.hardware import memory_bytes
 from tapestry_node.refusal import Refused
 from tapestry_node.training.microbatches import BatchLimits
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from tapestry_node.training.step_memory import StepSize
 
 _BYTES = 20  # a coordinate: sum 8, gradient 4, value before 4, change 4
 _SEEDLESS = {"factor_seed": "0" * 64}
@@ -54,7 +55,25 @@ class Trainable:
 
     workload: Workload
     records: int  # declared
-    limits: BatchLimits
+    limits: BatchLimits  # the largest
+    memory: int | None = None  # bytes of the device, if they are known
+    known: dict[str, "StepSize"] = field(default_factory=dict)
+
+    def step(self, plan: TrainingPlan) -> "StepSize":
+        """Choose the physical batches of a plan, at its first use.
+
+        Raises:
+            ConfigError: The plan does not fit the model.
+            ResourceError: No step of the plan fits into memory.
+        """
+        from tapestry_node.training import dp_sgd
+
+        key = plan.model_copy(update=_SEEDLESS).digest
+        if key not in self.known:
+            self.known[key] = dp_sgd.measure(
+                self.workload, plan, most=self.limits, memory=self.memory
+            )
+        return self.known[key]
 
     def check_round(
         self, manifest: RoundManifest, *, load: Callable[[], object]
@@ -89,29 +108,32 @@ class Trainable:
             plan_checks.check_records(plan, privacy, records=self.records)
             layout = plan_checks.check_plan(self.workload, plan, privacy)
         with refusing(Reason.MACHINE_UNFIT):
-            check_memory(layout, available=memory_bytes())
+            check_memory(layout, available=self.memory)
+            limits = self.step(plan).limits
         if privacy.noise != "none":
-            self._try(plan, load)
+            self._try(plan, limits, load)
         return layout
 
-    def _try(self, plan: TrainingPlan, load: Callable[[], object]) -> None:
+    def _try(
+        self, plan: TrainingPlan, limits: BatchLimits, load: Callable[[], object]
+    ) -> None:
         """Try the gradients, once for each plan but for its factors."""
-        key = (plan.model_copy(update=_SEEDLESS).digest, self.limits)
+        key = (plan.model_copy(update=_SEEDLESS).digest, limits)
         known = _TRIED.setdefault(self.workload.module, set())
         if key in known:
             return
         try:
-            self._probe(plan)
+            self._probe(plan, limits)
         except Refused:  # the values of another base may be what fails
             load()
-            self._probe(plan)
+            self._probe(plan, limits)
         known.add(key)
 
-    def _probe(self, plan: TrainingPlan) -> None:
+    def _probe(self, plan: TrainingPlan, limits: BatchLimits) -> None:
         from tapestry_node.training import dp_sgd
 
         try:
-            dp_sgd.probe(self.workload, plan, limits=self.limits)
+            dp_sgd.probe(self.workload, plan, limits=limits)
         except ConfigError as error:
             reason = Reason.MODEL_UNSUPPORTED
             raise Refused(reason, str(error), code=error.code) from error

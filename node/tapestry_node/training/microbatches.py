@@ -24,6 +24,7 @@ class BatchLimits:
     rows: int = 16
     elements: int = 2048  # of all rows that run at once, padding included
     gradient_bytes: int = 1 << 30
+    recompute: bool = False  # layers on the way back, rather than keep what they gave
 
     def rows_of(self, width: int) -> int:
         """Count the rows of up to ``width`` elements that run at once; at least one."""

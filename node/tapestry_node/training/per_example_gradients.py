@@ -23,7 +23,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
@@ -82,6 +82,7 @@ class Problem:
     losses: Callable[[Sequence[Row]], Tensor]
     probe: Sequence[Example]
     check_private: Callable[[], None]
+    recomputing: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     def length(self) -> int:
@@ -310,7 +311,8 @@ def attached(
             # One row alone would compare nothing.
             pair = BatchLimits(rows=len(problem.probe))
             _check_once(Gradients(problem, pair, hooks), problem)
-        yield Gradients(problem, limits, hooks)
+        with problem.recomputing() if limits.recompute else nullcontext():
+            yield Gradients(problem, limits, hooks)
     finally:
         if hooks is not None:
             hooks.cleanup()

@@ -99,7 +99,9 @@ class Trainer:
             folder, workload.reader, manifest=manifest, scratch=scratch
         )
         self.workload, self._settings = workload, settings
-        self._limits = BatchLimits(rows=settings.speed.physical_batch)
+        speed = settings.speed
+        self._most = BatchLimits(rows=speed.physical_batch)
+        self._memory = speed.machine.device_memory()
         self._examples: tuple[str, Sequence[Example]] = ("", ())
         self.hold(data_versions.unwritten(self.source, datetime.now(UTC)))
 
@@ -107,7 +109,10 @@ class Trainer:
         """Train from now on what belongs to a version of the data."""
         self.holdings = holdings
         self.trainable = Trainable(  # the checks before anything is charged
-            workload=self.workload, records=self.count, limits=self._limits
+            workload=self.workload,
+            records=self.count,
+            limits=self._most,
+            memory=self._memory,
         )
 
     @property
@@ -253,7 +258,7 @@ class Trainer:
         self.workload.load(replica.parameters)
         runtime = dp_sgd.Runtime(
             source=NoiseSource.fresh(),
-            limits=self._limits,
+            limits=self.trainable.step(manifest.training).limits,
             progress=lambda seen: done(seen.step, seen.steps),
         )
         units = self.examples(manifest.training.options, blocks)

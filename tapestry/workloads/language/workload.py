@@ -41,6 +41,10 @@ class LanguageWorkload(LanguageModel):
         """Return the shortest sequences that a plan may have."""
         return LanguageOptions(sequence_length=8).to_options()
 
+    def longest_row(self, options: Options) -> int:
+        """Return the tokens of the longest sequence."""
+        return LanguageOptions.of(options).sequence_length
+
     def check_plan(self, plan: TrainingPlan) -> None:
         """Refuse a plan whose sequences are longer than the model's positions.
 

@@ -11,9 +11,9 @@ from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_node.refusal import Refused
 from tapestry_node.training import dp_sgd
-from tapestry_node.training import machine_checks as module
 from tapestry_node.training.machine_checks import Trainable, check_memory
 from tapestry_node.training.microbatches import BatchLimits
+from tapestry_node.training.step_memory import LIBRARIES
 from tests.support import plans
 from tests.support.refusals import refused
 
@@ -25,9 +25,11 @@ def model() -> LanguageWorkload:
     return build_tiny()
 
 
-def asked(model: LanguageWorkload, **changes: Any) -> Refused | None:
+def asked(
+    model: LanguageWorkload, *, memory: int | None = None, **changes: Any
+) -> Refused | None:
     plan = PLAN.model_copy(update=changes)
-    found = Trainable(workload=model, records=64, limits=BatchLimits())
+    found = Trainable(workload=model, records=64, limits=BatchLimits(), memory=memory)
     try:
         found.check(plan, plans.privacy_plan(), load=lambda: None)
     except Refused as error:
@@ -101,7 +103,7 @@ def test_another_bases_broken_values_are_no_fault_of_the_model(
 
 
 def test_a_gradient_that_memory_cannot_hold_is_refused(
-    model: LanguageWorkload, monkeypatch: pytest.MonkeyPatch
+    model: LanguageWorkload,
 ) -> None:
     layout = Layout(tensors=(("w", (1 << 30,)),))
     check_memory(layout, available=20 << 30)
@@ -112,7 +114,16 @@ def test_a_gradient_that_memory_cannot_hold_is_refused(
         match=r"takes 20\.0 GiB .*has 19\.0; train fewer",
     ):
         check_memory(layout, available=19 << 30)
-    monkeypatch.setattr(module, "memory_bytes", lambda: 1000)
-    fault = asked(model)
+    fault = asked(model, memory=1000)
     assert fault is not None
     assert (fault.reason, fault.code) == (Reason.MACHINE_UNFIT, "memory-too-small")
+
+
+def test_a_step_that_memory_cannot_hold_is_refused_before_it_is_tried(
+    model: LanguageWorkload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dp_sgd, "probe", None)
+    fault = asked(model, memory=LIBRARIES + 1_800_000)
+    assert fault is not None
+    assert (fault.reason, fault.code) == (Reason.MACHINE_UNFIT, "memory-too-small")
+    assert "one sequence of 16 takes about 0.7 GB" in str(fault)
