@@ -199,8 +199,7 @@ class CheckReport:
         self._seen = inspect(standing)
         for found in objections(standing):
             self.findings.add(found)
-        sizes = [each.bytes for each in trainer.trainable.known.values()]
-        self._memory = max(sizes, default=None)
+        self._memory = trainer.trainable.largest
         for error in self._seen.faults:
             self.findings.add_error(error)
 

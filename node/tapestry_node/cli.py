@@ -116,11 +116,10 @@ def run(
     where = _transport(settings, folder, superlink, root_certificates, auth_key)
     told, stop = StatusFile(folder, superlink=where.superlink), threading.Event()
     with opening(folder, where=where, told=told) as opened:
+        speed = settings.speed
+        prepare = partial(set_threads, speed.threads)
         workload = defer_workload(
-            settings.workload,
-            settings.base,
-            prepare=partial(set_threads, settings.speed.threads),
-            machine=settings.speed.machine,
+            settings.workload, settings.base, prepare=prepare, machine=speed.machine
         )
         node = Node(opened, workload=cast("Workload", workload), notify=told.progress)
     for each in (signal.SIGINT, signal.SIGTERM):

@@ -33,7 +33,7 @@ def memory_bytes() -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What one process may use: a device, as torch names it, and main memory."""
+    """The device that a process may use, as torch names it, and its main memory."""
 
     device: str = "cpu"
     memory: int | None = field(default_factory=memory_bytes)  # bytes; None: unknown

@@ -41,7 +41,7 @@ MODEL_IMPORTS = re.compile(
     r"^(from|import) (torch|transformers|peft|opacus|safetensors)\b", re.MULTILINE
 )
 # Names of other libraries' settings, which we cannot choose.
-FOREIGN_WORDS = ("gradient_checkpointing",)
+FOREIGN_WORDS = ("gradient_checkpointing", "activation_checkpointing")
 TEXT_SUFFIXES = {
     "", ".py", ".md", ".toml", ".txt", ".json", ".jsonl", ".css", ".yaml", ".yml",
 }  # fmt: skip

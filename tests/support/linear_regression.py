@@ -65,16 +65,12 @@ class MeanSquaredError:
 class LinearRegression(TorchModel):
     name, adapters, reader = "linear-regression", None, CsvReader()
     card_fields: ClassVar[dict[str, str]] = {}
+    least_options = staticmethod(lambda: {"bound": 1})
+    longest_row = staticmethod(lambda _: 5)
 
     def __init__(self) -> None:
         super().__init__(nn.Sequential(nn.Linear(3, 2, bias=False)))
         self.load(self.given.tensors)
-
-    def least_options(self) -> Options:
-        return {"bound": 1}
-
-    def longest_row(self, _: Options) -> int:
-        return 5
 
     def check_plan(self, plan: TrainingPlan) -> None:
         read_options(plan.options, LinearOptions)

@@ -12,7 +12,7 @@ Guarantees:
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -38,6 +38,8 @@ _SEEDLESS = {"factor_seed": "0" * 64}
 # What was tried is code, not values: what held for a loaded model holds on.
 _Tried = WeakKeyDictionary["nn.Module", set[tuple[str, BatchLimits]]]
 _TRIED: _Tried = WeakKeyDictionary()
+_Sizes = dict[tuple[str, BatchLimits, int | None], "StepSize"]
+_SIZES: WeakKeyDictionary["nn.Module", _Sizes] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -57,7 +59,6 @@ class Trainable:
     records: int  # declared
     limits: BatchLimits  # the largest
     memory: int | None = None  # bytes of the device, if they are known
-    known: dict[str, "StepSize"] = field(default_factory=dict)
 
     def step(self, plan: TrainingPlan) -> "StepSize":
         """Choose the physical batches of a plan, at its first use.
@@ -68,12 +69,19 @@ class Trainable:
         """
         from tapestry_node.training import dp_sgd
 
-        key = plan.model_copy(update=_SEEDLESS).digest
-        if key not in self.known:
-            self.known[key] = dp_sgd.measure(
+        known = _SIZES.setdefault(self.workload.module, {})
+        key = (plan.model_copy(update=_SEEDLESS).digest, self.limits, self.memory)
+        if key not in known:
+            known[key] = dp_sgd.measure(
                 self.workload, plan, most=self.limits, memory=self.memory
             )
-        return self.known[key]
+        return known[key]
+
+    @property
+    def largest(self) -> int | None:
+        """The bytes of the largest step that was chosen for this model, if any."""
+        known = _SIZES.get(self.workload.module, {})
+        return max((size.bytes for size in known.values()), default=None)
 
     def check_round(
         self, manifest: RoundManifest, *, load: Callable[[], object]

@@ -11,6 +11,7 @@ from tapestry.privacy import accounting
 from tapestry_node.adapters.adapter_file import NamedAdapter
 from tapestry_node.adapters.adapter_quote import Quote, quote
 from tapestry_node.settings import NodeSettings
+from tapestry_node.training.step_memory import LIBRARIES
 from tests.support.federation import Base, Federation
 from tests.support.operated_adapters import (
     CARE,
@@ -60,9 +61,9 @@ def test_a_quote_says_what_each_record_would_pay_and_what_is_left(
     assert 0 < after < before
     assert found.seconds is not None
     assert found.seconds > 0
-    assert found.memory > 4 * sum(
-        tensor.size for tensor in settled.base.replica.parameters.values()
-    )
+    size = sum(each.size for each in settled.base.replica.parameters.values())
+    assert found.memory is not None
+    assert found.memory > LIBRARIES + 4 * size
     said = "\n".join(found.lines())
     for part in ("base-1", "fi, fr, id, sw", f"{before} are left, {after} after it"):
         assert part in said
