@@ -5,8 +5,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tapestry.errors import ResourceError
-
 _LIMITS = (  # of a container: cgroup 2, cgroup 1
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -37,24 +35,3 @@ class Machine:
 
     device: str = "cpu"
     memory: int | None = field(default_factory=memory_bytes)  # bytes; None: unknown
-
-    def device_memory(self) -> int | None:
-        """Return the bytes of the memory in which the device computes.
-
-        Raises:
-            ResourceError: The device is not there, or torch was built without it.
-        """
-        if self.device == "cpu":
-            return self.memory
-        import torch
-
-        try:
-            found = torch.cuda.get_device_properties(self.device).total_memory
-        except (AssertionError, RuntimeError) as error:
-            said = " ".join(str(error).split())[:120]
-            raise ResourceError(
-                f"device {self.device!r} is not there ({said}); set speed.device to"
-                ' "cpu", or install a torch that knows it',
-                code="device-missing",
-            ) from None
-        return int(found)

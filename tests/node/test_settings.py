@@ -5,13 +5,11 @@ from typing import Any
 
 import pytest
 import tomli_w
-import torch
 
-from tapestry.errors import ConfigError, ResourceError
+from tapestry.errors import ConfigError
 from tapestry.inputs.setting_values import to_toml
 from tapestry.workloads.hardware import Machine, memory_bytes
 from tapestry_node.settings import NodeSettings
-from tests.support.refusals import refused
 from tests.support.settings_files import NO_ADAPTER_NOISE, merged, node_settings
 
 DIGEST = "sha256:" + "0" * 64
@@ -163,10 +161,3 @@ def test_a_node_uses_the_machine_as_it_is_told(tmp_path: Path) -> None:
     more = {"speed": {"memory_gb": 1_000_000}}
     assert _read(tmp_path, more).speed.machine.memory == whole
     assert '"cpu", "cuda" or "cuda:1"' in _said(tmp_path, {"speed": {"device": "tpu"}})
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the device is there")
-def test_a_device_that_is_not_there_is_told_with_its_remedy(tmp_path: Path) -> None:
-    machine = _read(tmp_path, {"speed": {"device": "cuda"}}).speed.machine
-    with refused(ResourceError, "device-missing", match=r'set speed\.device to "cpu"'):
-        machine.device_memory()

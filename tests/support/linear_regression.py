@@ -64,13 +64,16 @@ class MeanSquaredError:
 
 class LinearRegression(TorchModel):
     name, adapters, reader = "linear-regression", None, CsvReader()
-    card_fields: ClassVar[dict[str, str]] = {}
-    least_options = staticmethod(lambda: {"bound": 1})
     longest_row = staticmethod(lambda _: 5)
+    given = ModelContent(tensors={"0.weight": torch.zeros(2, 3).numpy()})
+    card_fields: ClassVar[dict[str, str]] = {}
 
     def __init__(self) -> None:
         super().__init__(nn.Sequential(nn.Linear(3, 2, bias=False)))
         self.load(self.given.tensors)
+
+    def least_options(self) -> Options:
+        return {"bound": 1}
 
     def check_plan(self, plan: TrainingPlan) -> None:
         read_options(plan.options, LinearOptions)
@@ -93,7 +96,3 @@ class LinearRegression(TorchModel):
 
     def evaluation(self, options: Options) -> MeanSquaredError:
         return MeanSquaredError(self, options)
-
-    @property
-    def given(self) -> ModelContent:
-        return ModelContent(tensors={"0.weight": torch.zeros(2, 3).numpy()})

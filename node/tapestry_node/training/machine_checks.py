@@ -25,6 +25,7 @@ from tapestry.secagg.quantization import Encoding
 from tapestry.vectors import Layout
 from tapestry.workloads import plan_checks
 from tapestry.workloads.base import Workload
+from tapestry.workloads.hardware import Machine
 from tapestry_node.refusal import Refused
 from tapestry_node.training.microbatches import BatchLimits
 
@@ -38,7 +39,7 @@ _SEEDLESS = {"factor_seed": "0" * 64}
 # What was tried is code, not values: what held for a loaded model holds on.
 _Tried = WeakKeyDictionary["nn.Module", set[tuple[str, BatchLimits]]]
 _TRIED: _Tried = WeakKeyDictionary()
-_Sizes = dict[tuple[str, BatchLimits, int | None], "StepSize"]
+_Sizes = dict[tuple[str, BatchLimits, Machine], "StepSize"]
 _SIZES: WeakKeyDictionary["nn.Module", _Sizes] = WeakKeyDictionary()
 
 
@@ -58,7 +59,7 @@ class Trainable:
     workload: Workload
     records: int  # declared
     limits: BatchLimits  # the largest
-    memory: int | None = None  # bytes of the device, if they are known
+    machine: Machine
 
     def step(self, plan: TrainingPlan) -> "StepSize":
         """Choose the physical batches of a plan, at its first use.
@@ -67,13 +68,17 @@ class Trainable:
             ConfigError: The plan does not fit the model.
             ResourceError: No step of the plan fits into memory.
         """
+        from tapestry.workloads.device_memory import device_memory
         from tapestry_node.training import dp_sgd
 
         known = _SIZES.setdefault(self.workload.module, {})
-        key = (plan.model_copy(update=_SEEDLESS).digest, self.limits, self.memory)
+        key = (plan.model_copy(update=_SEEDLESS).digest, self.limits, self.machine)
         if key not in known:
             known[key] = dp_sgd.measure(
-                self.workload, plan, most=self.limits, memory=self.memory
+                self.workload,
+                plan,
+                most=self.limits,
+                memory=device_memory(self.machine),
             )
         return known[key]
 
@@ -116,7 +121,7 @@ class Trainable:
             plan_checks.check_records(plan, privacy, records=self.records)
             layout = plan_checks.check_plan(self.workload, plan, privacy)
         with refusing(Reason.MACHINE_UNFIT):
-            check_memory(layout, available=self.memory)
+            check_memory(layout, available=self.machine.memory)
             limits = self.step(plan).limits
         if privacy.noise != "none":
             self._try(plan, limits, load)

@@ -101,7 +101,7 @@ class Trainer:
         self.workload, self._settings = workload, settings
         speed = settings.speed
         self._most = BatchLimits(rows=speed.physical_batch)
-        self._memory = speed.machine.device_memory()
+        self._machine = speed.machine
         self._examples: tuple[str, Sequence[Example]] = ("", ())
         self.hold(data_versions.unwritten(self.source, datetime.now(UTC)))
 
@@ -112,7 +112,7 @@ class Trainer:
             workload=self.workload,
             records=self.count,
             limits=self._most,
-            memory=self._memory,
+            machine=self._machine,
         )
 
     @property

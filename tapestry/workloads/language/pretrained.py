@@ -41,6 +41,7 @@ from tapestry.errors import (
     VerificationError,
 )
 from tapestry.storage import durable_files
+from tapestry.workloads.device_memory import device_memory
 from tapestry.workloads.hardware import Machine
 from tapestry.workloads.language import memory_estimate
 from tapestry.workloads.language.architectures import ARCHITECTURES
@@ -278,7 +279,7 @@ def _settle(module: Any, given: ModelContent, machine: Machine) -> None:
     """Give a module its values, on the device where it computes."""
     estimate = memory_estimate.of_tensors(given.tensors)
     is_tested = getattr(module.config, "model_type", None) in ARCHITECTURES
-    if is_tested and not estimate.fits_widened(machine.device_memory()):
+    if is_tested and not estimate.fits_widened(device_memory(machine)):
         keep_stored(module)
     own = dict(module.named_parameters())
     place(module, own, given.tensors, device=torch.device(machine.device))

@@ -7,6 +7,7 @@ import pytest
 from tapestry.errors import ResourceError
 from tapestry.protocol.messages import Reason
 from tapestry.vectors import Layout
+from tapestry.workloads.hardware import Machine
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry_node.refusal import Refused
@@ -17,6 +18,7 @@ from tapestry_node.training.step_memory import LIBRARIES
 from tests.support import plans
 from tests.support.refusals import refused
 
+UNKNOWN = Machine(memory=None)
 PLAN = plans.training_plan(parameterization="low_rank", rank=2, targets=("q_proj",))
 
 
@@ -29,7 +31,9 @@ def asked(
     model: LanguageWorkload, *, memory: int | None = None, **changes: Any
 ) -> Refused | None:
     plan = PLAN.model_copy(update=changes)
-    found = Trainable(workload=model, records=64, limits=BatchLimits(), memory=memory)
+    found = Trainable(
+        workload=model, records=64, limits=BatchLimits(), machine=Machine(memory=memory)
+    )
     try:
         found.check(plan, plans.privacy_plan(), load=lambda: None)
     except Refused as error:
@@ -48,7 +52,7 @@ def test_what_fits_is_tried_once_for_each_plan(
         honest(workload, plan, limits=limits)
 
     monkeypatch.setattr(dp_sgd, "probe", probe)
-    found = Trainable(workload=model, records=64, limits=BatchLimits())
+    found = Trainable(workload=model, records=64, limits=BatchLimits(), machine=UNKNOWN)
     for seed in ("0", "1", "1"):
         plan = PLAN.model_copy(update={"factor_seed": seed * 64})
         found.check(plan, plans.privacy_plan(), load=lambda: None)
@@ -96,7 +100,7 @@ def test_another_bases_broken_values_are_no_fault_of_the_model(
     good = model.parameters()
     name = next(iter(good))
     model.load({**good, name: good[name] * float("nan")})
-    found = Trainable(workload=model, records=64, limits=BatchLimits())
+    found = Trainable(workload=model, records=64, limits=BatchLimits(), machine=UNKNOWN)
     with refused(Refused, "probe-not-finite", match="^model_unsupported: "):
         found.check(PLAN, plans.privacy_plan(), load=lambda: None)
     found.check(PLAN, plans.privacy_plan(), load=lambda: model.load(good))
