@@ -1,0 +1,59 @@
+"""What an institution can learn of its records before a model is loaded.
+
+All of it is for the operator alone and decides nothing. What cannot be counted here is
+said, with the reason.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from tapestry.errors import TapestryError
+from tapestry.protocol.round_manifest import Options
+from tapestry.workloads.base import Summary
+from tapestry.workloads.data_manifest import DataManifest
+from tapestry.workloads.language.dialogue import Text
+from tapestry.workloads.language.language_counts import LanguageCounts
+from tapestry.workloads.language.near_duplicates import NearDuplicates
+from tapestry.workloads.language.options import LanguageOptions
+from tapestry.workloads.language.record_statistics import Coverage, Uncounted
+from tapestry.workloads.lazy_sequence import drawn
+
+
+def survey(
+    records: Sequence[Text],
+    manifest: DataManifest,
+    *,
+    base: str,
+    options: Options,
+    begin: Callable[[str], None],
+) -> dict[str, Summary]:
+    """Make each count of some records.
+
+    ``options`` are those of the training that tokens are counted for, and ``begin`` is
+    told the name of each count before it is made.
+    """
+    (declared,) = manifest.languages
+    counts: dict[str, Callable[[], Summary]] = {
+        "near_duplicates": lambda: NearDuplicates.of(records),
+        "identified_languages": lambda: LanguageCounts.of(records, declared),
+        "tokens": lambda: _tokens(records, base, options),
+    }
+    found = {}
+    for name, make in counts.items():
+        begin(name)
+        try:
+            found[name] = make()
+        except TapestryError as error:
+            reason = " ".join(str(error).split())
+            found[name] = Uncounted(label=name.split("_")[-1], reason=reason)
+    return found
+
+
+def _tokens(records: Sequence[Text], base: str, options: Options) -> Coverage:
+    length = LanguageOptions.of(options).sequence_length
+    from tapestry.workloads.language.base_tokenizer import open_tokenizer
+    from tapestry.workloads.language.text_encoder import TextEncoder, as_drawn
+
+    encode = partial(TextEncoder(open_tokenizer(base)).encode, sequence_length=length)
+    examples = as_drawn(drawn(records), encode)
+    return Coverage.of(examples, sequence_length=length, records=len(records))
