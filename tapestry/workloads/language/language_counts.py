@@ -16,6 +16,7 @@ Edge cases:
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Self
 
 from tapestry.errors import ResourceError
@@ -51,7 +52,7 @@ class LanguageCounts:
         Raises:
             ResourceError: py3langid is not installed, or its model cannot be read.
         """
-        identify, known = _identifier()
+        identify, known = load_identifier()
         sample = drawn(records, _SAMPLE)
         found = Counter(_language(whole_text(text), identify) for text in sample)
         untold = sum(found.pop(none, 0) for none in _NONE)
@@ -99,7 +100,8 @@ def _language(text: str, identify: Callable[[str], str]) -> str:
     return identify(text) if sum(map(str.isalpha, text)) >= _LETTERS else "und"
 
 
-def _identifier() -> tuple[Callable[[str], str], frozenset[str]]:
+@cache
+def load_identifier() -> tuple[Callable[[str], str], frozenset[str]]:
     """Load the identifier, and name the languages that it knows.
 
     Raises:

@@ -7,10 +7,11 @@ said, with the reason.
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from tapestry.errors import TapestryError
+from tapestry.errors import ResourceError, TapestryError
 from tapestry.protocol.round_manifest import Options
 from tapestry.workloads.base import Summary
 from tapestry.workloads.data_manifest import DataManifest
+from tapestry.workloads.language.base_models import known_folder
 from tapestry.workloads.language.dialogue import Text
 from tapestry.workloads.language.language_counts import LanguageCounts
 from tapestry.workloads.language.near_duplicates import NearDuplicates
@@ -50,10 +51,23 @@ def survey(
 
 
 def _tokens(records: Sequence[Text], base: str, options: Options) -> Coverage:
-    length = LanguageOptions.of(options).sequence_length
-    from tapestry.workloads.language.base_tokenizer import open_tokenizer
-    from tapestry.workloads.language.text_encoder import TextEncoder, as_drawn
+    """Count tokens, if the base is at hand and its tokenizer can be loaded.
 
-    encode = partial(TextEncoder(open_tokenizer(base)).encode, sequence_length=length)
+    Raises:
+        ConfigError: The base is not at hand or not sound, or an option is at fault.
+        ForeignFileError: A file lies in the base's folder that is no part of a model.
+        ResourceError: A package is missing, or a file cannot be read.
+    """
+    length, folder = LanguageOptions.of(options).sequence_length, known_folder(base)
+    try:
+        from tapestry.workloads.language.base_tokenizer import open_tokenizer
+        from tapestry.workloads.language.text_encoder import TextEncoder, as_drawn
+    except ImportError:
+        raise ResourceError(
+            "this takes transformers and torch, which are not installed; pip install"
+            " 'tapestry-federated[node]', or '.[node]' in the source folder",
+            code="package-missing",
+        ) from None
+    encode = partial(TextEncoder(open_tokenizer(folder)).encode, sequence_length=length)
     examples = as_drawn(drawn(records), encode)
     return Coverage.of(examples, sequence_length=length, records=len(records))
