@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -77,7 +78,7 @@ def test_counts_and_price_are_told_and_nothing_is_written(folder: Path) -> None:
 def test_tokens_are_counted_where_the_base_is_at_hand(
     folder: Path, base: Base, tmp_path: Path
 ) -> None:
-    base.workload.save(tmp_path / "cache" / "tiny-2")
+    cast("Any", base.workload).save(tmp_path / "cache" / "tiny-2")
     rows = [{"text": letter * n} for letter in "xy" for n in (15, 16, 31)]
     (folder / "data" / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     before = _listing(tmp_path)

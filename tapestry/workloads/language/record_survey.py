@@ -1,7 +1,6 @@
-"""What an institution can learn of its records before a model is loaded.
+"""Counts of records that need no model, for the institution alone.
 
-All of it is for the operator alone and decides nothing. What cannot be counted here is
-said, with the reason.
+None of them decides what trains. A count that cannot be made is told with the reason.
 """
 
 from collections.abc import Callable, Sequence

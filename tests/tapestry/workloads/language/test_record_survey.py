@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -33,7 +33,7 @@ def no_identifier(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def folder(base: Base, tmp_path: Path) -> str:
     place = tmp_path / "base"
-    base.workload.save(place)
+    cast("Any", base.workload).save(place)
     return str(place)
 
 

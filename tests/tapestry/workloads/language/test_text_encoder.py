@@ -1,6 +1,7 @@
 """Records become examples by the tokenizer alone, as the model's own."""
 
 from functools import partial
+from typing import Any, cast
 
 from tapestry.workloads.language.base_models import byte_tokenizer
 from tapestry.workloads.language.dialogue import Dialogue, Text
@@ -13,8 +14,11 @@ RECORDS: list[Text] = ["una frase più lunga di sedici byte", ASKED, "a", ""]
 
 def test_the_examples_are_those_of_the_model(base: Base) -> None:
     encoder = TextEncoder(byte_tokenizer())
-    found = encoder.encode(RECORDS, sequence_length=16)
-    assert found == base.workload.encode(RECORDS, sequence_length=16)
+    found, model = (
+        encoder.encode(RECORDS, sequence_length=16),
+        cast("Any", base.workload),
+    )
+    assert found == model.encode(RECORDS, sequence_length=16)
     assert len(found[0].rows) == 3
     assert min(found[1].rows[0]) < 0  # what is asked is context alone
 
