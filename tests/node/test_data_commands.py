@@ -33,6 +33,19 @@ WITHOUT_TORCH = (
 )
 
 
+EARLY = """
+import sys
+from tapestry.cli import console
+
+def note(line, said=console.note):
+    said(f"{line} {'torch' in sys.modules or 'transformers' in sys.modules}")
+
+console.note = note
+from tapestry.cli import main
+main(["node", "data", "check", sys.argv[1]])
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a node whose base is not at hand."""
@@ -185,6 +198,23 @@ def test_it_needs_no_machine_learning_stack(folder: Path) -> None:
         check=False,
     )
     assert (done.returncode, "records   42" in done.stdout) == (0, True), done.stderr
+
+
+@pytest.mark.slow
+def test_the_first_lines_come_before_anything_slow_is_loaded(
+    folder: Path, base: Base, tmp_path: Path
+) -> None:
+    cast("Any", base.workload).save(tmp_path / "cache" / "tiny-2")
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY, str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, "in sequences of" in done.stdout) == (0, True)
+    lines = done.stderr.splitlines()
+    assert lines[0] == f"reading {folder / 'data'} False"
+    assert lines[-1] == "counting tokens False"
 
 
 def test_a_withdrawal_says_what_rests_on_the_persons(found: Found) -> None:
