@@ -103,15 +103,15 @@ def _bins(text: str) -> RingVector:
 def _alike(bins_NK: RingVector) -> npt.NDArray[np.bool_]:
     """Tell of each record whether an earlier one is like it, shape (N,).
 
-    The records that agree in a band are sorted by the next band, and each is compared
-    with the first of them and with its neighbour.
+    Each of the records that agree in a band is compared with the first of them and with
+    the one before it.
     """
     found = np.zeros(len(bins_NK), dtype=np.bool_)
     keys, places = _borrowed(bins_NK), np.arange(len(bins_NK))
     for start in range(0, _BINS, _BAND):
-        wide = np.roll(keys, -start, axis=1)[:, : 2 * _BAND]
-        order = np.lexsort(wide.T[::-1])
-        band = wide[order, :_BAND]
+        band = keys[:, start : start + _BAND]
+        order = np.lexsort(band.T)
+        band = band[order]
         begins = np.append(True, (band[1:] != band[:-1]).any(axis=1))
         first = np.maximum.accumulate(np.where(begins, places, 0))
         for earlier in (first, places - 1):

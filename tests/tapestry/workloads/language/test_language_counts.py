@@ -26,7 +26,7 @@ def test_each_record_counts_for_one_language() -> None:
         f"{ITALIAN} {ITALIAN}",
         asked,
         ENGLISH,
-        "Ciao!",
+        "How are you today?",
         "7" * 40,
     ]
     found = LanguageCounts.of(records, "it")
