@@ -58,10 +58,11 @@ def check(
 ) -> ExitStatus:
     """Read the data folder as a node would, and tell what is in it.
 
-    Neither federation nor base is needed, and nothing is written or charged. The counts
-    are exact and for this terminal alone. A fault names file and line.
+    Neither federation nor base is needed, and nothing is written or charged. Where the
+    base is at hand, tokens are counted. What is told is for this terminal alone. A
+    fault names file and line.
     """
-    from tapestry.workloads.workload_registry import open_reader
+    from tapestry.workloads.workload_registry import open_reader, open_survey
     from tapestry_node.folder_check import Findings
     from tapestry_node.settings import NodeSettings
     from tapestry_node.training.trainer import check_data
@@ -78,7 +79,17 @@ def check(
     findings, watch = Findings(), _Progress().take
     try:
         found = check_data(
-            place, reader, manifest=manifest, scratch=folder, watch=watch
+            place,
+            reader,
+            manifest=manifest,
+            scratch=folder,
+            watch=watch,
+            survey=open_survey(
+                settings.workload,
+                base=settings.base,
+                options=settings.adapter.options,
+                begin=lambda name: console.note(f"counting {name.replace('_', ' ')}"),
+            ),
         )
     except TapestryError as error:
         findings.add_error(error)
@@ -213,6 +224,8 @@ def _lines(
     yield "records", str(found.records)
     if found.summary is not None:
         yield from found.summary.lines()
+    for counts in found.counts.values():
+        yield from counts.lines()
     if price is None:
         yield "price", "none: [adapter] has no noise; give --noise-multiplier"
         return
@@ -227,5 +240,6 @@ def _as_json(found: "FoundData", price: dict[str, Any] | None) -> dict[str, Any]
         "languages": list(found.manifest.languages),
         "records": found.records,
         "census": None if found.summary is None else found.summary.to_json(),
+        **{name: counts.to_json() for name, counts in found.counts.items()},
         "price": price,
     }

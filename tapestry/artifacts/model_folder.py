@@ -48,7 +48,7 @@ from tapestry.errors import (
     ProtocolError,
     VerificationError,
 )
-from tapestry.inputs.plain_file import read_plain
+from tapestry.inputs.plain_file import read_plain, reading
 from tapestry.vectors import rows_digest
 
 CONFIG = "config.json"
@@ -223,6 +223,34 @@ def read_files(folder: Path, *, keep: bool = True) -> ModelFolder:
         tensors=_locate(folder, weights, small.get(INDEX)),
         manifest_digest=known,
     )
+
+
+def read_settings(folder: Path) -> dict[str, bytes]:
+    """Read the settings files alone: the tokenizer's and the model's, by name.
+
+    Guarantees:
+        No file of weights is opened, so nothing is said about the model's identity.
+
+    Raises:
+        ConfigError: The folder is not a model folder, or a file in it breaks a rule.
+        ForeignFileError: A file, folder or link is there that has no place in it.
+        ResourceError: A file cannot be read.
+    """
+    _check_kind(folder)
+    names = [n for n in FILES.names(folder) if not n.endswith(".safetensors")]
+    try:
+        with reading(folder):
+            found = {
+                name: read_plain(folder / name, limit=_limit(name))
+                for name in names
+                if name not in (INDEX, CARD)
+            }
+        parse_settings(found)
+    except VerificationError as error:
+        raise ConfigError(
+            f"{folder} is not a sound model: {error}", code=error.code
+        ) from None
+    return found
 
 
 def parse_object(name: str, data: bytes) -> dict[str, Any]:

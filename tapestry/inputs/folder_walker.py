@@ -7,7 +7,8 @@ says neither. Here, nothing is left out:
 regular file           returned
 folder                 entered
 link                   refused, to a file or a folder, whether it leads anywhere or not
-hidden file or folder  refused: programs leave them behind; its name starts with a dot
+hidden file or folder  refused: programs leave them behind; its name starts with a dot.
+                       A caller may name files that are let in, at the top alone
 unreadable folder      refused
 FIFO, socket, device   refused, without being opened
 =====================  =============================================================
@@ -21,17 +22,18 @@ Edge cases:
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tapestry.errors import ConfigError
 from tapestry.inputs.faults import Faults, InputFault, show
 
 
-def walk(folder: Path, faults: Faults) -> list[Path]:
+def walk(folder: Path, faults: Faults, *, beside: Collection[str] = ()) -> list[Path]:
     """Return all files below a folder, in order of their paths, part by part.
 
-    An entry that cannot be read as a file becomes a fault.
+    An entry that cannot be read as a file becomes a fault. A file at the top that has a
+    name of ``beside`` may be hidden.
 
     Raises:
         ConfigError: The folder does not exist.
@@ -44,7 +46,8 @@ def walk(folder: Path, faults: Faults) -> list[Path]:
     pending = [folder]
     while pending:
         for path, mode in _entries(pending.pop(), faults):
-            if (fault := _refused(path, mode)) is not None:
+            is_beside = path.parent == folder and path.name in beside
+            if (fault := _refused(path, mode, may_hide=is_beside)) is not None:
                 faults.add(fault)
             elif stat.S_ISDIR(mode):
                 pending.append(path)
@@ -74,7 +77,7 @@ def _entries(folder: Path, faults: Faults) -> Iterator[tuple[Path, int]]:
             )
 
 
-def _refused(path: Path, mode: int) -> InputFault | None:
+def _refused(path: Path, mode: int, *, may_hide: bool) -> InputFault | None:
     """Return the fault of an entry that is neither entered nor read, or None."""
     if stat.S_ISLNK(mode):
         return InputFault(
@@ -82,13 +85,14 @@ def _refused(path: Path, mode: int) -> InputFault | None:
             "is a link; put the file or folder itself there, or take the link out",
             code="link-not-allowed",
         )
-    if path.name.startswith("."):
+    is_file = stat.S_ISREG(mode)
+    if path.name.startswith(".") and not (may_hide and is_file):
         return InputFault(
             path,
             "is hidden, as what other programs leave behind; remove it",
             code="file-hidden",
         )
-    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+    if not (stat.S_ISDIR(mode) or is_file):
         return InputFault(
             path, "is a FIFO, socket or device; take it out", code="file-not-plain"
         )

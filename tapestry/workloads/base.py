@@ -11,7 +11,7 @@ A workload without some ability says so: ``adapters`` may be None, and a plan th
 cannot follow is refused by ``check_plan``.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,10 @@ class Summary(Protocol):
         ...
 
 
+Survey = Callable[[Sequence[Record], DataManifest], Mapping[str, Summary]]
+"""Counts records in several ways, without a model; each count has a name."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadRecords:
     """The records that a reader found in a folder; private.
@@ -106,6 +110,11 @@ class RecordReader(Protocol):
         """The model of that file."""
         ...
 
+    @property
+    def beside(self) -> frozenset[str]:
+        """Names of files that may lie at the top of the folder, and hold no data."""
+        ...
+
     def read(
         self,
         paths: Iterable[Path],
@@ -113,8 +122,11 @@ class RecordReader(Protocol):
         *,
         manifest: DataManifest | None,
         scratch: Path | None = None,
+        beside: Sequence[str] = (),
     ) -> ReadRecords:
         """Read all files of a folder but the manifest; what is wrong becomes faults.
+
+        ``beside`` names the files that lie there and are no data; they are not read.
 
         Where the manifest's unit is a person, each record is all that is read of one,
         and has its key. ``manifest`` is None where that was a fault. Records that are

@@ -4,6 +4,7 @@ Records and examples may be more than memory holds. Whoever goes through them on
 one, or draws a few, needs no more than those.
 """
 
+import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TypeVar, overload
@@ -62,6 +63,14 @@ class LazyExamples(LazySequence[Example]):
         while self._used > self._room and len(self._kept) > 1:
             self._used -= _size(self._kept.popitem(last=False)[1])
         return found
+
+
+def drawn(found: Sequence[_Item], most: int = 10_000) -> Sequence[_Item]:
+    """Return all items or, of more than ``most``, so many that are drawn by lot."""
+    if len(found) <= most:
+        return found
+    places = sorted(secrets.SystemRandom().sample(range(len(found)), most))
+    return LazySequence(most, lambda each: found[places[each]])
 
 
 def _size(example: Example) -> int:

@@ -7,13 +7,15 @@ Guarantees:
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import cast
 
 from tapestry.errors import ConfigError
-from tapestry.workloads.base import RecordReader, Workload
+from tapestry.protocol.round_manifest import Options
+from tapestry.workloads.base import RecordReader, Survey, Workload
 from tapestry.workloads.deferred_workload import DeferredWorkload
 from tapestry.workloads.hardware import Machine
 
@@ -45,12 +47,30 @@ _FINDERS: Mapping[str, str] = MappingProxyType(
 )
 
 
+_SURVEYS: Mapping[str, str] = MappingProxyType(
+    {"language": "tapestry.workloads.language.record_survey"}
+)
+
+
 def open_reader(name: str) -> RecordReader | None:
     """Return the reader of a workload's records, without a base; None if unknown."""
     if name not in _READERS:
         return None
     module, reader = _READERS[name]
     return cast("RecordReader", getattr(import_module(module), reader)())
+
+
+def open_survey(
+    name: str, *, base: str, options: Options, begin: Callable[[str], None]
+) -> Survey:
+    """Return what counts a workload's records without a model; it may count nothing.
+
+    ``begin`` is told the name of each count before it is made.
+    """
+    if name not in _SURVEYS:
+        return lambda _, __: {}
+    survey = import_module(_SURVEYS[name]).survey
+    return partial(survey, base=base, options=options, begin=begin)
 
 
 def open_workload(

@@ -136,6 +136,39 @@ def test_a_manifest_outside_of_the_data_is_checked(idle: Path) -> None:
     assert f"refused   {idle} has no about.toml; write one with" in done.stdout
 
 
+def test_a_stray_file_among_the_data_is_one_line_and_is_left_alone(
+    idle: Path, engine: SuperLink
+) -> None:
+    connect(idle, engine)
+    stray = idle / "data" / "notes.docx"
+    stray.write_text("private")
+    before = kept(idle)
+    done = run("check", idle)
+    assert done.exit_code == 2
+    (line,) = [each for each in done.stdout.splitlines() if "notes.docx" in each]
+    assert line.startswith(f"refused   {stray}: is not .txt, .jsonl, ")
+    assert line.endswith("[file-not-expected]")
+    assert done.stdout.count("refused ") == 1
+    assert kept(idle) == before
+
+
+def test_read_only_data_without_a_manifest_are_one_line_with_the_way_out(
+    idle: Path, engine: SuperLink
+) -> None:
+    connect(idle, engine)
+    data = idle / "data"
+    (data / "corpus.toml").unlink()
+    data.chmod(0o555)
+    before = kept(idle)
+    done = run("check", idle)
+    assert done.exit_code == 2
+    (line,) = [each for each in done.stdout.splitlines() if "refused " in each]
+    assert line.startswith(f"refused   {data} has no corpus.toml; write one with ")
+    assert "there or where manifest in node.toml says" in line
+    assert kept(idle) == before
+    data.chmod(0o755)
+
+
 def test_missing_data_hide_no_fault_of_base_and_keys(idle: Path) -> None:
     without_state(idle)
     (idle / "data").rename(idle / "elsewhere")

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +16,7 @@ from tapestry_node.settings import NodeSettings
 from tests.scenarios.test_growing_data import GROWING, persons, withdraw
 from tests.support.blocked_packages import MACHINE_LEARNING, without
 from tests.support.commands import Result, tapestry
+from tests.support.federation import Base
 from tests.support.federation_fixtures import Found
 from tests.support.refusals import refused
 from tests.support.settings_files import (
@@ -31,8 +33,23 @@ WITHOUT_TORCH = (
 )
 
 
+EARLY = """
+import sys
+from tapestry.cli import console
+
+def note(line, said=console.note):
+    said(f"{line} {'torch' in sys.modules or 'transformers' in sys.modules}")
+
+console.note = note
+from tapestry.cli import main
+main(["node", "data", "check", sys.argv[1]])
+"""
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a node whose base is not at hand."""
+    monkeypatch.setenv("TAPESTRY_CACHE", str(tmp_path / "cache"))
     place = tmp_path / "node"
     (place / "data").mkdir(parents=True)
     (place / "data" / "corpus.toml").write_text(
@@ -69,6 +86,76 @@ def test_counts_and_price_are_told_and_nothing_is_written(folder: Path) -> None:
     assert "manifest  it, CC0-1.0" in done.stdout
     assert PRIVATE not in done.stdout + done.stderr
     assert done.stderr.startswith("reading ")
+
+
+def test_tokens_are_counted_where_the_base_is_at_hand(
+    folder: Path, base: Base, tmp_path: Path
+) -> None:
+    cast("Any", base.workload).save(tmp_path / "cache" / "tiny-2")
+    rows = [{"text": letter * n} for letter in "xy" for n in (15, 16, 31)]
+    (folder / "data" / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    before = _listing(tmp_path)
+    done = check(folder)
+    assert done.exit_code == 0
+    tokens = "16 to 32, median 17; in sequences of 16, 4 records cut, 0 too short"
+    assert f"tokens    {tokens}\n" in done.stdout
+    assert _listing(tmp_path) == before
+    told = json.loads(check(folder, "--json").stdout)
+    assert (told["tokens"]["cut"], told["tokens"]["measured"]) == (4, 6)
+    assert told["languages"] == ["it"]
+    assert told["near_duplicates"] == {"alike": 4, "measured": 6, "records": 6}
+
+
+def test_without_the_base_all_else_is_told_and_why_tokens_are_not(
+    folder: Path,
+) -> None:
+    done = check(folder)
+    assert done.exit_code == 0
+    assert "tokens    not counted: base 'tiny' is not in the cache yet; " in done.stdout
+    assert "repeats   " in done.stdout
+    assert "languages " in done.stdout
+    assert done.stderr.splitlines()[1:] == [
+        "counting near duplicates",
+        "counting identified languages",
+        "counting tokens",
+    ]
+
+
+def test_a_stray_file_is_one_line_and_is_left_alone(folder: Path) -> None:
+    stray = folder / "data" / "notes.docx"
+    stray.write_text(PRIVATE)
+    before = _listing(folder)
+    done = check(folder)
+    assert done.exit_code == 2
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"refused   {stray}: is not .txt, .jsonl, ")
+    assert "move it out of the data folder" in line
+    assert line.endswith("[file-not-expected]")
+    assert _listing(folder) == before
+    stray.rename(folder / "notes.docx")
+    assert check(folder).exit_code == 0
+
+
+def test_read_only_data_without_a_manifest_are_one_line_with_the_way_out(
+    folder: Path,
+) -> None:
+    place = folder / "data"
+    text = (place / "corpus.toml").read_text()
+    (place / "corpus.toml").unlink()
+    place.chmod(0o555)
+    before = _listing(folder)
+    done = check(folder)
+    assert done.exit_code == 2
+    (line,) = done.stdout.splitlines()
+    assert line == (
+        f"refused   {place} has no corpus.toml; write one with language, licence and"
+        " unit, there or where manifest in node.toml says [data-manifest-missing]"
+    )
+    assert _listing(folder) == before
+    (folder / "corpus.toml").write_text(text)
+    change_settings(folder / "node.toml", NodeSettings, {"manifest": "corpus.toml"})
+    assert check(folder).exit_code == 0
+    place.chmod(0o755)
 
 
 def test_the_adapters_settings_are_priced_where_none_are_named(folder: Path) -> None:
@@ -111,6 +198,23 @@ def test_it_needs_no_machine_learning_stack(folder: Path) -> None:
         check=False,
     )
     assert (done.returncode, "records   42" in done.stdout) == (0, True), done.stderr
+
+
+@pytest.mark.slow
+def test_the_first_lines_come_before_anything_slow_is_loaded(
+    folder: Path, base: Base, tmp_path: Path
+) -> None:
+    cast("Any", base.workload).save(tmp_path / "cache" / "tiny-2")
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY, str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, "in sequences of" in done.stdout) == (0, True)
+    lines = done.stderr.splitlines()
+    assert lines[0] == f"reading {folder / 'data'} False"
+    assert lines[-1] == "counting tokens False"
 
 
 def test_a_withdrawal_says_what_rests_on_the_persons(found: Found) -> None:

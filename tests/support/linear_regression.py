@@ -41,7 +41,7 @@ def read_table(path: Path, faults: Faults) -> list[Row]:
 
 
 class CsvReader:
-    manifest_file, manifest = "table.toml", DataManifest
+    manifest_file, manifest, beside = "table.toml", DataManifest, frozenset[str]()
 
     def read(self, paths: Iterable[Path], faults: Faults, **_: object) -> ReadRecords:
         rows = tuple(sorted(row for path in paths for row in read_table(path, faults)))

@@ -38,6 +38,8 @@ def read_manifest(
         keys = [name for name, each in model.model_fields.items() if each.is_required()]
         wanted = " and ".join((", ".join(sorted(keys)[:-1]), sorted(keys)[-1]))
         rule = f"has no {path.name}; write one with {wanted}"
+        if place is None:
+            rule += ", there or where manifest in node.toml says"
         where = show(path.parent if place else folder)
         faults.add(ConfigError(f"{where} {rule}", code="data-manifest-missing"))
     except InputFault as fault:

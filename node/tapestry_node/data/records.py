@@ -84,9 +84,14 @@ def read(
     faults = Faults()
     own = manifest or folder / reader.manifest_file
     described = read_manifest(folder, reader, faults, place=manifest)
-    paths = [path for path in walk(folder, faults) if path != own]
+    paths = [p for p in walk(folder, faults, beside=reader.beside) if p != own]
+    beside = [p for p in paths if p.parent == folder and p.name in reader.beside]
     found = reader.read(
-        _watched(paths, watch), faults, manifest=described, scratch=scratch
+        _watched([path for path in paths if path not in beside], watch),
+        faults,
+        manifest=described,
+        scratch=scratch,
+        beside=[path.name for path in beside],
     )
     faults.check(folder)
     if described is None:  # unreachable: that was a fault

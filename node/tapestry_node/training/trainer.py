@@ -6,8 +6,7 @@ through the same object.
 """
 
 import itertools
-import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +19,9 @@ from tapestry.privacy.noise_shares import NoiseShare
 from tapestry.protocol.round_manifest import Options, RoundManifest
 from tapestry.vectors import FloatVector, IntegerVector, Layout
 from tapestry.workloads import plan_checks
-from tapestry.workloads.base import Example, RecordReader, Summary, Workload
+from tapestry.workloads.base import Example, RecordReader, Summary, Survey, Workload
 from tapestry.workloads.data_manifest import DataManifest, Record, Row
-from tapestry.workloads.lazy_sequence import LazySequence
+from tapestry.workloads.lazy_sequence import LazySequence, drawn
 from tapestry_governance.events.privacy_events import DataDeclared
 from tapestry_node.budget.ledger import Charge, PrivacyPromise
 from tapestry_node.data import data_versions, records
@@ -33,7 +32,6 @@ from tapestry_node.training.machine_checks import Trainable
 from tapestry_node.training.microbatches import BatchLimits
 
 StepDone = Callable[[int, int], None]
-_SAMPLE = 10_000  # records that a coverage is measured on
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +48,10 @@ class FoundData:
     manifest: DataManifest
     records: int
     summary: Summary | None
+    counts: Mapping[str, Summary]  # of a survey, by name
 
 
+@hides_records
 def check_data(
     folder: Path,
     reader: RecordReader,
@@ -59,6 +59,7 @@ def check_data(
     manifest: Path | None = None,
     scratch: Path | None = None,
     watch: records.Watch = lambda _, __: None,
+    survey: Survey = lambda _, __: {},
 ) -> FoundData:
     """Read the records of a folder for their faults and counts, without a model.
 
@@ -70,7 +71,10 @@ def check_data(
         folder, reader, manifest=manifest, scratch=scratch, watch=watch
     )
     return FoundData(
-        manifest=found.manifest, records=len(found.records), summary=found.summary
+        manifest=found.manifest,
+        records=len(found.records),
+        summary=found.summary,
+        counts=survey(found.records, found.manifest),
     )
 
 
@@ -153,12 +157,8 @@ class Trainer:
         Of more than 10,000 records, so many are drawn by lot and counted.
         """
         found = self.examples(options, self._trains)
-        count = len(found)
-        places: Sequence[int] = range(count)
-        if count > _SAMPLE:
-            places = sorted(secrets.SystemRandom().sample(places, _SAMPLE))
-        sample = LazySequence(len(places), lambda each: found[places[each]])
-        return self.workload.coverage(sample, options, records=count)
+        sample = drawn(found)
+        return self.workload.coverage(sample, options, records=len(found))
 
     @property
     def _trains(self) -> tuple[int, ...]:

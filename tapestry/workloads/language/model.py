@@ -43,19 +43,13 @@ from tapestry.errors import ConfigError
 from tapestry.workloads.hardware import Machine
 from tapestry.workloads.language.attention_targets import choose_targets
 from tapestry.workloads.language.bfloat16 import multiplies_bfloat16
-from tapestry.workloads.language.chat_template import ChatTemplate
 from tapestry.workloads.language.dialogue import Dialogue, Text
 from tapestry.workloads.language.generation import decode
 from tapestry.workloads.language.pretrained import open_pretrained
 from tapestry.workloads.language.published_adapter import published
 from tapestry.workloads.language.settings_files import settings_of
-from tapestry.workloads.language.tokens import (
-    TokenExample,
-    by_length,
-    pad,
-    start_tokens,
-    windows,
-)
+from tapestry.workloads.language.text_encoder import TextEncoder
+from tapestry.workloads.language.tokens import TokenExample, by_length, pad, windows
 from tapestry.workloads.ratio_score import RatioScore
 from tapestry.workloads.torch_model import TorchModel
 
@@ -83,8 +77,8 @@ class LanguageModel(TorchModel):
         super().__init__(module.eval())
         self._tokenizer = tokenizer
         self._given = given
-        self._start = start_tokens(tokenizer)
-        self.template = ChatTemplate(tokenizer)
+        self._encoder = TextEncoder(tokenizer)
+        self.template = self._encoder.template
         known = inspect.signature(module.forward).parameters
         self._keeps_logits = "logits_to_keep" in known
 
@@ -166,11 +160,7 @@ class LanguageModel(TorchModel):
         self, texts: Sequence[Text], *, sequence_length: int
     ) -> list[TokenExample]:
         """Turn each text into one example; a text too short for a loss gives none."""
-        examples = []
-        for tokens in self._tokenize(texts):
-            if sequences := windows(tokens, sequence_length):
-                examples.append(TokenExample(rows=tuple(sequences)))
-        return examples
+        return self._encoder.encode(texts, sequence_length=sequence_length)
 
     def losses(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Mean loss in nats of the tokens that count, shape (len(rows),).
@@ -206,8 +196,8 @@ class LanguageModel(TorchModel):
                 raise ConfigError(
                     f"text {number}: {fault}", code="text-not-tokenizable"
                 )
-        first = 0.0 if self._start else math.log2(len(self._tokenizer))
-        tokens = self._tokenize(texts)
+        first = 0.0 if self._encoder.start else math.log2(len(self._tokenizer))
+        tokens = self._encoder.tokenize(texts)
         length = min(sequence_length, self.positions)
         cut = [windows(row, length) for row in tokens]
         rows = [window for each in cut for window in each]
@@ -292,22 +282,6 @@ class LanguageModel(TorchModel):
         content = replace(self.given, tensors=self.parameters(), hashes=None)
         write_model(directory, content, card=None)
 
-    def _tokenize(self, texts: Sequence[Text]) -> list[list[int]]:
-        plain = [text for text in texts if isinstance(text, str)]
-        dialogues = [text for text in texts if isinstance(text, Dialogue)]
-        rows = {
-            str: iter(self._plain(plain)),
-            Dialogue: iter(self.template.encode(dialogues)),
-        }
-        return [next(rows[type(text)]) for text in texts]
-
-    def _plain(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokenize texts; an empty one gives no tokens."""
-        return [
-            [*self._start, *row] if row else []
-            for row in self.template.text.encode(texts)
-        ]
-
     def _fault_of_tokens(self, text: Text) -> str | None:
         """Say what the tokenizer loses of what is scored: one character, no word."""
         for part in (text,) if isinstance(text, str) else text.answers:
@@ -342,8 +316,8 @@ class LanguageModel(TorchModel):
     def _prompt(self, prompt: Text) -> list[int]:
         if isinstance(prompt, Dialogue):
             return self.template.prompts([prompt])[0]
-        (tokens,) = self._plain([prompt])
-        return tokens or self._start or [self._tokenizer.eos_token_id or 0]
+        (tokens,) = self._encoder.plain([prompt])
+        return tokens or self._encoder.start or [self._tokenizer.eos_token_id or 0]
 
     @contextmanager
     def _inference(self, *, coarse: bool) -> Iterator[None]:

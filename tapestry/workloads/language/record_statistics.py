@@ -6,6 +6,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from tapestry.workloads.base import Example
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
@@ -37,6 +39,7 @@ class Census:
 
     files: int
     bytes: int  # of all files
+    beside: tuple[str, ...]  # files that describe the data, and are not read
     records: int
     joined: int  # records of several rows with one id
     empty: int  # files that gave no record
@@ -56,6 +59,10 @@ class Census:
             f"{count(self.records, 'record')} in {files} of {self.bytes} bytes",
         )
         yield "length", f"{self.characters or 'none'} characters"
+        if self.beside:
+            names = ", ".join(self.beside)
+            files = count(len(self.beside), "file")
+            yield "note", f"{files} not read, as descriptions of the data: {names}"
         for number, what in (
             (self.joined, "records joined from several rows with one id"),
             (self.duplicates, "records that repeat another one exactly"),
@@ -88,19 +95,59 @@ class Coverage:
     measured: int  # records that were counted: all, or a sample
     records: int
 
+    @classmethod
+    def of(
+        cls, examples: Iterable[Example], *, sequence_length: int, records: int
+    ) -> Self:
+        """Count what is read of some examples, of all records or of a sample."""
+        # Sequences of one record overlap by a token.
+        sizes = [
+            (len(each.rows), 1 + sum(len(row) - 1 for row in each.rows))
+            for each in examples
+        ]
+        return cls(
+            sequence_length=sequence_length,
+            tokens=Lengths.of(tokens for rows, tokens in sizes if rows),
+            cut=sum(rows > 1 for rows, _ in sizes),
+            without_loss=sum(not rows for rows, _ in sizes),
+            measured=len(sizes),
+            records=records,
+        )
+
     def lines(self) -> Iterator[tuple[str, str]]:
         """Yield what a terminal shows, with its label."""
         text = (
             f"{self.tokens or 'none'}; in sequences of {self.sequence_length},"
             f" {count(self.cut, 'record')} cut, {self.without_loss} too short"
         )
-        if self.measured < self.records:
-            text += f"; in {self.measured} of {self.records} records, drawn by lot"
-        yield "tokens", text
+        yield "tokens", text + in_sample(self.measured, self.records)
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers by name."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uncounted:
+    """A count that could not be made, and why."""
+
+    label: str
+    reason: str  # with what to do
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """Yield what a terminal shows, with its label."""
+        yield self.label, f"not counted: {self.reason}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the reason."""
+        return {"not_counted": self.reason}
+
+
+def in_sample(measured: int, records: int) -> str:
+    """Say that a sample of the records was looked at, where it was one."""
+    if measured == records:
+        return ""
+    return f"; in {measured} of {records} records, drawn by lot"
 
 
 def count(number: int, what: str) -> str:

@@ -49,7 +49,7 @@ def repeated(public: Sequence[Text], private: Iterable[Text]) -> list[int]:
     found: set[str] = set()
     owners: dict[str, set[str]] = {}  # up to so many as make a part common
     for text in private:
-        turns = [_plain(text)] if isinstance(text, str) else _turns(text)
+        turns = [plain(text)] if isinstance(text, str) else _turns(text)
         if isinstance(text, str):
             found.update(places.keys() & turns)
             parts = list(_like(turns[0], order))
@@ -75,15 +75,16 @@ def _like(spelled: str, order: tuple[str, ...]) -> Iterator[str]:
 def _printed(text: Text) -> set[str]:
     """Spell what a card could print of a public text."""
     if isinstance(text, str):
-        parts = [_plain(text), _plain(beginning(text))]
+        parts = [plain(text), plain(beginning(text))]
     else:
         parts = _turns(text)[::2]
     return {part for part in parts if not is_invisible(part)}
 
 
 def _turns(text: Dialogue) -> list[str]:
-    return [_plain(turn) for turn in text.turns]
+    return [plain(turn) for turn in text.turns]
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Spell a text in NFC, without case and with one space for each white space."""
     return " ".join(unicodedata.normalize("NFC", text).split()).casefold()

@@ -42,7 +42,7 @@ Guarantees:
 """
 
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -55,7 +55,7 @@ from tapestry.inputs.faults import Faults, InputFault
 from tapestry.workloads.base import ReadRecords
 from tapestry.workloads.data_manifest import DataManifest
 from tapestry.workloads.language import row_sources
-from tapestry.workloads.language.dataset_folders import is_companion
+from tapestry.workloads.language.dataset_folders import OF_THE_HUB, is_companion
 from tapestry.workloads.language.joined_rows import RowCollection
 from tapestry.workloads.language.protected_domains import DomainFilter, ProtectedDomain
 from tapestry.workloads.language.record_statistics import Census, Lengths
@@ -107,6 +107,7 @@ class TextReader:
 
     manifest_file = "corpus.toml"
     manifest: type[DataManifest] = Corpus
+    beside = OF_THE_HUB
 
     def read(
         self,
@@ -115,6 +116,7 @@ class TextReader:
         *,
         manifest: DataManifest | None,
         scratch: Path | None = None,
+        beside: Sequence[str] = (),
     ) -> ReadRecords:
         """Read all files of a folder but the manifest; what is wrong becomes faults.
 
@@ -135,7 +137,7 @@ class TextReader:
             else:
                 rule = _of_other_kind(path)
                 faults.add(InputFault(path, rule, code="file-not-expected"))
-        return found.records(faults)
+        return found.records(faults, beside=beside)
 
 
 @dataclass(slots=True)
@@ -188,7 +190,7 @@ class _Reading:
             return 'has no "label", and a protected domain asks for it'
         return _fault_of_id(row) or _fault_of_label(row)
 
-    def records(self, faults: Faults) -> ReadRecords:
+    def records(self, faults: Faults, *, beside: Sequence[str]) -> ReadRecords:
         """Join the rows of each id; those of two kinds are faults."""
         most = None if self.corpus is None else self.corpus.max_rows
         joined = self.rows.join(most)
@@ -196,6 +198,8 @@ class _Reading:
             faults.add(InputFault(path, _MIXED, line=line, code="record-invalid"))
         hidden = self.invisible
         rest = f"; {hidden} are empty or show nothing" if hidden else ""
+        if beside:
+            rest += f"; {' and '.join(beside)} are read as no record"
         digests = np.asarray(joined.digests)
         return ReadRecords(
             records=joined.records,
@@ -206,6 +210,7 @@ class _Reading:
                 files=self.files,
                 empty=self.empty,
                 bytes=self.size,
+                beside=tuple(beside),
                 records=len(digests),
                 joined=int((joined.sizes > 1).sum()),
                 invisible=hidden,

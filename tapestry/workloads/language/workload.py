@@ -1,6 +1,7 @@
 """The language workload: a language model with what training asks of it."""
 
 from collections.abc import Sequence
+from functools import partial
 from types import MappingProxyType
 
 from tapestry.errors import ConfigError
@@ -12,10 +13,10 @@ from tapestry.workloads.language.dialogue import Text
 from tapestry.workloads.language.lora_adapters import LoraAdapters
 from tapestry.workloads.language.model import LanguageModel
 from tapestry.workloads.language.options import LanguageOptions
-from tapestry.workloads.language.record_statistics import Coverage, Lengths
+from tapestry.workloads.language.record_statistics import Coverage
+from tapestry.workloads.language.text_encoder import as_drawn
 from tapestry.workloads.language.text_records import TextReader
 from tapestry.workloads.language.tokens import TokenExample
-from tapestry.workloads.lazy_sequence import LazyExamples
 
 PROBE = (  # public, of unequal length
     TokenExample(rows=((5, 4, 3, 2, 1, 2, 3, 4),)),
@@ -67,30 +68,14 @@ class LanguageWorkload(LanguageModel):
     def examples(self, records: Sequence[Text], options: Options) -> Sequence[Example]:
         """Encode texts as they are drawn; one too short for a loss has no rows."""
         length = LanguageOptions.of(options).sequence_length
-
-        def encode(place: int) -> TokenExample:
-            found = self.encode([records[place]], sequence_length=length)
-            return found[0] if found else TokenExample(rows=())
-
-        return LazyExamples(len(records), encode)
+        return as_drawn(records, partial(self.encode, sequence_length=length))
 
     def coverage(
         self, examples: Sequence[Example], options: Options, *, records: int
     ) -> Coverage:
         """Count the tokens that a training reads of some records."""
-        # Sequences of one record overlap by a token.
-        sizes = [
-            (len(each.rows), 1 + sum(len(row) - 1 for row in each.rows))
-            for each in examples
-        ]
-        return Coverage(
-            sequence_length=LanguageOptions.of(options).sequence_length,
-            tokens=Lengths.of(tokens for rows, tokens in sizes if rows),
-            cut=sum(rows > 1 for rows, _ in sizes),
-            without_loss=sum(not rows for rows, _ in sizes),
-            measured=len(sizes),
-            records=records,
-        )
+        length = LanguageOptions.of(options).sequence_length
+        return Coverage.of(examples, sequence_length=length, records=records)
 
     def probe(self) -> Sequence[Example]:
         """Return two sequences of unequal length."""

@@ -54,6 +54,22 @@ def test_a_plain_folder_is_read_with_the_place_of_each_tensor(folder: Path) -> N
     assert model_folder.read(folder).shapes == found.shapes
 
 
+def test_settings_are_read_without_a_look_at_the_weights(folder: Path) -> None:
+    whole = model_folder.read(folder)
+    (folder / "README.md").write_text("text")
+    (folder / "model.safetensors").write_bytes(b"no tensors")
+    assert model_folder.read_settings(folder) == whole.settings
+    edit(folder, "tokenizer_config.json", auto_map={"AutoTokenizer": "code.py"})
+    with refused(ConfigError, "model-setting-forbidden"):
+        model_folder.read_settings(folder)
+    (folder / "code.py").touch()
+    with refused(ForeignFileError, "foreign-file"):
+        model_folder.read_settings(folder)
+    (folder / "config.json").unlink()
+    with refused(ConfigError, "model-config-missing"):
+        model_folder.read_settings(folder)
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -71,6 +71,21 @@ def test_what_programs_leave_behind_is_named(tmp_path: Path, name: str) -> None:
     assert said.endswith(": is hidden, as what other programs leave behind; remove it")
 
 
+def test_a_hidden_file_that_is_named_is_let_in_at_the_top_alone(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a").mkdir()
+    for name in (".known", ".other", "a/.known"):
+        (tmp_path / name).touch()
+    faults = Faults()
+    assert walk(tmp_path, faults, beside={".known"}) == [tmp_path / ".known"]
+    assert len(faults) == 2
+    (tmp_path / ".known").unlink()
+    (tmp_path / ".known").mkdir()
+    assert walk(tmp_path, faults, beside={".known"}) == []
+    assert len(faults) == 5
+
+
 def test_an_entry_that_is_no_file_is_named_and_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.txt")
     with socket.socket(socket.AF_UNIX) as server:

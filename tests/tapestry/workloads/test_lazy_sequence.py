@@ -3,7 +3,7 @@
 import pytest
 
 from tapestry.workloads.language.tokens import TokenExample
-from tapestry.workloads.lazy_sequence import LazyExamples, LazySequence
+from tapestry.workloads.lazy_sequence import LazyExamples, LazySequence, drawn
 
 
 def test_an_item_is_made_when_it_is_asked_for() -> None:
@@ -20,6 +20,15 @@ def test_an_item_is_made_when_it_is_asked_for() -> None:
     assert list(found[1:4]) == [1, 4, 9]
     with pytest.raises(IndexError):
         found[5]
+
+
+def test_of_many_items_some_are_drawn_in_order_and_each_once() -> None:
+    items = range(1000)
+    assert drawn(items, 1000) is items
+    found = [*drawn(items, 20)]
+    assert found == sorted({*found})
+    assert len(found) == 20
+    assert [*drawn(items, 20)] != found  # by lot: alike once in 10**41 times
 
 
 def test_examples_are_kept_up_to_a_bound_the_last_used_ones() -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tapestry.errors import ConfigError
+from tapestry.workloads.data_manifest import DataManifest
 from tapestry.workloads.hardware import Machine
-from tapestry.workloads.workload_registry import INSTALLED, open_workload
+from tapestry.workloads.workload_registry import INSTALLED, open_survey, open_workload
 from tests.support.linear_regression import LinearRegression
 from tests.support.refusals import refused
 
@@ -51,6 +52,13 @@ def test_the_names_are_known_without_a_machine_learning_stack() -> None:
         " sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'peft')))"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_workload_without_a_survey_counts_nothing() -> None:
+    begun: list[str] = []
+    manifest = DataManifest(licence="CC0-1.0", unit="record")
+    found = open_survey("linear-regression", base="b", options={}, begin=begun.append)
+    assert (found([], manifest), begun) == ({}, [])
 
 
 def test_what_is_installed_cannot_be_changed_in_passing() -> None:

@@ -36,6 +36,17 @@ def test_a_folder_names_itself(tmp_path: Path) -> None:
     assert base_models.base_folder(str(folder)) == folder
 
 
+def test_a_base_that_is_not_at_hand_is_not_made(tmp_path: Path) -> None:
+    with refused(ConfigError, "base-unknown", match="tapestry node check makes it"):
+        base_models.known_folder("tiny", cache=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "tiny-2").mkdir()
+    assert base_models.known_folder("tiny", cache=tmp_path) == tmp_path / "tiny-2"
+    assert base_models.known_folder(str(tmp_path)) == tmp_path
+    with refused(ConfigError, "base-unknown", match="'gone'"):
+        base_models.known_folder("gone")
+
+
 def test_an_unknown_base_is_named_with_the_choices() -> None:
     with refused(ConfigError, "base-unknown", match="'gpt-5': .*smollm2, tiny or"):
         base_models.open_base("gpt-5")

@@ -31,6 +31,7 @@ from tests.tapestry.workloads.language.test_dataset_folders import DATA, saved
 
 MANIFEST = 'language = "it"\nlicence = "CC0-1.0"\nunit = "record"\n'
 COLUMNS = '[columns]\ntext = "body"\nid = "patient"\nignored = ["ward"]\n'
+DESCRIPTIONS = (".gitattributes", "LICENSE", "README.md", "dataset_infos.json")
 PAIRS = '[columns]\nquestion = "q"\nanswer = "a"\n'
 TEXTS = st.text(
     st.characters(exclude_categories=["Cs", "Cn", "Cc"], exclude_characters="\ufeff")
@@ -315,21 +316,86 @@ def test_a_folder_of_datasets_is_read_as_it_was_saved(tmp_path: Path) -> None:
         records.read(tmp_path, TextReader())
 
 
-def test_of_a_folder_of_the_hub_the_data_are_to_be_named(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "README.md").write_text(CANARY)
-    (tmp_path / ".gitattributes").write_text(CANARY)
-    write_parquet(tmp_path / "data" / "train-00000-of-00001.parquet", [{"text": "a"}])
-    manifest = tmp_path.with_suffix(".toml")
-    manifest.write_text(MANIFEST)
-    with refused(ConfigError, "many-faults") as caught:
-        records.read(tmp_path, TextReader(), manifest=manifest)
-    lines = str(caught.value).splitlines()
-    assert lines[1].startswith("  .gitattributes: is hidden")
-    assert lines[2].startswith("  README.md: is not .txt")
-    assert "name a folder below" in lines[2]
-    found = records.read(tmp_path / "data", TextReader(), manifest=manifest)
+@pytest.fixture
+def hub(tmp_path: Path) -> Path:
+    """A data set as the hub gives it."""
+    place = tmp_path / "hub"
+    (place / "data").mkdir(parents=True)
+    for name in DESCRIPTIONS:
+        (place / name).write_text(CANARY)
+    write_parquet(place / "data" / "train-00000-of-00001.parquet", [{"text": "a"}])
+    (place / "corpus.toml").write_text(MANIFEST)
+    return place
+
+
+def test_of_a_folder_of_the_hub_the_descriptions_are_told_and_not_read(
+    hub: Path,
+) -> None:
+    found = records.read(hub, TextReader())
     assert [*found.records] == ["a"]
+    assert found.summary is not None
+    said = f"4 files not read, as descriptions of the data: {', '.join(DESCRIPTIONS)}"
+    assert ("note", said) in [*found.summary.lines()]
+    alone = records.read(hub / "data", TextReader(), manifest=hub / "corpus.toml")
+    assert alone.digest == found.digest
+    assert alone.summary is not None
+    assert not any(label == "note" for label, _ in alone.summary.lines())
+
+
+@pytest.mark.parametrize("name", DESCRIPTIONS)
+def test_descriptions_have_their_place_at_the_top_alone(hub: Path, name: str) -> None:
+    (hub / "data" / name).write_text(CANARY)
+    hidden = name.startswith(".")
+    with refused(
+        ConfigError, "file-hidden" if hidden else "file-not-expected"
+    ) as caught:
+        records.read(hub, TextReader())
+    assert f"data/{name}: is " in str(caught.value)
+    assert shown_in(spelled(caught.value)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("readme.md", "file-not-expected"),
+        ("NOTES.md", "file-not-expected"),
+        ("README", "file-not-expected"),
+        ("LICENSE.md", "file-not-expected"),
+        (".gitignore", "file-hidden"),
+        ("dataset_info.json", "dataset-folder-differs"),
+    ],
+)
+def test_other_names_are_refused_beside_data_of_the_hub(
+    hub: Path, name: str, code: str
+) -> None:
+    (hub / name).write_text(CANARY)
+    with refused(ConfigError, code):
+        records.read(hub, TextReader())
+
+
+def test_a_text_file_of_such_a_name_is_a_record(hub: Path) -> None:
+    (hub / "README.txt").write_text("b")
+    (hub / "LICENSE.txt").write_text("c")
+    assert sorted(records.read(hub, TextReader()).records) == ["a", "b", "c"]
+
+
+def test_a_description_that_is_a_link_or_a_folder_is_refused(hub: Path) -> None:
+    (hub / "LICENSE").unlink()
+    (hub / "LICENSE").symlink_to("README.md")
+    with refused(ConfigError, "link-not-allowed"):
+        records.read(hub, TextReader())
+    (hub / "LICENSE").unlink()
+    (hub / ".gitattributes").unlink()
+    (hub / ".gitattributes").mkdir()
+    with refused(ConfigError, "file-hidden"):
+        records.read(hub, TextReader())
+
+
+def test_descriptions_alone_are_no_data(hub: Path) -> None:
+    (hub / "data" / "train-00000-of-00001.parquet").unlink()
+    said = r"\.gitattributes and LICENSE and README.md and .* are read as no record"
+    with refused(ConfigError, "records-missing", match=said):
+        records.read(hub, TextReader())
 
 
 def test_lines_of_json_may_have_other_keys_where_they_are_named(

@@ -152,6 +152,7 @@ def test_a_folder_is_told_in_numbers(tmp_path: Path) -> None:
     assert found.summary == Census(
         files=7,
         bytes=sum(map(len, files.values())),
+        beside=(),
         empty=2,
         records=7,
         joined=1,
