@@ -99,13 +99,14 @@ def check(
             console.say("\n".join(findings.news()))
         return findings.status
     asked = (steps, batch_size, noise_multiplier)
-    price = _price(settings, _steps(settings, found.records, asked))
+    price = _price(settings, found.records, asked)
     if as_json:
         console.say_json(_as_json(found, price))
-        return ExitStatus.HOLDS
-    for label, text in _lines(found, price):
-        console.say(f"{label:<10}{text}")
-    return ExitStatus.HOLDS
+    else:
+        for label, text in _lines(found, price):
+            console.say(f"{label:<10}{text}")
+    is_usage = isinstance(price, ConfigError) and any(asked)
+    return ExitStatus.USAGE if is_usage else ExitStatus.HOLDS
 
 
 @data.command(cls=Command)
@@ -206,9 +207,18 @@ def _steps(
     return accounting.Steps(noise_multiplier=noise, sampling_rate=rate, steps=steps)
 
 
-def _price(settings: "NodeSettings", steps: "Steps | None") -> dict[str, Any] | None:
+def _price(
+    settings: "NodeSettings",
+    records: int,
+    asked: tuple[int | None, int | None, float | None],
+) -> dict[str, Any] | ConfigError | None:
+    """Price the training, or say why it has no price; the counts stand without it."""
     from tapestry.privacy import accounting
 
+    try:
+        steps = _steps(settings, records, asked)
+    except ConfigError as error:
+        return error
     if steps is None:
         return None
     delta = decode_decimal(settings.policy.target_delta)
@@ -217,7 +227,7 @@ def _price(settings: "NodeSettings", steps: "Steps | None") -> dict[str, Any] | 
 
 
 def _lines(
-    found: "FoundData", price: dict[str, Any] | None
+    found: "FoundData", price: dict[str, Any] | ConfigError | None
 ) -> Iterator[tuple[str, str]]:
     described = ", ".join([*found.manifest.languages, found.manifest.licence])
     yield "manifest", described
@@ -229,17 +239,24 @@ def _lines(
     if price is None:
         yield "price", "none: [adapter] has no noise; give --noise-multiplier"
         return
+    if isinstance(price, ConfigError):
+        yield "price", f"none: {price}"
+        return
     yield "price", f"epsilon {price['epsilon']:.4f} at delta {price['target_delta']:g}"
     noise, rate = price["noise_multiplier"], price["sampling_rate"]
     yield "", f"{price['steps']} steps, noise multiplier {noise:g}, rate {rate:.6f}"
 
 
-def _as_json(found: "FoundData", price: dict[str, Any] | None) -> dict[str, Any]:
+def _as_json(
+    found: "FoundData", price: dict[str, Any] | ConfigError | None
+) -> dict[str, Any]:
+    refused = isinstance(price, ConfigError)
     return {
         "licence": found.manifest.licence,
         "languages": list(found.manifest.languages),
         "records": found.records,
         "census": None if found.summary is None else found.summary.to_json(),
         **{name: counts.to_json() for name, counts in found.counts.items()},
-        "price": price,
+        "price": None if refused else price,
+        "price_refused": str(price) if refused else None,
     }

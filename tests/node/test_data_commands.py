@@ -170,6 +170,17 @@ def test_the_adapters_settings_are_priced_where_none_are_named(folder: Path) -> 
     assert 0.9 * limit < found["price"]["epsilon"] <= limit
 
 
+def test_counts_are_told_also_where_a_training_has_no_price(folder: Path) -> None:
+    found = check(folder, "--batch-size", "1000")
+    assert found.exit_code == 64
+    assert "none: batch size 1000 is not between 1 and the 40 records" in found.stdout
+    assert "records   42" in found.stdout
+    shown = json.loads(check(folder, "--json", "--batch-size", "1000").stdout)
+    assert shown["records"] == 42
+    assert shown["price"] is None
+    assert "batch size 1000" in shown["price_refused"]
+
+
 def test_without_noise_nothing_is_priced_unless_it_is_named(folder: Path) -> None:
     change_settings(folder / "node.toml", NodeSettings, {"adapter": NO_ADAPTER_NOISE})
     assert json.loads(check(folder, "--json").stdout)["price"] is None
