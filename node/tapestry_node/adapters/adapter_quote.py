@@ -47,6 +47,7 @@ from tapestry_node.node_state import DATABASE, NodeState
 from tapestry_node.round.base_snapshots import BaseSnapshots
 from tapestry_node.settings import NodeSettings
 from tapestry_node.submission import foresee, require_ran
+from tapestry_node.training.step_memory import StepSize
 from tapestry_node.training.trainer import Trainer
 
 
@@ -289,7 +290,7 @@ class _Parts:
             cap=self.state.policy.epsilon_cap,
             rounds=self._rounds(rows),
             seconds=self._seconds() if measure and fault is None else None,
-            memory=self._memory() if fault is None else None,
+            memory=self._step.bytes if fault is None else None,
             fault=fault,
         )
 
@@ -340,7 +341,7 @@ class _Parts:
 
         self._load()
         units = self.trainer.examples(self.job.plan.training.options, self.job.blocks)
-        limits = self.trainer.trainable.step(self.job.plan.training).limits
+        limits = self._step.limits
         start = time.monotonic()
         dp_sgd.update(
             self.trainer.workload,
@@ -352,6 +353,7 @@ class _Parts:
         )
         return (time.monotonic() - start) * self.job.plan.training.steps
 
-    def _memory(self) -> int:
-        """Estimate the memory of the process: model, libraries and a step."""
-        return self.trainer.trainable.step(self.job.plan.training).bytes
+    @property
+    def _step(self) -> StepSize:
+        plan = self.job.plan
+        return self.trainer.trainable.step(plan.training, plan.privacy)

@@ -350,7 +350,7 @@ class Publisher:
             tell(seen.step, seen.steps)
             trainer.drop(self.context.store.reading().withdrawn)
 
-        limits = trainer.trainable.step(job.plan.training).limits
+        limits = trainer.trainable.step(job.plan.training, job.plan.privacy).limits
         try:
             update = adapter_trainer.train(
                 self._workload(),

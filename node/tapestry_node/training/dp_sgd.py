@@ -145,6 +145,7 @@ def measure(
     workload: Workload,
     training: TrainingPlan,
     *,
+    private: bool,
     most: BatchLimits,
     memory: int | None,
 ) -> StepSize:
@@ -156,7 +157,7 @@ def measure(
     """
     with workload.attach(training) as parameters:
         problem = problem_of(workload, parameters)
-        return StepMemory.of(problem).choose(
+        return StepMemory.of(problem, private=private).choose(
             most, longest=workload.longest_row(training.options), memory=memory
         )
 

@@ -39,7 +39,7 @@ _SEEDLESS = {"factor_seed": "0" * 64}
 # What was tried is code, not values: what held for a loaded model holds on.
 _Tried = WeakKeyDictionary["nn.Module", set[tuple[str, BatchLimits]]]
 _TRIED: _Tried = WeakKeyDictionary()
-_Sizes = dict[tuple[str, BatchLimits, Machine], "StepSize"]
+_Sizes = dict[tuple[str, bool, BatchLimits, Machine], "StepSize"]
 _SIZES: WeakKeyDictionary["nn.Module", _Sizes] = WeakKeyDictionary()
 
 
@@ -61,7 +61,7 @@ class Trainable:
     limits: BatchLimits  # the largest
     machine: Machine
 
-    def step(self, plan: TrainingPlan) -> "StepSize":
+    def step(self, plan: TrainingPlan, privacy: PrivacyPlan) -> "StepSize":
         """Choose the physical batches of a plan, at its first use.
 
         Raises:
@@ -72,11 +72,14 @@ class Trainable:
         from tapestry_node.training import dp_sgd
 
         known = _SIZES.setdefault(self.workload.module, {})
-        key = (plan.model_copy(update=_SEEDLESS).digest, self.limits, self.machine)
+        private = privacy.noise != "none"
+        seedless = plan.model_copy(update=_SEEDLESS).digest
+        key = (seedless, private, self.limits, self.machine)
         if key not in known:
             known[key] = dp_sgd.measure(
                 self.workload,
                 plan,
+                private=private,
                 most=self.limits,
                 memory=device_memory(self.machine),
             )
@@ -122,7 +125,7 @@ class Trainable:
             layout = plan_checks.check_plan(self.workload, plan, privacy)
         with refusing(Reason.MACHINE_UNFIT):
             check_memory(layout, available=self.machine.memory)
-            limits = self.step(plan).limits
+            limits = self.step(plan, privacy).limits
         if privacy.noise != "none":
             self._try(plan, limits, load)
         return layout

@@ -14,6 +14,7 @@ Guarantees:
     What is chosen depends on model, plan and machine, and on no record.
 """
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -31,7 +32,10 @@ _BUSY = 512  # elements; below, a step on recomputed layers is faster than small
 _BESIDE = 2.2  # gradients and intermediate values, in units of what was kept
 _BESIDE_RECOMPUTED = 6.5  # a layer and the logits beside the inputs of layers
 _FLOAT = 4
-_COORDINATE = 20  # a sum of 8, gradient, value before and change of 4 each
+_PLAIN = 32  # bytes a coordinate: sum, gradient, value before, change, optimizer
+_PRIVATE = 96  # the same, with sums in float64 of the trial and the step, and noise
+_GRADIENTS = 3  # of the room, single gradients take one part in so many
+_COPIES = 8  # bytes a coordinate of each row's gradient; Opacus copies once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +51,17 @@ class StepMemory:
     """The bytes of a plan's steps."""
 
     held: int  # model, libraries, and the sums of a gradient
+    row: int  # the gradient of one row alone; 0 where none is needed
     kept: float  # one element of a physical batch, at the peak of a step
     recomputed: float  # the same, where layers are computed anew
 
     @classmethod
-    def of(cls, problem: Problem) -> "StepMemory":
+    def of(cls, problem: Problem, *, private: bool) -> "StepMemory":
         """Try a batch of public rows, whose parameters are attached already."""
+        coordinate = _PRIVATE if private else _PLAIN
         return cls(
-            held=_held(problem),
+            held=_held(problem) + coordinate * problem.length,
+            row=_COPIES * problem.length if private else 0,
             kept=_BESIDE * _kept(problem, recompute=False),
             recomputed=_BESIDE_RECOMPUTED * _kept(problem, recompute=True),
         )
@@ -67,18 +74,24 @@ class StepMemory:
         Raises:
             ResourceError: Not one row of the longest length fits.
         """
+        spare = math.inf if memory is None else max(0.0, memory - self.held)
+        gradients = min(most.gradient_bytes, spare / _GRADIENTS, most.rows * self.row)
+        gradients = 0 if gradients < 2 * self.row else int(gradients)
         busy = max(longest, min(_BUSY, most.elements))
         for recompute, size, fewest in (
             (False, self.kept, busy),
             (True, self.recomputed, longest),
         ):
-            elements = most.elements
-            if memory is not None:
-                room = _PART * (memory - self.held)
-                elements = min(elements, int(max(0.0, room) / size))
+            elements = min(most.elements, _PART * (spare - gradients) / size)
             if elements >= fewest:
-                limits = replace(most, elements=elements, recompute=recompute)
-                return StepSize(limits=limits, bytes=self.held + int(elements * size))
+                limits = replace(
+                    most,
+                    elements=int(elements),
+                    gradient_bytes=gradients,
+                    recompute=recompute,
+                )
+                taken = self.held + gradients + int(limits.elements * size)
+                return StepSize(limits=limits, bytes=taken)
         needed = self.held + self.recomputed * longest / _PART
         raise ResourceError(
             f"a step on one sequence of {longest} takes about {needed / 1e9:.1f} GB,"
@@ -96,7 +109,6 @@ def _held(problem: Problem) -> int:
         LIBRARIES
         + sum(part.untyped_storage().nbytes() for part in parts.values())
         + _FLOAT * max(narrow, default=0)  # one is wide at a time
-        + _COORDINATE * problem.length
     )
 
 

@@ -258,7 +258,7 @@ class Trainer:
         self.workload.load(replica.parameters)
         runtime = dp_sgd.Runtime(
             source=NoiseSource.fresh(),
-            limits=self.trainable.step(manifest.training).limits,
+            limits=self.trainable.step(manifest.training, manifest.privacy).limits,
             progress=lambda seen: done(seen.step, seen.steps),
         )
         units = self.examples(manifest.training.options, blocks)

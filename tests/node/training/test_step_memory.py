@@ -26,7 +26,7 @@ MIDDLE = {
     "vocab_size": 8192, "hidden_size": 512, "intermediate_size": 1536,
     "num_hidden_layers": 12, "max_position_embeddings": 256,
 }  # fmt: skip
-MEMORY = StepMemory(held=1000, kept=10.0, recomputed=2.0)
+MEMORY = StepMemory(held=1000, row=0, kept=10.0, recomputed=2.0)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,8 @@ def test_the_largest_batch_that_fits_is_chosen(
 ) -> None:
     found = MEMORY.choose(MOST, longest=128, memory=memory)
 
-    assert found.limits == replace(MOST, elements=elements, recompute=recompute)
+    want = replace(MOST, elements=elements, gradient_bytes=0, recompute=recompute)
+    assert found.limits == want
     assert memory is None or found.bytes <= memory
     assert found.bytes > MEMORY.held
 
@@ -60,8 +61,8 @@ def test_what_is_kept_is_counted_without_the_parameters() -> None:
     model = build_tiny()
     with model.attach(PLAN) as parameters:
         problem = dp_sgd.problem_of(model, parameters)
-        found = StepMemory.of(problem)
-        again = StepMemory.of(problem)
+        found = StepMemory.of(problem, private=True)
+        again = StepMemory.of(problem, private=True)
 
     size = sum(p.numel() for p in model.module.parameters()) * 4
     assert found == again
@@ -76,7 +77,7 @@ def test_a_trial_leaves_the_model_as_it_was() -> None:
     before = model.parameters()
     flags = [p.requires_grad for p in model.module.parameters()]
 
-    dp_sgd.measure(model, PLAN, most=MOST, memory=10**10)
+    dp_sgd.measure(model, PLAN, private=True, most=MOST, memory=10**10)
 
     after = model.parameters()
     assert all((before[name] == after[name]).all() for name in before)
@@ -98,13 +99,13 @@ model = open_workload("language", folder, machine=Machine(memory=10**9))
 plan = plans.training_plan(
     steps=1, batch_size=16, options={"sequence_length": 128}, **plans.LOW_RANK
 )
-size = dp_sgd.measure(model, plan, most=BatchLimits(), memory=None)
+size = dp_sgd.measure(model, plan, private=True, most=BatchLimits(), memory=None)
 if recompute:
     with model.attach(plan) as parameters:
         problem = dp_sgd.problem_of(model, parameters)
-        memory = dp_sgd.StepMemory.of(problem)
+        memory = dp_sgd.StepMemory.of(problem, private=True)
     limits = BatchLimits(recompute=True)
-    expected = memory.held + int(limits.elements * memory.recomputed)
+    expected = memory.held + 16 * memory.row + int(limits.elements * memory.recomputed)
 else:
     limits, expected = size.limits, size.bytes
 dp_sgd.update(
@@ -146,7 +147,7 @@ def test_the_estimate_is_near_the_memory_of_an_accelerator(tmp_path: Path) -> No
     plan = plans.training_plan(
         steps=1, batch_size=16, options={"sequence_length": 128}, **plans.LOW_RANK
     )
-    size = dp_sgd.measure(model, plan, most=BatchLimits(), memory=None)
+    size = dp_sgd.measure(model, plan, private=True, most=BatchLimits(), memory=None)
     torch.cuda.reset_peak_memory_stats()
 
     dp_sgd.update(
