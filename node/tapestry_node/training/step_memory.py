@@ -33,7 +33,7 @@ _BESIDE = 2.2  # gradients and intermediate values, in units of what was kept
 _BESIDE_RECOMPUTED = 6.5  # a layer and the logits beside the inputs of layers
 _FLOAT = 4
 _PLAIN = 32  # bytes a coordinate: sum, gradient, value before, change, optimizer
-_PRIVATE = 96  # the same, with sums in float64 of the trial and the step, and noise
+_PRIVATE = 48  # the same, with sums in float64 and noise
 _GRADIENTS = 3  # of the room, single gradients take one part in so many
 _COPIES = 8  # bytes a coordinate of each row's gradient; Opacus copies once
 
