@@ -143,8 +143,10 @@ class TorchModel:
         if not getattr(module, "supports_gradient_checkpointing", False):
             yield
             return
-        module.activation_checkpointing_enable({"use_reentrant": True})  # for Opacus
         try:
+            module.activation_checkpointing_enable(
+                {"use_reentrant": True}
+            )  # for Opacus
             yield
         finally:
             module.activation_checkpointing_disable()

@@ -12,7 +12,7 @@ from tests.house.test_house import PROGRAMS, ROOT, SOURCES
 # Each role has its own commands, settings and Flower application.
 SHARED_MODULES = {"__init__", "cli", "settings", "flower"}
 # A benchmark has the name of the command that it measures.
-BENCHMARKS = {ROOT / "benchmarks" / "audit.py"}
+BENCHMARKS = {ROOT / "benchmarks" / f"{name}.py" for name in ("audit", "node")}
 # Nouns of the field that end like a gerund.
 FIELD_NOUNS = {
     *("accounting", "clipping", "encoding", "founding", "framing", "streaming")

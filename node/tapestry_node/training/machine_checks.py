@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from tapestry.encoding import decode_decimal
-from tapestry.errors import ConfigError, ProtocolError, ResourceError
+from tapestry.errors import (
+    ConfigError,
+    ProtocolError,
+    ResourceError,
+    TapestryError,
+)
 from tapestry.privacy import accounting
 from tapestry.protocol.messages import Reason
 from tapestry.protocol.round_manifest import PrivacyPlan, RoundManifest, TrainingPlan
@@ -39,7 +44,7 @@ _SEEDLESS = {"factor_seed": "0" * 64}
 # What was tried is code, not values: what held for a loaded model holds on.
 _Tried = WeakKeyDictionary["nn.Module", set[tuple[str, BatchLimits]]]
 _TRIED: _Tried = WeakKeyDictionary()
-_Sizes = dict[tuple[str, bool, BatchLimits, Machine], "StepSize"]
+_Sizes = dict[tuple[object, ...], "StepSize"]
 _SIZES: WeakKeyDictionary["nn.Module", _Sizes] = WeakKeyDictionary()
 
 
@@ -74,7 +79,8 @@ class Trainable:
         known = _SIZES.setdefault(self.workload.module, {})
         private = privacy.noise != "none"
         seedless = plan.model_copy(update=_SEEDLESS).digest
-        key = (seedless, private, self.limits, self.machine)
+        types = tuple(str(p.dtype) for p in self.workload.module.parameters())
+        key = (seedless, private, types, self.limits, self.machine)
         if key not in known:
             known[key] = dp_sgd.measure(
                 self.workload,
@@ -125,7 +131,8 @@ class Trainable:
             layout = plan_checks.check_plan(self.workload, plan, privacy)
         with refusing(Reason.MACHINE_UNFIT):
             check_memory(layout, available=self.machine.memory)
-            limits = self.step(plan, privacy).limits
+            with _told():
+                limits = self.step(plan, privacy).limits
         if privacy.noise != "none":
             self._try(plan, limits, load)
         return layout
@@ -148,18 +155,28 @@ class Trainable:
     def _probe(self, plan: TrainingPlan, limits: BatchLimits) -> None:
         from tapestry_node.training import dp_sgd
 
-        try:
-            dp_sgd.probe(self.workload, plan, limits=limits)
-        except ConfigError as error:
-            reason = Reason.MODEL_UNSUPPORTED
-            raise Refused(reason, str(error), code=error.code) from error
-        except Exception as error:  # Opacus raises anything; no record is at hand
-            said = " ".join(str(error).split())[:200]
-            raise Refused(
-                Reason.MODEL_UNSUPPORTED,
-                f"gradients of single examples fail: {type(error).__name__}: {said}",
-                code="gradients-not-computable",
-            ) from error
+        with _told():
+            try:
+                dp_sgd.probe(self.workload, plan, limits=limits)
+            except ConfigError as error:
+                reason = Reason.MODEL_UNSUPPORTED
+                raise Refused(reason, str(error), code=error.code) from error
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn what a library raises on public examples into a refusal."""
+    try:
+        yield
+    except TapestryError:
+        raise
+    except Exception as error:  # Opacus raises anything; no record is at hand
+        said = " ".join(str(error).split())[:200]
+        raise Refused(
+            Reason.MODEL_UNSUPPORTED,
+            f"gradients of single examples fail: {type(error).__name__}: {said}",
+            code="gradients-not-computable",
+        ) from error
 
 
 def check_memory(layout: Layout, *, available: int | None) -> None:

@@ -129,6 +129,17 @@ class Gradients:
         """True if Opacus runs, rather than the loop."""
         return self._hooks is not None
 
+    def recomputing(self) -> AbstractContextManager[None]:
+        """Compute layers anew on the way back, if the limits say so."""
+        if self.recomputes:
+            return self._problem.recomputing()
+        return nullcontext()
+
+    @property
+    def recomputes(self) -> bool:
+        """True if layers are computed anew on the way back."""
+        return self._limits.recompute
+
     def clipped_sum(
         self, units: Sequence[Example], *, clip_norm: float
     ) -> tuple[Tensor, Tally]:
@@ -309,10 +320,11 @@ def attached(
                 hooks = GradSampleHooks(problem.module, loss_reduction="sum")
                 hooks.disable_hooks()
             # One row alone would compare nothing.
-            pair = BatchLimits(rows=len(problem.probe))
+            pair = BatchLimits(rows=len(problem.probe), recompute=limits.recompute)
             _check_once(Gradients(problem, pair, hooks), problem)
-        with problem.recomputing() if limits.recompute else nullcontext():
-            yield Gradients(problem, limits, hooks)
+        found = Gradients(problem, limits, hooks)
+        with found.recomputing():
+            yield found
     finally:
         if hooks is not None:
             hooks.cleanup()
@@ -332,7 +344,8 @@ def _check_once(gradients: Gradients, problem: Problem) -> None:
     losses = getattr(problem.losses, "__func__", problem.losses)
     names = tuple(name for name, _ in problem.parameters)
     known = _CHECKED.setdefault(problem.module, set())
-    if (key := (names, gradients.by_rows, losses)) not in known:
+    key = (names, gradients.by_rows, gradients.recomputes, losses)
+    if key not in known:
         check_per_unit(gradients, problem)
         known.add(key)
 
@@ -342,9 +355,9 @@ def check_per_unit(gradients: Gradients, problem: Problem) -> None:
 
     Two or more rows of unequal length, as one unit each: their losses, and the sum of
     their gradients under a bound that binds and one that does not, must be what each
-    gives alone. A loss averaged over the elements of a batch fails here, and so does a
-    layer that Opacus handles wrongly. ``gradients`` must have limits that run both
-    at once.
+    gives alone, without hooks and where nothing is computed anew. A loss averaged over
+    the elements of a batch fails here, and so does a layer that Opacus handles wrongly.
+    ``gradients`` must have limits that run both at once.
 
     Raises:
         ConfigError: A loss or gradient differs by more than the tolerance, or the
@@ -358,13 +371,14 @@ def check_per_unit(gradients: Gradients, problem: Problem) -> None:
         together = problem.losses(rows)
         alone = torch.cat([problem.losses([row]) for row in rows])
     _compare(together.double(), alone.double(), "losses")
-    if not gradients.by_rows:
+    if not gradients.by_rows and not gradients.recomputes:
         return
     single = Gradients(problem, BatchLimits(rows=1), None)
     for clip_norm in (1e-3, 1e12):
         want, _ = single.clipped_sum(units[:1], clip_norm=clip_norm)
         want += single.clipped_sum(units[1:], clip_norm=clip_norm)[0]
-        got, _ = gradients.clipped_sum(units, clip_norm=clip_norm)
+        with gradients.recomputing():
+            got, _ = gradients.clipped_sum(units, clip_norm=clip_norm)
         _compare(got, want, "gradients")
 
 

@@ -69,11 +69,12 @@ class StepMemory:
     def choose(
         self, most: BatchLimits, *, longest: int, memory: int | None
     ) -> StepSize:
-        """Choose the largest physical batches that fit, up to ``most``.
+        """Choose the largest physical batches that fit, up to ``most`` or one row.
 
         Raises:
             ResourceError: Not one row of the longest length fits.
         """
+        most = replace(most, elements=max(most.elements, longest))
         spare = math.inf if memory is None else max(0.0, memory - self.held)
         gradients = min(most.gradient_bytes, spare / _GRADIENTS, most.rows * self.row)
         gradients = 0 if gradients < 2 * self.row else int(gradients)

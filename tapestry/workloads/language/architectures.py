@@ -17,12 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase  # also of instance norms
 from torch.nn.modules.dropout import _DropoutNd
 
 from tapestry.errors import ConfigError
-
-ARCHITECTURES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
-"""Model types whose per-sequence gradients are tested against the loop.
-
-No mixture of experts: a module that a step does not use keeps stale gradients.
-"""
+from tapestry.workloads.language.architecture_names import ARCHITECTURES
 
 ROTARY = frozenset({"default", "linear", "llama3", "yarn"})
 """Rotary types whose frequencies are the same for sequences of any length.

@@ -12,7 +12,6 @@ Measured against real processes in ``benchmarks/RESULTS.md``; the figures of a s
 of layers as Llama has them: attention, and a gated unit of three matrices.
 """
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,13 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from tapestry.artifacts import safetensors_reader
-from tapestry.artifacts.model_folder import CONFIG, LIMITS
+from tapestry.artifacts.model_folder import CONFIG, LIMITS, parse_object
 from tapestry.errors import ResourceError, TapestryError
+from tapestry.inputs.plain_file import read_plain
 from tapestry.tensor_types import ARRAY_TYPES, type_name
 from tapestry.vectors import Parameters
+from tapestry.workloads.language.architecture_names import ARCHITECTURES
 
 LIBRARIES = 700_000_000  # bytes
 _FLOAT = 4
+_CONFIG = 4 << 20  # bytes of config.json
+_MOST = 1 << 24  # of a size in it
 _SPARE = 4  # of the machine's memory, a widened model takes one part in so many
 _LEAST = 8  # tokens of the shortest sequence that a plan may have
 _LOGITS = 5  # float32 values for each token of the vocabulary: logits, loss, gradients
@@ -39,6 +42,7 @@ class MemoryEstimate:
     stored: int  # all tensors
     widened: int  # float32 copies of those in another type
     largest: int  # the largest tensor, as float32
+    stays: bool = True  # in its stored type, where copies do not fit
     vocabulary: int = 0  # tokens
     width: int = 0  # float32 values that a layer hands on, for each token
     layers: int = 0
@@ -51,7 +55,8 @@ class MemoryEstimate:
 
     def held(self, memory: int | None) -> int:
         """Return the bytes of the model and its libraries."""
-        rest = self.widened if self.fits_widened(memory) else self.largest
+        is_wide = self.fits_widened(memory) or not self.stays
+        rest = self.widened if is_wide else self.largest
         return LIBRARIES + self.stored + rest
 
     def step(self, tokens: int, *, recomputed: bool) -> int:
@@ -92,11 +97,11 @@ def of_folder(folder: Path) -> MemoryEstimate | None:
             safetensors_reader.read_header(path, limits=LIMITS)
             for path in sorted(folder.glob("*.safetensors"))
         ]
-        config = json.loads((folder / CONFIG).read_bytes())
-    except (TapestryError, OSError, ValueError, RecursionError):
+        config = parse_object(CONFIG, read_plain(folder / CONFIG, limit=_CONFIG))
+    except (TapestryError, OSError):
         return None
     sizes = [(t.dtype, math.prod(t.shape)) for file in headers for t in file]
-    return _sum(sizes, config if isinstance(config, dict) else {})
+    return _sum(sizes, config)
 
 
 def _sum(
@@ -109,7 +114,11 @@ def _sum(
         widened += 0 if kind == "F32" else _FLOAT * count
         largest = max(largest, _FLOAT * count)
     return MemoryEstimate(
-        stored=stored, widened=widened, largest=largest, **_layers(config or {})
+        stored=stored,
+        widened=widened,
+        largest=largest,
+        stays=config is None or config.get("model_type") in ARCHITECTURES,
+        **_layers(config or {}),
     )
 
 
@@ -118,7 +127,7 @@ def _layers(config: dict[str, Any]) -> dict[str, int]:
 
     def number(name: str, default: int = 0) -> int:
         found = config.get(name)
-        return found if type(found) is int and found >= 0 else default
+        return found if type(found) is int and 0 <= found <= _MOST else default
 
     width, heads = number("hidden_size"), number("num_attention_heads", 1)
     head = number("head_dim", width // max(1, heads))

@@ -44,7 +44,7 @@ from tapestry.storage import durable_files
 from tapestry.workloads.device_memory import device_memory
 from tapestry.workloads.hardware import Machine
 from tapestry.workloads.language import memory_estimate
-from tapestry.workloads.language.architectures import ARCHITECTURES
+from tapestry.workloads.language.architecture_names import ARCHITECTURES
 from tapestry.workloads.language.tokenizer_checks import check_tokenizer
 from tapestry.workloads.stored_weights import keep_stored, place
 
@@ -249,12 +249,13 @@ def _check_special(tokenizer: Any, settings: Mapping[str, Mapping[str, Any]]) ->
 def _load(skeleton: Any, given: ModelContent, folder: Path) -> tuple[Any, Any]:
     """Build the module, its values still to come, and the tokenizer.
 
-    transformers places one stand-in for each tensor, of no memory. What it would
-    convert or copy is another object afterwards, and refused.
+    transformers places one stand-in for each tensor, of hardly any memory. What it
+    would convert, permute or copy lies elsewhere or has other strides afterwards, and
+    is refused.
     """
     transformers = transformers_library()
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), **LOCAL)
-    stand_ins = {n: torch.zeros(()).expand(t.shape) for n, t in given.tensors.items()}
+    stand_ins = {n: _stand_in(tensor.shape) for n, tensor in given.tensors.items()}
     module, info = type(skeleton).from_pretrained(
         None,
         config=transformers.AutoConfig.from_pretrained(str(folder), **LOCAL),
@@ -273,6 +274,17 @@ def _load(skeleton: Any, given: ModelContent, folder: Path) -> tuple[Any, Any]:
             str(folder), local_files_only=True
         )
     return module, tokenizer
+
+
+def _stand_in(shape: tuple[int, ...]) -> torch.Tensor:
+    """Return a tensor whose elements overlap, with strides by which no two axes merge.
+
+    Strides 1, 2, … reach over as many elements as the axes together, and an axis that
+    was cut in parts and permuted cannot be put together again without a copy.
+    """
+    strides = range(1, len(shape) + 1)
+    reach = sum(n * stride for n, stride in zip(shape, strides, strict=True))
+    return torch.zeros(1 + reach).as_strided(shape, tuple(strides))
 
 
 def _settle(module: Any, given: ModelContent, machine: Machine) -> None:
@@ -368,15 +380,23 @@ def _check_tie(skeleton: Any) -> None:
     )
 
 
-def _check_placed(module: nn.Module, given: Mapping[str, torch.Tensor]) -> None:
-    """Require that each tensor that was given is a parameter, as it is."""
+def _check_placed(module: Any, given: Mapping[str, torch.Tensor]) -> None:
+    """Require that each tensor that was given is a parameter, as it is.
+
+    Edge cases:
+        Where the output layer is tied, transformers pads its bias, by nothing, which
+        copies it; the bias gets its value by name as all others.
+    """
     parameters = dict(module.named_parameters())
+    bias = getattr(module.get_output_embeddings(), "bias", None)
     if strange := sorted(parameters.keys() ^ given.keys()):
         raise ConfigError(
             f"module and file differ in {strange[0]!r}", code="tensor-set-differs"
         )
     for name, parameter in parameters.items():
         want = given[name]
+        if id(parameter) == id(bias) and parameter.shape == want.shape:
+            continue
         if (parameter.data_ptr(), parameter.stride()) != (
             want.data_ptr(),
             want.stride(),

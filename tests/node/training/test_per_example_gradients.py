@@ -2,8 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -18,11 +18,8 @@ from torch import Tensor, nn
 from tapestry.errors import ConfigError
 from tapestry.privacy.clipping import DRIFT, SLACK
 from tapestry.workloads.language import architectures
-from tapestry.workloads.language.architectures import (
-    ARCHITECTURES,
-    ROTARY,
-    check_rotary,
-)
+from tapestry.workloads.language.architecture_names import ARCHITECTURES
+from tapestry.workloads.language.architectures import ROTARY, check_rotary
 from tapestry.workloads.language.tokens import TokenExample
 from tapestry_node.training import per_example_gradients
 from tapestry_node.training.microbatches import BatchLimits
@@ -471,6 +468,32 @@ def test_a_rotary_type_is_found_in_every_spelling_and_part(
 )
 def test_fixed_rotary_frequencies_are_let_in(settings: dict[str, Any]) -> None:
     check_rotary(settings)
+
+
+@pytest.mark.parametrize("limits", [BatchLimits(), LOOP], ids=["rows", "loop"])
+def test_layers_that_are_computed_anew_wrongly_are_refused(
+    limits: BatchLimits,
+) -> None:
+    """What a library changes about it shows before any record trains."""
+
+    @contextmanager
+    def wrong() -> Iterator[None]:
+        head: Any = found.module.get_submodule("lm_head")
+        hook = head.register_forward_hook(lambda _, __, logits: 2 * logits)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    with tiny_models.lora(tiny_models.llama()) as found:
+        problem = replace(found, recomputing=wrong)
+        with attached(problem, limits, private=True):
+            pass
+        with (
+            refused(ConfigError, "gradients-differ"),
+            attached(problem, replace(limits, recompute=True), private=True),
+        ):
+            pass
 
 
 def test_half_precision_is_refused() -> None:

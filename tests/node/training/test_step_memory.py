@@ -51,6 +51,25 @@ def test_the_largest_batch_that_fits_is_chosen(
     assert found.bytes > MEMORY.held
 
 
+@pytest.mark.parametrize("longest", [2047, 2048, 2049, 8192])
+@pytest.mark.parametrize("memory", [None, 10**9])
+def test_one_row_of_any_length_may_run(longest: int, memory: int | None) -> None:
+    found = MEMORY.choose(MOST, longest=longest, memory=memory)
+    assert found.limits.elements == max(longest, MOST.elements)
+    assert found.limits.rows_of(longest) == 1
+
+
+def test_gradients_of_single_rows_take_a_third_of_the_room() -> None:
+    memory = replace(MEMORY, row=1000)
+    most = memory.choose(MOST, longest=128, memory=None)
+    assert most.limits.gradient_bytes == 16 * memory.row
+    some = memory.choose(MOST, longest=128, memory=1000 + 9000)
+    assert some.limits.gradient_bytes == 3000
+    assert some.bytes <= 10_000
+    none = memory.choose(MOST, longest=128, memory=1000 + 5000)
+    assert none.limits.gradient_bytes == 0  # one unit after another
+
+
 @pytest.mark.parametrize("memory", [1000 + 319, 999, 1])
 def test_a_step_of_which_no_row_fits_is_refused(memory: int) -> None:
     with refused(ResourceError, "memory-too-small", match="one sequence of 128"):

@@ -13,7 +13,7 @@ from tapestry.privacy.gaussian import NoiseSource
 from tapestry.tensor_types import widen
 from tapestry.vectors import FloatVector
 from tapestry.workloads.hardware import Machine
-from tapestry.workloads.language.architectures import ARCHITECTURES
+from tapestry.workloads.language.architecture_names import ARCHITECTURES
 from tapestry.workloads.language.workload import LanguageWorkload
 from tapestry.workloads.stored_weights import keep_stored
 from tapestry_node.training import dp_sgd

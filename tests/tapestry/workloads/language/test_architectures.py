@@ -6,7 +6,8 @@ import pytest
 from torch import nn
 
 from tapestry.errors import ConfigError
-from tapestry.workloads.language.architectures import ARCHITECTURES, check_architecture
+from tapestry.workloads.language.architecture_names import ARCHITECTURES
+from tapestry.workloads.language.architectures import check_architecture
 from tests.support import tiny_models
 from tests.support.refusals import refused
 

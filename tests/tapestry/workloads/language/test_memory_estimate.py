@@ -1,7 +1,9 @@
 """The memory of a model, from its headers and its configuration."""
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,17 +15,19 @@ from tests.support.model_folders import build, in_type
 from tests.support.refusals import refused
 
 # The shapes of Llama-3.1-8B and of SmolLM2-1.7B, with their tensors in bfloat16.
-LARGE = {
+LARGE: dict[str, Any] = {
     "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "model_type": "llama",
 }  # fmt: skip
-MIDDLE = {
+MIDDLE: dict[str, Any] = {
     "vocab_size": 49152, "hidden_size": 2048, "intermediate_size": 8192,
     "num_hidden_layers": 24, "num_attention_heads": 32, "num_key_value_heads": 32,
+    "model_type": "llama",
 }  # fmt: skip
 
 
-def folder_of(folder: Path, config: dict[str, int], *, tied: bool) -> Path:
+def folder_of(folder: Path, config: dict[str, Any], *, tied: bool) -> Path:
     """Write the headers of a model, and a file that is sparse where values would be."""
     width, inner = config["hidden_size"], config["intermediate_size"]
     keys = width // config["num_attention_heads"] * config["num_key_value_heads"]
@@ -34,7 +38,8 @@ def folder_of(folder: Path, config: dict[str, int], *, tied: bool) -> Path:
         parts = {"q": width, "k": keys, "v": keys, "o": width}
         shapes |= {f"{layer}.{name}": [out, width] for name, out in parts.items()}
         shapes |= {f"{layer}.{n}": [inner, width] for n in ("gate", "up", "down")}
-    header, start = {}, 0
+    header: dict[str, Any] = {}
+    start = 0
     for name, shape in shapes.items():
         size = 2 * shape[0] * shape[1]
         place = [start, start + size]
@@ -103,6 +108,39 @@ def test_a_base_that_cannot_fit_is_refused_before_it_is_read(
         base_models.find_base(str(folder), machine=Machine(memory=8 * 10**9))
 
 
+def test_an_architecture_that_is_not_tested_is_widened_in_the_estimate(
+    tmp_path: Path,
+) -> None:
+    folder = folder_of(tmp_path / "gemma", LARGE, tied=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "gemma"}))
+    found = memory_estimate.of_folder(folder)
+
+    assert found is not None
+    assert found.held(24 * 10**9) == LIBRARIES + found.stored + found.widened
+    with refused(ResourceError, "memory-too-small"):
+        found.check("base gemma", memory=24 * 10**9)
+
+
+def test_a_configuration_that_is_no_file_is_left_to_the_reader(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "model", MIDDLE, tied=True)
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    assert memory_estimate.of_folder(folder) is None
+
+
+@pytest.mark.parametrize("number", [10**30, 10**400, -1, 1.5, True, "x"])
+def test_a_size_that_is_no_size_is_left_out(number: object, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "model", MIDDLE, tied=True)
+    config = folder / "config.json"
+    text = json.dumps({**MIDDLE, "hidden_size": "HERE"})
+    config.write_text(text.replace('"HERE"', json.dumps(number)))
+    found = memory_estimate.of_folder(folder)
+    assert found is None or found.width == 0
+    if found is not None:
+        found.check("base", memory=24 * 10**9)
+
+
 @pytest.mark.parametrize(
     "damage",
     ["config", "weights", "numbers", "list"],
@@ -123,7 +161,7 @@ def test_what_cannot_be_estimated_is_left_to_the_reader(
 
     found = memory_estimate.of_folder(folder)
 
-    if damage in ("config", "weights"):
+    if damage in ("config", "weights", "list"):
         assert found is None
     else:
         assert found is not None

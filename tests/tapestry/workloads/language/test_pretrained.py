@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +302,45 @@ def test_a_module_that_is_not_what_the_file_holds_is_refused(
 
     monkeypatch.setattr(transformers.LlamaForCausalLM, "from_pretrained", change)
     assert "'lm_head.weight'" in _refused(folder, "tensor-differs")
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        lambda w: w.t(),
+        lambda w: w.view(4, 2, -1, w.shape[1]).transpose(1, 2).reshape(w.shape),
+        lambda w: w.flip(1),
+        lambda w: w * 1,
+    ],
+    ids=["transposed", "permuted for rotary positions", "flipped", "copied"],
+)
+def test_a_conversion_in_loading_is_refused(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    turn: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    load = transformers.LlamaForCausalLM.from_pretrained
+
+    def change(*arguments: object, **options: object) -> object:
+        module, info = load(*arguments, **options)
+        layer = module.model.layers[0].self_attn.q_proj
+        layer.weight = torch.nn.Parameter(turn(layer.weight.detach()))
+        return module, info
+
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "from_pretrained", change)
+    assert "q_proj" in _refused(folder, "tensor-differs")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_output_layer_with_a_bias_is_loaded(tied: bool, tmp_path: Path) -> None:
+    folder = build(tmp_path / "phi", "phi", tie_word_embeddings=tied)
+    model = LanguageModel.open(folder)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="sdpa"
+    )
+    rows = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        assert torch.equal(model.module(rows).logits, plain(rows).logits)
 
 
 def test_a_missing_package_or_memory_is_the_machine_and_not_the_folder() -> None:
