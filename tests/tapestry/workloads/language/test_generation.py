@@ -144,14 +144,14 @@ def test_prompts_end_in_one_column_and_positions_count_real_tokens() -> None:
     assert module.seen[1][2].tolist() == [[1], [3]]
 
 
-def test_a_row_that_ended_takes_part_as_padding() -> None:
+def test_a_row_that_ended_leaves() -> None:
     module = _Counting()
     assert _decode(module, [[5], [1]], [9, 4], 7) == [[6], [2, 3, 4, 5]]
+    assert [tokens.shape[0] for tokens, _, _ in module.seen] == [2, 2, 1, 1]
     tokens, attention, positions = module.seen[-1]
-    assert tokens.tolist() == [[0], [4]]
-    assert attention[0].tolist() == [1, 1, 0, 0]  # its own tokens, then nothing
-    assert attention[1].tolist() == [1, 1, 1, 1]
-    assert positions.tolist() == [[1], [3]]
+    assert tokens.tolist() == [[4]]
+    assert attention.tolist() == [[1, 1, 1, 1]]
+    assert positions.tolist() == [[3]]
 
 
 def test_a_prompt_that_may_have_no_token_more_has_none_and_asks_for_nothing() -> None:
@@ -165,9 +165,9 @@ def test_a_prompt_that_may_have_no_token_more_has_none_and_asks_for_nothing() ->
 def test_more_prompts_than_are_decoded_at_a_time_keep_their_order() -> None:
     module = _Counting()
     prompts = [[number] for number in range(45)]
-    most = [number % 3 for number in range(45)]
+    most = [1 + number % 3 for number in range(45)]
     found = _decode(module, prompts, most)
-    assert found == [list(range(n + 1, n + 1 + n % 3)) for n in range(45)]
+    assert found == [list(range(n + 1, n + 2 + n % 3)) for n in range(45)]
     assert max(tokens.shape[0] for tokens, _, _ in module.seen) == 20
 
 

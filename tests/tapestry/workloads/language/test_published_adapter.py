@@ -191,9 +191,9 @@ def test_what_peft_warns_of_is_a_refusal(
 ) -> None:
     load = peft.PeftModel.from_pretrained
 
-    def warn(*arguments: object) -> object:
+    def warn(*arguments: object, **options: object) -> object:
         warnings.warn("something was\nignored", UserWarning, stacklevel=1)
-        return load(*arguments)
+        return load(*arguments, **options)
 
     monkeypatch.setattr(peft.PeftModel, "from_pretrained", warn)
     assert "something was ignored" in _refused(model, folder, "model-unreadable")
