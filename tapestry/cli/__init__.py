@@ -48,6 +48,10 @@ _ROLES = {
     ),
     "release": ("tapestry_governance.cli.release", "Check a released base model."),
     "chat": ("tapestry_serve.cli", "Ask a base and its adapters, side by side."),
+    "serve": (
+        "tapestry_serve.serve_commands",
+        "Serve a base and its adapters over HTTP.",
+    ),
     "audit": ("tapestry_governance.cli.audit", "Check everything, from files alone."),
 }
 

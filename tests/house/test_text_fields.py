@@ -62,6 +62,18 @@ TEXT = {
         f"ProtectedDomain.{field}": "compared with texts"
         for field in ("terms", "patterns", "labels")
     },
+    **{
+        f"{field}": "of a request: given to a model, and looked up or dropped"
+        for field in (
+            *("ChatTurn.content", "ChatTurn.name", "TextPart.text"),
+            *("SamplingRequest.model", "SamplingRequest.stop"),
+            *("ChatRequest.model", "ChatRequest.stop"),
+            *("CompletionRequest.model", "CompletionRequest.stop"),
+            *("CompletionRequest.prompt", "TokenizeRequest.prompt"),
+            *("TokenizeRequest.model", "DetokenizeRequest.model"),
+            *("CompareRequest.models", "CompareRequest.conversations"),
+        )
+    },
     "EvaluationTask.name": "a label, printed",
     "NodeSettings.base": "the operator's own path, or a name of the cache",
     **{

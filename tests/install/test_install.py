@@ -48,6 +48,7 @@ PLANS = [
     Plan(python="3.13"),
     Plan(python="3.13", lowest=True),
     Plan(extra="chat"),
+    Plan(extra="serve"),
     Plan(extra="coordinator"),
     Plan(extra="node"),
     Plan(extra="demo"),
@@ -66,6 +67,7 @@ ROLES = {
 # What an extra is for must be there: modules that its role's commands import.
 MODULES = {
     "chat": ["rich.table", "gguf"],
+    "serve": ["tapestry_serve.assistant", "uvicorn"],
     "coordinator": ["tapestry_coordinator.flower", "tapestry_coordinator.run"],
     "node": ["tapestry_node.flower"],
     "demo": ["tapestry_demo.demo_command", "tapestry_coordinator.superlink.supervisor"],
@@ -153,6 +155,7 @@ def test_a_role_finds_all_that_its_extra_promises(
     extra = installed.plan.extra
     commands: dict[str, tuple[list[str | Path], set[int]]] = {
         "chat": (["--base", "tiny", "--prompt", "hi", "--max-tokens", "2"], {0}),
+        "serve": (["tiny"], {3}),  # no log names it
         "node": (["check", node_folder], {3}),  # it is told no SuperLink yet
         "demo": (["--out", tmp_path / "out", "--base", "gone"], {64}),
     }
