@@ -59,6 +59,7 @@ class Access:
 
     hosts: frozenset[str]
     tokens: tuple[bytes, ...] = ()
+    origin: str | None = None  # of the page where a proxy shows it
 
     def check(self, request: Request) -> None:
         """Refuse another host's name, another page's script, and a wrong token.
@@ -74,11 +75,8 @@ class Access:
                 code="host-not-allowed",
                 status=403,
             )
-        origin = request.headers.get("origin")
-        if (
-            origin is not None
-            and origin != f"{request.url.scheme}://{request.url.netloc}"
-        ):
+        own = f"{request.url.scheme}://{request.url.netloc}"
+        if request.headers.get("origin", own) not in {own, self.origin}:
             raise HttpRefusal(
                 "pages of other sites may not ask",
                 code="origin-not-allowed",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
+from urllib.parse import urlsplit
 
 import click
 
@@ -36,6 +37,7 @@ class _ServeOptions(TypedDict):
     allow_unlogged: bool
     host: str
     port: int
+    public_url: str | None
     token_file: Path | None
     max_batch: int
     queue: int
@@ -50,6 +52,20 @@ def _named(
     """Read ``NAME=DIR``, or a folder alone."""
     pairs = (value.rpartition("=") for value in values)
     return tuple((name or None, Path(folder)) for name, _, folder in pairs)
+
+
+def _origin(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> str | None:
+    """Read the origin of a page: scheme and host, in lower case, and no path."""
+    if value is None:
+        return None
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query:
+        raise click.BadParameter(f"{value} is no address such as https://NAME")
+    if parts.path not in {"", "/"} or parts.username:
+        raise click.BadParameter(f"{value} has more than scheme and host")
+    return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
 @click.command(cls=Command)
@@ -94,6 +110,12 @@ def _named(
     default=8000,
     show_default=True,
     help="The port; 0 takes a free one.",
+)
+@click.option(
+    "--public-url",
+    metavar="URL",
+    callback=_origin,
+    help="Where people find the page, if a proxy stands in front: https://NAME.",
 )
 @click.option(
     "--token-file",
@@ -155,7 +177,11 @@ def app(**given: Unpack[_ServeOptions]) -> None:
         folders = {name: each.held for name, each in models.adapters.items()}
         engine = TorchEngine(models.model, folders, limits=limits)
         try:
-            access = Access(hosts=_LOCAL | {host}, tokens=tokens)
+            origin = given["public_url"]
+            names = (
+                {host} if origin is None else {host, urlsplit(origin).hostname or ""}
+            )
+            access = Access(hosts=_LOCAL | names, tokens=tokens, origin=origin)
             taken.listen(_WAITING)  # who connects now waits for the server's first turn
             _tell(models, taken, as_json=given["as_json"])
             _run(Assistant(engine, models, access).app(), taken)

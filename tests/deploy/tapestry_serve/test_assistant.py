@@ -10,11 +10,15 @@ import httpx
 import openai
 import pytest
 import torch
+from starlette.requests import Request
 
 from tapestry.encoding import canonical_json, digest
 from tapestry.workloads.language.base_models import build_tiny
 from tapestry.workloads.language.dialogue import Dialogue
+from tapestry_serve.assistant import Access
+from tapestry_serve.http_refusals import HttpRefusal
 from tapestry_serve.served_models import ServedModels
+from tests.support.refusals import refused
 from tests.support.running_server import load, running, write_folders
 
 CHAT = "/v1/chat/completions"
@@ -261,6 +265,28 @@ def test_other_hosts_and_other_pages_are_refused(url: str) -> None:
     ):
         answer = httpx.get(f"{url}/v1/models", headers=headers, trust_env=False)
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, code)
+
+
+def test_behind_a_proxy_the_public_page_may_ask() -> None:
+    access = Access(hosts=frozenset({"ask.example"}), origin="https://ask.example")
+    for host, origin, code in (
+        ("ask.example", "https://ask.example", None),
+        ("ask.example:443", None, None),
+        ("ask.example", "http://ask.example", None),  # as the proxy spells it
+        ("ask.example", "https://evil.example", "origin-not-allowed"),
+        ("evil.example", "https://ask.example", "host-not-allowed"),
+    ):
+        headers = [(b"host", host.encode())]
+        headers += [] if origin is None else [(b"origin", origin.encode())]
+        scope = {
+            "type": "http", "method": "GET", "path": "/v1/models", "headers": headers,
+            "scheme": "http", "query_string": b"", "server": ("127.0.0.1", 8000),
+        }  # fmt: skip
+        if code is None:
+            access.check(Request(scope))
+        else:
+            with refused(HttpRefusal, code):
+                access.check(Request(scope))
 
 
 def test_a_token_is_asked_for_where_there_is_one(folders: Path) -> None:

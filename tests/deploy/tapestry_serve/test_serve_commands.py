@@ -75,6 +75,8 @@ def test_a_port_that_is_taken_is_told_before_a_model_is_loaded() -> None:
         (["--adapter", "x={de}", "--adapter", "x={it}"], "adapter-name-duplicated"),
         (["--device", "cuda:99"], "device-missing"),
         (["--trust", "{de}/README.md"], "usage"),
+        (["--public-url", "ask.example"], "usage"),
+        (["--public-url", "https://ask.example/page"], "usage"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(
