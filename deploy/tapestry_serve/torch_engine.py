@@ -51,6 +51,7 @@ class EngineLimits:
     rows: int = 8
     jobs: int = 64  # in the queue
     tokens: int = 65_536  # of prompts in the queue
+    logits_bytes: int = 1 << 30  # of a text that is scored
 
 
 @dataclass(slots=True, kw_only=True)
@@ -135,6 +136,7 @@ class TorchEngine:
     ) -> list[ScoredToken]:
         """Score a text; see ``AnswerEngine.score``."""
         self._check(model, len(tokens) - 1)
+        self._check_logits(len(tokens))
         asked = _TextScore(model=model, tokens=tokens, alternatives=alternatives)
         self._put(asked, tokens=len(tokens))
         asked.ready.wait()
@@ -158,6 +160,16 @@ class TorchEngine:
                 f"the prompt has {length} tokens, and the model takes"
                 f" {self.positions} with the answer; shorten it",
                 code="prompt-too-long",
+            )
+
+    def _check_logits(self, length: int) -> None:
+        """Refuse a text whose logits, float32 for each token, are beyond the bound."""
+        most = self._limits.logits_bytes // (4 * len(self._model.tokenizer))
+        if length > most:
+            raise ConfigError(
+                f"a text of {length} tokens is too long to be scored here, {most} fit;"
+                " score it in parts",
+                code="score-too-long",
             )
 
     def _put(self, one: _JobRow | _TextScore, *, tokens: int) -> None:

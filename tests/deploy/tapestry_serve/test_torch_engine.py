@@ -230,6 +230,17 @@ def test_what_cannot_be_computed_is_refused(engine: TorchEngine) -> None:
         engine.score("nobody", [1, 2], alternatives=0)
 
 
+def test_a_text_whose_logits_are_too_many_is_not_scored(model: LanguageModel) -> None:
+    size = len(model.tokenizer)
+    engine = TorchEngine(model, {}, limits=EngineLimits(logits_bytes=4 * size * 5))
+    try:
+        assert len(engine.score(BASE, [1] * 5, alternatives=0)) == 4
+        with refused(ConfigError, "score-too-long", match="6 tokens .* 5 fit"):
+            engine.score(BASE, [1] * 6, alternatives=0)
+    finally:
+        engine.close()
+
+
 def test_an_answer_ends_at_the_positions_of_the_model(engine: TorchEngine) -> None:
     told, end = asked(engine, job("x" * 1020, max_tokens=50, ends=frozenset())).whole()
     assert (len(told), end.reason) == (4, "length")
