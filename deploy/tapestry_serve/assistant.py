@@ -141,6 +141,9 @@ class Assistant:
                 return _refused(error)
             except TimeoutError:
                 return _refused(too_long())
+            except Exception as error:  # noqa: BLE001  # its text may be a prompt's
+                _log.error("a request failed with %s", type(error).__name__)
+                return _refused(TapestryError("it failed here", code="request-failed"))
 
         return guarded
 

@@ -346,6 +346,28 @@ def test_nothing_of_a_prompt_is_logged(
     assert canary not in "".join(capfd.readouterr())
 
 
+def test_a_fault_of_the_program_repeats_no_prompt(
+    client: httpx.Client,
+    models: ServedModels,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: Any,
+) -> None:
+    def fail(_: Any) -> Any:
+        raise ValueError("a-prompt-that-nobody-may-see")
+
+    monkeypatch.setattr(type(models.model), "prompt_tokens", fail)
+    status, error = refusal(client, CHAT, {"model": "de", "messages": ASK})
+    assert (status, error["code"], error["type"]) == (
+        500,
+        "request_failed",
+        "server_error",
+    )
+    said = json.dumps(error) + caplog.text + "".join(capfd.readouterr())
+    assert "nobody-may-see" not in said
+    assert "a request failed with" in caplog.text
+
+
 def test_no_other_route_is_there(client: httpx.Client) -> None:
     assert client.get("/v1/files").status_code == 404
     assert client.get(CHAT).status_code == 405
