@@ -11,7 +11,7 @@ from tapestry.cli.exit_status import ExitStatus, status_of
 from tapestry.errors import TapestryError
 from tapestry.inputs.faults import TRACEBACK, unforeseen
 
-_ROLES_WITH_EXTRAS = {"demo", "node", "coordinator", "chat"}
+_ROLES_WITH_EXTRAS = {"demo", "node", "coordinator", "chat", "serve"}
 _KNOWN: dict[type[BaseException], str] = {
     KeyboardInterrupt: "interrupted",
     EOFError: "the input ended before an answer was given",

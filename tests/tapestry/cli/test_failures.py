@@ -92,7 +92,7 @@ def test_what_the_machine_refuses_is_one_line_with_the_place(
     assert describe(error, "node") == said
 
 
-@pytest.mark.parametrize("role", ["demo", "node", "coordinator", "chat"])
+@pytest.mark.parametrize("role", ["demo", "node", "coordinator", "chat", "serve"])
 def test_a_missing_package_is_told_with_the_extra_of_the_role(role: str) -> None:
     error = ModuleNotFoundError("x", name="torch.nn.functional")
     said = describe(error, role)
