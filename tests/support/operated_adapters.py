@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tapestry.workloads.base import Workload
+from tapestry.workloads.hardware import Machine
 from tapestry.workloads.language import base_models
 from tapestry_governance.events.privacy_events import DpAccounted
 from tapestry_node.adapters.training_job import WaitingJobs
@@ -55,7 +56,8 @@ def ended(
 ) -> Federation:
     """A federation whose run has ended, with two candidates."""
 
-    def open_base(_: str, *, cache: Path | None) -> Workload:
+    def open_base(_: str, *, cache: Path | None, machine: Machine) -> Workload:
+        assert machine.device == "cpu"
         assert cache is None
         base.workload.load(base.replica.parameters)
         return base.workload
