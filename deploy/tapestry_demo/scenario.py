@@ -236,7 +236,7 @@ def _institution(
             "clip_norm": encode_decimal(scale.clip_norm),
             "options": {"sequence_length": scale.sequence_length},
         },
-        "speed": {"threads": 1, "physical_batch": 8},
+        "speed": {"threads": 1, "physical_batch": 16},
     }
     known = corpora.LANGUAGES.get(member.country)
     return Institution(
